@@ -1,0 +1,41 @@
+"""lmcjax: linear mode connectivity of neural networks by optimal transport, in JAX.
+
+spec = mlp_spec(num_hidden_layers=3)
+matching = match_layerwise(spec, params_a, params_b, similarity="weights")
+aligned = permute(spec, matching.permutations, params_b)
+barrier = linear_barrier(loss_fn, params_a, aligned)
+"""
+
+from lmcjax.batching import network_map as network_map
+from lmcjax.batching import use_all_cores as use_all_cores
+from lmcjax.data import Dataset as Dataset
+from lmcjax.data import load_dataset as load_dataset
+from lmcjax.evaluation import BarrierResult as BarrierResult
+from lmcjax.evaluation import LossAndAccuracy as LossAndAccuracy
+from lmcjax.evaluation import batched_loss as batched_loss
+from lmcjax.evaluation import cross_entropy_and_accuracy as cross_entropy_and_accuracy
+from lmcjax.evaluation import linear_barrier as linear_barrier
+from lmcjax.evaluation import require_finite as require_finite
+from lmcjax.interpolation import interpolate as interpolate
+from lmcjax.matching import Matching as Matching
+from lmcjax.matching import approximate_dimensions as approximate_dimensions
+from lmcjax.matching import match_layerwise as match_layerwise
+from lmcjax.models import MLP as MLP
+from lmcjax.models import FlaxNetwork as FlaxNetwork
+from lmcjax.statistics import Moments as Moments
+from lmcjax.statistics import activation_moments as activation_moments
+from lmcjax.statistics import approximate_dimension as approximate_dimension
+from lmcjax.symmetry import PermutationSpec as PermutationSpec
+from lmcjax.symmetry import compose as compose
+from lmcjax.symmetry import identity_permutations as identity_permutations
+from lmcjax.symmetry import invert as invert
+from lmcjax.symmetry import mlp_spec as mlp_spec
+from lmcjax.symmetry import permute as permute
+from lmcjax.symmetry import random_permutations as random_permutations
+from lmcjax.training import TrainConfig as TrainConfig
+from lmcjax.training import TrainResult as TrainResult
+from lmcjax.training import train as train
+from lmcjax.training import train_networks as train_networks
+from lmcjax.transport import linear_assignment as linear_assignment
+from lmcjax.transport import sinkhorn_plan as sinkhorn_plan
+from lmcjax.transport import wasserstein2 as wasserstein2

@@ -1,0 +1,76 @@
+"""Losses of a network over a data set, with flat memory."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+Data: TypeAlias = tuple[ArrayLike, ArrayLike]
+"""`(inputs, labels)`, each with a leading axis of samples; a NamedTuple of the two serves as well."""
+
+
+class LossAndAccuracy(NamedTuple):
+    """Means over a set of samples."""
+
+    loss: Float[Array, ""]  # cross-entropy in nats
+    accuracy: Float[Array, ""]  # share of samples whose largest logit is the label's
+
+
+def cross_entropy_and_accuracy(
+    logits: Float[Array, "num_samples num_classes"], labels: Int[ArrayLike, " num_samples"]
+) -> LossAndAccuracy:
+    """Mean cross-entropy `-log softmax(logits)[label]` in nats, and the share of right answers."""
+    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
+    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == jnp.asarray(labels), dtype=loss.dtype)
+    return LossAndAccuracy(loss, accuracy)
+
+
+def batched_loss(
+    apply: Callable[[PyTree, Array], Any],
+    loss: Callable[[Any, Array], Any],
+    data: Data,
+    batch_size: int = 1000,
+) -> Callable[[PyTree], Any]:
+    """A `loss_fn(params)` over a whole data set that holds one batch of activations at a time.
+
+    Args:
+        apply: static; `apply(params, inputs)` gives the outputs.
+        loss: static; `loss(outputs, labels)` gives the mean over the batch: a scalar, or a NamedTuple of scalars like
+            `cross_entropy_and_accuracy`.
+        data: `(inputs, labels)`; arrays, traced or not.
+        batch_size: static; the last batch may be short, and counts by its size.
+
+    Returns:
+        A pure function of the parameters, for `linear_barrier`; differentiable if `apply` and `loss` are.
+
+    Raises:
+        ValueError: no samples, inputs and labels that differ in number, a batch size below 1.
+    """
+    inputs, labels = data
+    num_samples = jnp.shape(inputs)[0]
+    if num_samples == 0:
+        raise ValueError(f"the loss of an empty data set: inputs have shape {jnp.shape(inputs)}")
+    if jnp.shape(labels)[0] != num_samples:
+        raise ValueError(f"{num_samples} inputs but {jnp.shape(labels)[0]} labels")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is at least 1, not {batch_size}")
+    size = min(batch_size, num_samples)
+    end = num_samples - num_samples % size
+
+    def loss_fn(params: PyTree) -> Any:
+        x, y = jnp.asarray(inputs), jnp.asarray(labels)
+
+        def of_batch(start: Array) -> Any:
+            cut = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in (x, y)]
+            return loss(apply(params, cut[0]), cut[1])
+
+        total = jax.tree.map(lambda v: v.sum(0) * size, jax.lax.map(of_batch, jnp.arange(0, end, size)))
+        if end < num_samples:
+            rest = loss(apply(params, x[end:]), y[end:])
+            total = jax.tree.map(lambda v, last: v + last * (num_samples - end), total, rest)
+        return jax.tree.map(lambda v: v / num_samples, total)
+
+    return loss_fn

@@ -1,0 +1,53 @@
+"""A network as a pure pair of functions."""
+
+import dataclasses
+from typing import Protocol
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Key, PyTree
+
+
+class Network(Protocol):
+    """What training asks of a network: a pure pair of functions, hashable as one."""
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Fresh parameters."""
+        ...
+
+    def apply(self, params: PyTree, inputs: Array) -> Array:
+        """Outputs `[num_samples, ...]` for inputs `[num_samples, ...]`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class FlaxNetwork:
+    """A Flax linen module whose variables are parameters only, as a pure init/apply pair.
+
+    >>> import jax
+    >>> from lmcjax.models import MLP
+    >>> network = FlaxNetwork(MLP((32, 32), 10), input_shape=(28, 28, 1))
+    >>> params = network.init(jax.random.key(0))
+    >>> sorted(params)
+    ['Dense_0', 'Dense_1', 'Dense_2']
+
+    Attributes:
+        module: the linen module.
+        input_shape: shape of one sample.
+    """
+
+    module: nn.Module
+    input_shape: tuple[int, ...]
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Fresh parameters, the contents of the collection `"params"`."""
+        return self.module.init(key, jnp.zeros((1, *self.input_shape)))["params"]
+
+    def apply(self, params: PyTree, inputs: ArrayLike) -> Array:
+        """The module's outputs for a batch of inputs `[num_samples, *input_shape]`."""
+        return self.module.apply({"params": params}, jnp.asarray(inputs))
+
+    def taps(self, params: PyTree, inputs: ArrayLike) -> dict[str, Array]:
+        """Named activations `[num_samples, n]`, for `activation_moments`: what the module sows in `"taps"`."""
+        _, state = self.module.apply({"params": params}, jnp.asarray(inputs), mutable=["taps"])
+        return dict(state["taps"]["activations"])

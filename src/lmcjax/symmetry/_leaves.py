@@ -1,0 +1,43 @@
+"""Naming the leaves of a parameter tree and comparing two trees, with errors that name the leaf."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+
+def named_leaves(params: PyTree) -> dict[str, Any]:
+    """The leaves of any pytree by path, `"Dense_0/kernel"`, in the tree's own order."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def rebuild(params: PyTree, leaves: Mapping[str, Any]) -> PyTree:
+    """A tree of the structure of `params` whose leaves are taken from `leaves` by name."""
+    return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named_leaves(params)])
+
+
+def check_same_shapes(params_a: PyTree, params_b: PyTree) -> None:
+    """Check that two trees have the same leaves with the same shapes.
+
+    Raises:
+        ValueError: names the first leaf that differs and shows both sides.
+    """
+    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
+    if only := sorted(leaves_a.keys() ^ leaves_b.keys()):
+        owner = "params_a" if only[0] in leaves_a else "params_b"
+        raise ValueError(
+            f"leaf {only[0]!r} exists only in {owner}: params_a has {sorted(leaves_a)}, params_b has {sorted(leaves_b)}"
+        )
+    for name, leaf in leaves_a.items():
+        if jnp.shape(leaf) != jnp.shape(leaves_b[name]):
+            raise ValueError(
+                f"leaf {name!r} has shape {jnp.shape(leaf)} in params_a but {jnp.shape(leaves_b[name])} in params_b"
+            )
+    if jax.tree.structure(params_a) != jax.tree.structure(params_b):
+        raise ValueError(
+            f"the containers differ: params_a is {jax.tree.structure(params_a)}, "
+            f"params_b is {jax.tree.structure(params_b)}"
+        )
