@@ -89,7 +89,7 @@ def _metric(moments: Moments, include_bias: bool) -> Array:
     metric = second_moment(moments, ddof=1)
     if not include_bias:
         return metric
-    scale = moments.count / (moments.count - 1)
+    scale = moments.num_samples / (moments.num_samples - 1)
     mean = scale * moments.mean_a
     return jnp.block([[metric, mean[:, None]], [mean[None, :], scale]])
 

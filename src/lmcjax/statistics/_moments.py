@@ -17,7 +17,7 @@ class Moments(NamedTuple):
     Sums are centred (about the mean of the samples seen), so that large means cost no digits.
     """
 
-    count: Float[Array, ""]  # number of samples N
+    num_samples: Float[Array, ""]  # N
     mean_a: Float[Array, " n"]
     mean_b: Float[Array, " n"]
     centred_aa: Float[Array, "n n"]  # sum_x (phi_A - mean_A)(phi_A - mean_A)^T
@@ -50,10 +50,10 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
 
     With `d = mean_2 - mean_1`: `C = C_1 + C_2 + N_1 N_2 / (N_1 + N_2) d d^T` (Chan, Golub and LeVeque 1983).
     """
-    count = first.count + second.count
-    share = second.count / count
+    count = first.num_samples + second.num_samples
+    share = second.num_samples / count
     delta_a, delta_b = second.mean_a - first.mean_a, second.mean_b - first.mean_b
-    weight = first.count * share
+    weight = first.num_samples * share
     return Moments(
         count,
         first.mean_a + share * delta_a,
@@ -108,13 +108,13 @@ def activation_moments(
 
 def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
     """The uncentred second moment of A, `sum_x phi_A phi_A^T / (N - ddof)`; the paper divides by N - 1 (Section 6)."""
-    total = moments.centred_aa + moments.count * jnp.outer(moments.mean_a, moments.mean_a)
-    return total / (moments.count - ddof)
+    total = moments.centred_aa + moments.num_samples * jnp.outer(moments.mean_a, moments.mean_a)
+    return total / (moments.num_samples - ddof)
 
 
 def cross_covariance(moments: Moments, *, ddof: int = 1) -> Float[Array, "n n"]:
     """The centred `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - ddof)`; rows A, columns B."""
-    return moments.centred_ab / (moments.count - ddof)
+    return moments.centred_ab / (moments.num_samples - ddof)
 
 
 def cross_correlation(moments: Moments) -> Float[Array, "n n"]:

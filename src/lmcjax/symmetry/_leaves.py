@@ -36,8 +36,6 @@ def check_same_shapes(params_a: PyTree, params_b: PyTree) -> None:
             raise ValueError(
                 f"leaf {name!r} has shape {jnp.shape(leaf)} in params_a but {jnp.shape(leaves_b[name])} in params_b"
             )
-    if jax.tree.structure(params_a) != jax.tree.structure(params_b):
-        raise ValueError(
-            f"the containers differ: params_a is {jax.tree.structure(params_a)}, "
-            f"params_b is {jax.tree.structure(params_b)}"
-        )
+    container_a, container_b = str(jax.tree.structure(params_a)), str(jax.tree.structure(params_b))
+    if container_a != container_b:
+        raise ValueError(f"the containers differ: params_a is {container_a}, params_b is {container_b}")

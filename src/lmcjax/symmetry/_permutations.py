@@ -119,7 +119,7 @@ def _permute_axis(leaf: ArrayLike, i: int, axis: Axis, permutations: Permutation
     shape = [1] * jnp.ndim(leaf)
     for size, position in zip(index.shape, (*batch_axes, i), strict=True):
         shape[position] = size
-    order = np.argsort((*batch_axes, i))
+    order = sorted(range(index.ndim), key=(*batch_axes, i).__getitem__)
     return jnp.take_along_axis(jnp.asarray(leaf), jnp.transpose(index, order).reshape(shape), axis=i)
 
 
