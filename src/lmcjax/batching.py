@@ -2,12 +2,14 @@
 
 import contextlib
 import functools
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import PyTree
 
@@ -87,3 +89,34 @@ def use_all_cores() -> int:
     with contextlib.suppress(RuntimeError):  # JAX has started already
         jax.config.update("jax_num_cpu_devices", cores)
     return jax.local_device_count()
+
+
+def map_in_chunks(
+    fn: Callable[..., Any],
+    chunk: int,
+    mapped: Sequence[PyTree],
+    shared: Sequence[PyTree] = (),
+    *,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PyTree:
+    """Call a jitted `fn(*mapped, *shared)` on pieces of the mapped arguments, and put its results together on the host.
+
+    Args:
+        fn: takes batches along the leading axis, such as `jax.jit(network_map(...))`; compiled once, since the last
+            piece is filled up with repeats that are dropped again.
+        chunk: entries per call.
+        mapped: arguments with a common leading axis.
+        shared: arguments that every call gets whole.
+        on_progress: called with entries done and in all, after each call.
+
+    Returns:
+        The results as NumPy arrays.
+    """
+    count = jax.tree.leaves(mapped)[0].shape[0]
+    results = []
+    for start in range(0, count, chunk):
+        take = operator.itemgetter(np.minimum(np.arange(start, start + chunk), count - 1))
+        results.append(jax.device_get(fn(*jax.tree.map(take, tuple(mapped)), *shared)))
+        if on_progress is not None:
+            on_progress(min(start + chunk, count), count)
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num, PyTree
 
-Taps: TypeAlias = Callable[[PyTree, ArrayLike], Mapping[str, ArrayLike]]
+Taps: TypeAlias = Callable[[PyTree, Array], Mapping[str, Array]]
 """`taps(params, inputs)`: named activations `[num_samples, n]`, such as `MLP.taps`."""
 
 

@@ -1,0 +1,1 @@
+"""The paper's experiments: configuration and calls, no algorithms."""

@@ -1,0 +1,98 @@
+"""Pictures of results."""
+
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from lmcjax.experiments.summary import METHOD_NAMES, mean_and_std, measured
+
+# Okabe and Ito's colours, told apart by colour-blind eyes too
+_COLOURS = {
+    "network": "#000000",
+    "none": "#999999",
+    "weights": "#0072B2",
+    "covariance": "#D55E00",
+    "activations": "#009E73",
+}
+_MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^"}
+
+
+def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-") -> None:
+    """A mean over learning rates with its band of one standard deviation."""
+    rates, colour = mean.learning_rate.values, _COLOURS[name]
+    axes.plot(rates, mean, linestyle=line, label=label, color=colour, marker=_MARKERS[name], markersize=5)
+    if not np.isnan(std).all():
+        low = np.maximum(mean - std, 0.02 * mean) if axes.get_yscale() == "log" else mean - std
+        axes.fill_between(rates, low, mean + std, color=colour, alpha=0.15, linewidth=0)
+
+
+def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
+    axes.set(xscale="log", yscale="log", title="Half-way between two networks", ylabel="test loss at t = 1/2 (nats)")
+    losses = measured(results, "midpoint_loss")
+    for method in results.method.values:
+        _curve(axes, method, METHOD_NAMES[method], *mean_and_std(losses.sel(method=method)))
+    endpoints = results["endpoint_loss"].sel(split="test").where(results["training_finite"])
+    _curve(axes, "network", "the networks themselves", *mean_and_std(endpoints.mean("network")), line=":")
+    _plain_log_ticks(axes)
+
+
+def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
+    axes.set(xscale="log", yscale="log", title="What the matchings compare", ylabel="approximate dimension")
+    lines = ("-", "--", ":", "-.")
+    for similarity in results.similarity.values:
+        for number, layer in enumerate(results.layer.values):
+            values = results["approximate_dimension"].sel(similarity=similarity, layer=layer)
+            label = f"{METHOD_NAMES[similarity]}, layer {number + 1}"
+            _curve(axes, similarity, label, *mean_and_std(values), line=lines[number % len(lines)])
+    _plain_log_ticks(axes)
+
+
+def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
+    axes.set(xscale="log", title="Barrier between two networks", ylabel="test barrier, loss minus chord (nats)")
+    barriers = measured(results, "barrier")
+    for method in results.method.values:
+        _curve(axes, method, METHOD_NAMES[method], *mean_and_std(barriers.sel(method=method)))
+    axes.set_ylim(bottom=0)
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    """1, 2, 5, 10 instead of powers: these axes span two decades."""
+    axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(lambda *_: "")
+
+
+def plot_figure2(results: xr.Dataset) -> Figure:
+    """The paper's two panels, midpoint loss and approximate dimension by learning rate, and the barrier with them.
+
+    Lines are means, bands one standard deviation over repetitions.
+
+    Args:
+        results: what `run_figure2` returns.
+    """
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    for axes, plot in zip(panels, (_plot_losses, _plot_barriers, _plot_dimensions), strict=True):
+        plot(axes, results)
+        axes.set_xlabel("peak learning rate")
+        axes.grid(visible=True, alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False, fontsize=9)
+    panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(
+        f"{results.attrs['dataset']}: {results.sizes['learning_rate']} rates, {results.sizes['repetition']} pairs each, "
+        f"{results.sizes['layer']} x {results.sizes['neuron']} hidden neurons, {results.attrs['training_steps']} steps"
+    )
+    return figure
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write a figure as PNG and PDF beside each other and return their paths."""
+    paths = [stem.with_suffix(suffix) for suffix in (".png", ".pdf")]
+    for path in paths:
+        figure.savefig(path, dpi=150)
+    return paths

@@ -1,0 +1,132 @@
+"""Two CPU devices, run-time shape checks, strict settings for our own code, and the networks that tests share."""
+# ruff: noqa: E402 - devices and run-time checks are set up before lmcjax is imported
+
+import jax
+
+jax.config.update("jax_num_cpu_devices", 2)  # before JAX starts
+
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+# All of lmcjax but `training`, whose protocol `Network` beartype cannot check unless it is `runtime_checkable`.
+_CHECKED = "symmetry transport statistics matching evaluation interpolation models batching data".split()
+install_import_hook([f"lmcjax.{name}" for name in _CHECKED], "beartype.beartype")
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import hypothesis
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Array, PyTree
+
+import lmcjax
+import lmcjax.transport._assignment
+
+# Its annotation says np.ndarray, JAX hands a jax.Array to host callbacks.
+lmcjax.transport._assignment._solve_on_host.__no_type_check__ = True
+
+hypothesis.settings.register_profile(
+    "lmcjax",
+    deadline=None,  # the first example compiles
+    derandomize=True,  # the same examples on every run
+    max_examples=25,
+    suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+)
+hypothesis.settings.load_profile("lmcjax")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", r"error:::lmcjax\b")  # warnings raised from our modules
+
+
+@pytest.fixture
+def strict_promotion() -> Iterator[None]:
+    """No implicit mixing of dtypes; for tests that go through neither ott nor optax, which raise under it."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """No run-time type checks: what users get, so that our own errors show instead of jaxtyping's."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def two_devices() -> list[jax.Device]:
+    devices = jax.devices("cpu")
+    assert len(devices) == 2
+    return devices
+
+
+@pytest.fixture(scope="session")
+def finite_difference() -> Callable[..., np.ndarray]:
+    """`finite_difference(f, x)`: the gradient of a NumPy function at float64 `x`, by central differences."""
+
+    def gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
+        x = np.asarray(x, np.float64)
+        steps = step * np.eye(x.size).reshape(x.size, *x.shape)
+        return np.array([(f(x + h) - f(x - h)) / (2 * step) for h in steps]).reshape(x.shape)
+
+    return gradient
+
+
+class Pair(NamedTuple):
+    """Two random networks of one architecture, and data to probe them with."""
+
+    network: lmcjax.FlaxNetwork
+    spec: lmcjax.PermutationSpec
+    params_a: PyTree
+    params_b: PyTree
+    inputs: Array
+    labels: Array
+
+    def moments(self) -> dict[str, lmcjax.Moments]:
+        return lmcjax.activation_moments(self.network.taps, self.params_a, self.params_b, self.inputs, batch_size=128)
+
+
+def random_params(network: lmcjax.FlaxNetwork, seed: int) -> PyTree:
+    """Fresh kernels, and random biases, because fresh biases are all 0."""
+    key = jax.random.key(seed)
+    params = network.init(key)
+    for i, layer in enumerate(params.values()):
+        layer["bias"] = 0.3 * jax.random.normal(jax.random.fold_in(key, i), layer["bias"].shape)
+    return params
+
+
+@pytest.fixture(scope="session")
+def pair() -> Pair:
+    """MLPs with three hidden layers of different widths."""
+    network = lmcjax.FlaxNetwork(lmcjax.MLP((24, 20, 16), 5), input_shape=(12,))
+    inputs = jax.random.normal(jax.random.key(10), (300, 12))
+    labels = jnp.arange(300) % 5
+    return Pair(network, lmcjax.mlp_spec(3), random_params(network, 0), random_params(network, 1), inputs, labels)
+
+
+@pytest.fixture(scope="session")
+def small_pairs() -> Callable[[int], Pair]:
+    """`small_pairs(count)`: pairs of small MLPs with two hidden layers, stacked along a leading axis; shared data."""
+    network = lmcjax.FlaxNetwork(lmcjax.MLP((8, 6), 3), input_shape=(4,))
+    inputs = jax.random.normal(jax.random.key(11), (50, 4))
+
+    def pairs(count: int) -> Pair:
+        stacks = [[random_params(network, 2 * i + j) for i in range(count)] for j in (0, 1)]
+        a, b = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *stack) for stack in stacks)
+        return Pair(network, lmcjax.mlp_spec(2), a, b, inputs, jnp.arange(50) % 3)
+
+    return pairs

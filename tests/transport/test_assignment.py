@@ -1,0 +1,189 @@
+"""The exact assignment against SciPy and brute force, and what it does inside JAX's transformations."""
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy.optimize import linear_sum_assignment
+
+from lmcjax import linear_assignment, network_map
+
+BACKENDS = ("scipy", "optax")
+SIZES = (1, 2, 5, 16, 33)
+
+
+def low_rank(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    return rng.normal(size=(count, n, 2)) @ rng.normal(size=(count, 2, n))
+
+
+def duplicated_rows(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    return rng.normal(size=(count, n, n))[:, np.arange(n) // 2]
+
+
+def permuted_diagonal(rng: np.random.Generator, count: int, n: int) -> np.ndarray:
+    rows = np.arange(n)
+    cost = np.zeros((count, n, n))
+    for matrix in cost:
+        matrix[rows, rng.permutation(n)] = rng.normal(size=n)
+    return cost
+
+
+FAMILIES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
+    "random": lambda rng, count, n: rng.normal(size=(count, n, n)),
+    "low rank": low_rank,
+    "integers with ties": lambda rng, count, n: rng.integers(0, 4, size=(count, n, n)).astype(float),
+    "duplicated rows": duplicated_rows,
+    "permuted diagonal": permuted_diagonal,
+    "constant": lambda rng, count, n: np.broadcast_to(rng.normal(size=(count, 1, 1)), (count, n, n)),
+    "zero": lambda rng, count, n: np.zeros((count, n, n)),
+}
+
+
+def objective(cost: np.ndarray, permutation: np.ndarray) -> float:
+    """The cost of a permutation in float64, after checking that it is one."""
+    n = len(cost)
+    assert sorted(np.asarray(permutation).tolist()) == list(range(n))
+    return np.asarray(cost, np.float64)[np.arange(n), permutation].sum()
+
+
+def scipy_objective(cost: np.ndarray, maximize: bool) -> float:
+    return np.asarray(cost, np.float64)[linear_sum_assignment(cost, maximize)].sum()
+
+
+def brute_force(cost: np.ndarray) -> float:
+    return min(objective(cost, np.array(p)) for p in itertools.permutations(range(len(cost))))
+
+
+@functools.cache
+def batched(backend: str, maximize: bool = False) -> Callable:
+    return jax.jit(jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend=backend)))
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scipy_backend_reaches_scipys_objective(family: str, maximize: bool, rng: np.random.Generator) -> None:
+    """1,050 matrices minimised and maximised, 150 of each family."""
+    for n in SIZES:
+        costs = FAMILIES[family](rng, 30, n).astype(np.float32)
+        permutations = np.asarray(batched("scipy", maximize)(costs))
+        reached = [objective(cost, p) for cost, p in zip(costs, permutations, strict=True)]
+        np.testing.assert_allclose(reached, [scipy_objective(c, maximize) for c in costs], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("maximize", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_optax_backend_reaches_scipys_objective(family: str, maximize: bool, rng: np.random.Generator) -> None:
+    for n in (1, 6, 17):
+        costs = FAMILIES[family](rng, 4, n).astype(np.float32)
+        for cost, p in zip(costs, np.asarray(batched("optax", maximize)(costs)), strict=True):
+            scale = np.abs(cost).max()
+            assert objective(cost, p) == pytest.approx(scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@given(
+    cost=st.integers(1, 6).flatmap(
+        lambda n: hnp.arrays(np.float32, (n, n), elements=st.integers(-20, 20) | st.floats(-5, 5, width=16))
+    )
+)
+def test_no_permutation_is_better(backend: str, cost: np.ndarray) -> None:
+    p = batched(backend)(cost[None])[0]
+    assert objective(cost, p) == pytest.approx(brute_force(cost), rel=1e-6, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32, jnp.int8, jnp.int32, jnp.uint8])
+@pytest.mark.parametrize("maximize", [False, True])
+def test_every_dtype_gives_the_optimum_as_int32(backend: str, dtype: jnp.dtype, maximize: bool) -> None:
+    cost = np.random.default_rng(3).integers(0, 100, (5, 5))
+    p = batched(backend, maximize)(jnp.asarray(cost, dtype)[None])[0]
+    assert p.dtype == jnp.int32
+    assert objective(cost, p) == scipy_objective(cost, maximize)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_float64_is_solved_in_float64(backend: str, x64: None) -> None:
+    """The two permutations differ by 1e-10, which float32 does not see."""
+    cost = jnp.array([[1.0, 1.0], [1.0, 1.0 - 1e-10]])
+    assert linear_assignment(cost, backend=backend).tolist() == [0, 1]
+    assert linear_assignment(cost, maximize=True, backend=backend).tolist() == [1, 0]
+    assert linear_assignment(cost, backend=backend).dtype == jnp.int32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_bad_matrix_gives_the_identity_and_spoils_no_neighbour(backend: str, bad: float) -> None:
+    costs = np.random.default_rng(0).normal(size=(3, 6, 6)).astype(np.float32)
+    clean = np.asarray(batched(backend)(costs))
+    costs[1, 2, 3] = bad
+    permutations = np.asarray(batched(backend)(costs))
+    np.testing.assert_array_equal(permutations[1], np.arange(6))
+    np.testing.assert_array_equal(permutations[[0, 2]], clean[[0, 2]])
+    assert not np.array_equal(clean[1], np.arange(6))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_huge_values_end(backend: str) -> None:
+    cost = np.float32(3e38) * np.sign(np.random.default_rng(0).normal(size=(6, 6))).astype(np.float32)
+    assert sorted(batched(backend)(cost[None])[0].tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_gradient_passes_through_the_choice(backend: str, rng: np.random.Generator) -> None:
+    cost = jnp.asarray(rng.normal(size=(5, 5)), jnp.float32)
+    rank = jax.grad(lambda c: jnp.sum(linear_assignment(c, backend=backend).astype(c.dtype) * jnp.arange(5.0)))(cost)
+    np.testing.assert_array_equal(rank, np.zeros((5, 5)))
+    rows = jnp.arange(5)
+    gathered = jax.grad(lambda c: jnp.sum(c[rows, linear_assignment(c, backend=backend)]))(cost)
+    np.testing.assert_array_equal(gathered, np.eye(5)[np.asarray(linear_assignment(cost, backend=backend))])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nested_vmap_scan_and_map_equal_a_loop(backend: str, rng: np.random.Generator) -> None:
+    costs = jnp.asarray(rng.normal(size=(2, 3, 6, 6)), jnp.float32)
+    solve = functools.partial(linear_assignment, backend=backend)
+    loop = np.array([[solve(cost) for cost in row] for row in costs])
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(solve))(costs), loop)
+    np.testing.assert_array_equal(jax.vmap(jax.vmap(solve, 1), 2)(jnp.moveaxis(costs, (0, 1), (1, 2))), loop.swapaxes(0, 1))
+    np.testing.assert_array_equal(jax.lax.map(jax.vmap(solve), costs), loop)
+    _, scanned = jax.jit(lambda c: jax.lax.scan(lambda carry, cost: (carry, solve(cost)), 0, c))(costs[0])
+    np.testing.assert_array_equal(scanned, loop[0])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sharded_over_two_devices_equals_vmap(backend: str, two_devices: list[jax.Device]) -> None:
+    costs = np.random.default_rng(0).normal(size=(5, 6, 6)).astype(np.float32)
+    solve = network_map(functools.partial(linear_assignment, backend=backend), devices=two_devices)
+    np.testing.assert_array_equal(jax.jit(solve)(costs), batched(backend)(costs))
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_more_problems_than_threads_in_one_call(rng: np.random.Generator) -> None:
+    """Each problem keeps its place when the batch is dealt out to threads."""
+    costs = rng.normal(size=(101, 3, 3)).astype(np.float32)
+    expected = [linear_sum_assignment(cost)[1] for cost in costs]
+    np.testing.assert_array_equal(batched("scipy")(costs), expected)
+
+
+def test_auto_takes_scipy_on_a_cpu() -> None:
+    assert jax.default_backend() == "cpu"
+    jaxpr = str(jax.make_jaxpr(linear_assignment)(jnp.zeros((3, 3))))
+    assert "pure_callback" in jaxpr
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_errors_show_the_shape_and_the_backend() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\).*square"):
+        linear_assignment(jnp.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"\(4, 3, 3\).*vmap"):
+        linear_assignment(jnp.zeros((4, 3, 3)))
+    with pytest.raises(ValueError, match="'gurobi'.*'scipy', 'optax'"):
+        linear_assignment(jnp.zeros((3, 3)), backend="gurobi")
