@@ -143,7 +143,7 @@ def parse_learning_rates(words: Sequence[str]) -> tuple[float, ...]:
             rates += [float(f"{10 ** (start + (stop - start) * i / (steps - 1)):.3g}") for i in range(steps)]
         except (ValueError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(
-                f"learning rate {word!r} is neither a number nor a range low:high:count (2 rates or more), like 1e-4:1e-1:6"
+                f"learning rate {word!r} is neither a number nor a range low:high:count (count >= 2), like 1e-4:1e-1:6"
             ) from error
     return tuple(rates)
 

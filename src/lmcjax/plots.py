@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lmcjax.experiments.summary import METHOD_NAMES, mean_and_std, measured
+from lmcjax.experiments.summary import MATCHING_NAMES, mean_and_std, measured
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too
 _COLOURS = {
@@ -33,8 +33,8 @@ def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataAr
 def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", yscale="log", title="Half-way between two networks", ylabel="test loss at t = 1/2 (nats)")
     losses = measured(results, "midpoint_loss")
-    for method in results.method.values:
-        _curve(axes, method, METHOD_NAMES[method], *mean_and_std(losses.sel(method=method)))
+    for matching in results.matching.values:
+        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching)))
     endpoints = results["endpoint_loss"].sel(split="test").where(results["training_finite"])
     _curve(axes, "network", "the networks themselves", *mean_and_std(endpoints.mean("network")), line=":")
     _plain_log_ticks(axes)
@@ -46,7 +46,7 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
     for similarity in results.similarity.values:
         for number, layer in enumerate(results.layer.values):
             values = results["approximate_dimension"].sel(similarity=similarity, layer=layer)
-            label = f"{METHOD_NAMES[similarity]}, layer {number + 1}"
+            label = f"{MATCHING_NAMES[similarity]}, layer {number + 1}"
             _curve(axes, similarity, label, *mean_and_std(values), line=lines[number % len(lines)])
     _plain_log_ticks(axes)
 
@@ -54,8 +54,8 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
 def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", title="Barrier between two networks", ylabel="test barrier, loss minus chord (nats)")
     barriers = measured(results, "barrier")
-    for method in results.method.values:
-        _curve(axes, method, METHOD_NAMES[method], *mean_and_std(barriers.sel(method=method)))
+    for matching in results.matching.values:
+        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching)))
     axes.set_ylim(bottom=0)
 
 
@@ -84,7 +84,7 @@ def plot_figure2(results: xr.Dataset) -> Figure:
     panels[0].legend(frameon=False, fontsize=9)
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
-        f"{results.attrs['dataset']}: {results.sizes['learning_rate']} rates, {results.sizes['repetition']} pairs each, "
+        f"{results.attrs['dataset']}, {results.sizes['learning_rate']} rates, {results.sizes['repetition']} pairs, "
         f"{results.sizes['layer']} x {results.sizes['neuron']} hidden neurons, {results.attrs['training_steps']} steps"
     )
     return figure

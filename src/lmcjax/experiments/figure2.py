@@ -24,7 +24,7 @@ from lmcjax.symmetry import PermutationSpec, identity_permutations, mlp_spec, pe
 from lmcjax.training import Optimizer, TrainConfig, TrainResult, train_networks
 
 SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
-METHODS = ("none", *SIMILARITIES)
+MATCHINGS = ("none", *SIMILARITIES)
 SPLITS = ("train", "test")
 _FIRST_KERNEL = "Dense_0/kernel"
 
@@ -87,7 +87,7 @@ class PairMatchings(NamedTuple):
 
 
 class PairBarriers(NamedTuple):
-    """One pair along the line; every field of both has a leading axis of methods."""
+    """One pair along the line; every field of both has a leading axis of matchings."""
 
     train: BarrierResult
     test: BarrierResult
@@ -168,9 +168,9 @@ def measure_pair(
     train: tuple[Array, Array],
     test: tuple[Array, Array],
 ) -> PairBarriers:
-    """Both barriers of one pair under each method; `permutations` hold a leading axis of methods."""
+    """Both barriers of one pair under each matching; `permutations` hold a leading axis of matchings."""
 
-    def under_method(permutation: dict[str, Array]) -> PairBarriers:
+    def with_matching(permutation: dict[str, Array]) -> PairBarriers:
         aligned = permute(spec, permutation, params_b)
         return PairBarriers(
             *(
@@ -184,7 +184,7 @@ def measure_pair(
             )
         )
 
-    return jax.lax.map(under_method, permutations)
+    return jax.lax.map(with_matching, permutations)
 
 
 def run_figure2(
@@ -282,7 +282,7 @@ def _label(
         return np.stack([[by_pair(field(s, g)) for g in spec.groups] for s in SIMILARITIES])
 
     by_network = trained.losses.reshape(*grid, 2, config.epochs, -1)
-    path, point, layers = ("split", *cell, "method"), {"units": "nats"}, ("similarity", "layer", *cell)
+    path, point, layers = ("split", *cell, "matching"), {"units": "nats"}, ("similarity", "layer", *cell)
     variables = {
         "path_loss": ((*path, "t"), by_split(lambda b: b.values.loss), point),
         "path_accuracy": ((*path, "t"), by_split(lambda b: b.values.accuracy), {"units": "1"}),
@@ -319,7 +319,7 @@ def _label(
         "similarity_reached": (layers, by_similarity(lambda s, g: matched.matchings[s].objective[g]), {}),
         "similarity_of_identity": (layers, by_similarity(lambda s, g: matched.matchings[s].identity_objective[g]), {}),
         "permutation": (
-            ("layer", *cell, "method", "neuron"),
+            ("layer", *cell, "matching", "neuron"),
             np.stack([by_pair(permutations[g]) for g in spec.groups]),
             {"long_name": "neuron of B that takes the place of A's"},
         ),
@@ -329,7 +329,7 @@ def _label(
         coords={
             "learning_rate": ("learning_rate", list(config.learning_rates), {"long_name": "peak learning rate"}),
             "split": list(SPLITS),
-            "method": list(METHODS),
+            "matching": list(MATCHINGS),
             "similarity": list(SIMILARITIES),
             "layer": list(spec.groups),
             "network": ["A", "B"],

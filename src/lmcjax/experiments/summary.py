@@ -2,10 +2,11 @@
 
 import numpy as np
 import xarray as xr
+from rich import box
 from rich.table import Table
 from scipy import stats
 
-METHOD_NAMES = {
+MATCHING_NAMES = {
     "none": "no matching",
     "weights": "weights (naive)",
     "covariance": "covariance",
@@ -15,7 +16,7 @@ COMPARISONS = (("covariance", "weights"), ("activations", "weights"), ("covarian
 
 
 def measured(results: xr.Dataset, quantity: str, split: str = "test") -> xr.DataArray:
-    """One quantity by learning rate, repetition and method, with nan where a run diverged."""
+    """One quantity by learning rate, repetition and matching, with nan where a run diverged."""
     return results[quantity].sel(split=split).where(results["finite"].sel(split=split))
 
 
@@ -28,67 +29,65 @@ def mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
 
 
 def paired_difference(values: xr.DataArray, first: str, second: str, *, confidence: float = 0.95) -> xr.Dataset:
-    """First method minus second, on the same pairs of networks: mean over repetitions and Student's t interval.
+    """First matching minus second, on the same pairs of networks: mean over repetitions and Student's t interval.
 
     Args:
-        values: with dimensions `learning_rate`, `repetition`, `method`.
-        first: a method.
-        second: the method it is compared with.
+        values: with dimensions `learning_rate`, `repetition`, `matching`.
+        first: a matching.
+        second: the one it is compared with.
         confidence: level of the interval.
 
     Returns:
         `mean`, `low`, `high` by learning rate; the bounds are nan for fewer than two repetitions.
     """
-    difference = values.sel(method=first, drop=True) - values.sel(method=second, drop=True)
+    difference = values.sel(matching=first, drop=True) - values.sel(matching=second, drop=True)
     mean, std = mean_and_std(difference)
     count = difference.notnull().sum("repetition")
     margin = stats.t.ppf((1 + confidence) / 2, np.maximum(count - 1, 1)) * std / np.sqrt(count)
     return xr.Dataset({"mean": mean, "low": mean - margin, "high": mean + margin})
 
 
-def _spread(mean: float, std: float, digits: int = 3) -> str:
+def _spread(mean: float, std: float, digits: int = 3, sign: str = "") -> str:
     if np.isnan(mean):
         return "diverged"
-    return f"{mean:.{digits}f}" if np.isnan(std) else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{mean:{sign}.{digits}f}" if np.isnan(std) else f"{mean:{sign}.{digits}f} ± {std:.{digits}f}"
 
 
-def method_table(results: xr.Dataset, quantity: str, title: str) -> Table:
-    """Learning rates by methods: mean and standard deviation over repetitions, on the test set."""
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in ("rate", *columns):
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def matching_table(results: xr.Dataset, quantity: str, title: str) -> Table:
+    """Learning rates by matchings: mean and standard deviation over repetitions, on the test set."""
     mean, std = mean_and_std(measured(results, quantity))
-    table = Table("learning rate", *(METHOD_NAMES[m] for m in results.method.values), title=title)
+    table = _table(title, *(MATCHING_NAMES[m] for m in results.matching.values))
     for rate in results.learning_rate.values:
-        cells = [mean.sel(learning_rate=rate), std.sel(learning_rate=rate)]
-        table.add_row(
-            f"{rate:.3g}", *(_spread(*(float(c.sel(method=m)) for c in cells)) for m in results.method.values)
-        )
+        cells = ({"learning_rate": rate, "matching": matching} for matching in results.matching.values)
+        table.add_row(f"{rate:.3g}", *(_spread(float(mean.sel(cell)), float(std.sel(cell))) for cell in cells))
     return table
 
 
 def difference_table(results: xr.Dataset, quantity: str = "midpoint_loss") -> Table:
     """Paired differences between the matchings with 95 % intervals, on the test set."""
     values = measured(results, quantity)
-    table = Table(
-        "learning rate",
+    table = _table(
+        "Midpoint test loss, paired differences ± half-width of the 95 % interval (nats)",
         *(f"{first} - {second}" for first, second in COMPARISONS),
-        title="Midpoint test loss, paired differences, nats, 95 % interval",
     )
     differences = [paired_difference(values, first, second) for first, second in COMPARISONS]
     for rate in results.learning_rate.values:
         row = [d.sel(learning_rate=rate) for d in differences]
-        table.add_row(f"{rate:.3g}", *(f"{d['mean']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}]" for d in row))
+        cells = (_spread(float(d["mean"]), float(d["high"] - d["mean"]), sign="+") for d in row)
+        table.add_row(f"{rate:.3g}", *cells)
     return table
 
 
 def endpoint_table(results: xr.Dataset) -> Table:
     """The trained networks themselves: test loss and accuracy, training loss, runs that diverged."""
-    table = Table(
-        "learning rate",
-        "test loss, nats",
-        "test accuracy, %",
-        "last epoch's training loss",
-        "diverged",
-        title="Trained networks, both of each pair",
-    )
+    table = _table("The trained networks", "test loss", "test accuracy, %", "last training loss", "diverged")
     finite = results["training_finite"]
     quantities = (
         (results["endpoint_loss"].sel(split="test").where(finite), 3),
@@ -101,31 +100,30 @@ def endpoint_table(results: xr.Dataset) -> Table:
             runs = values.sel(learning_rate=rate).values.ravel()
             runs = runs[~np.isnan(runs)]
             cells.append(_spread(runs.mean(), runs.std(ddof=1), digits) if runs.size else "diverged")
-        runs = finite.sel(learning_rate=rate)
-        table.add_row(f"{rate:.3g}", *cells, f"{int((~runs).sum())} of {runs.size}")
+        good = finite.sel(learning_rate=rate)
+        table.add_row(f"{rate:.3g}", *cells, f"{int((~good).sum())} of {good.size}")
     return table
 
 
 def dimension_table(results: xr.Dataset) -> Table:
     """Approximate dimensions by similarity and layer, means over repetitions."""
     dimensions = results["approximate_dimension"].mean("repetition")
-    columns = [(s, layer) for s in results.similarity.values for layer in results.layer.values]
-    table = Table(
-        "learning rate",
-        *(f"{s}\nlayer {int(np.flatnonzero(results.layer.values == layer)[0]) + 1}" for s, layer in columns),
-        title="Approximate dimension of network A",
+    layers = " / ".join(str(number + 1) for number in range(results.sizes["layer"]))
+    table = _table(
+        f"Approximate dimension of network A, layers {layers}", *(MATCHING_NAMES[s] for s in results.similarity.values)
     )
     for rate in results.learning_rate.values:
         row = dimensions.sel(learning_rate=rate)
-        table.add_row(f"{rate:.3g}", *(f"{float(row.sel(similarity=s, layer=layer)):.3g}" for s, layer in columns))
+        cells = (row.sel(similarity=similarity).values for similarity in results.similarity.values)
+        table.add_row(f"{rate:.3g}", *(" / ".join(f"{value:.3g}" for value in cell) for cell in cells))
     return table
 
 
 def all_tables(results: xr.Dataset) -> list[Table]:
     """Every table of Figure 2, in reading order."""
     return [
-        method_table(results, "midpoint_loss", "Test loss half-way (LMC error), nats, mean ± std over repetitions"),
-        method_table(results, "barrier", "Test barrier (max of loss minus chord), nats, mean ± std over repetitions"),
+        matching_table(results, "midpoint_loss", "Test loss half-way, t = 1/2 (nats, mean ± std over repetitions)"),
+        matching_table(results, "barrier", "Test barrier, max of loss minus chord (nats, mean ± std over repetitions)"),
         difference_table(results),
         endpoint_table(results),
         dimension_table(results),
