@@ -12,6 +12,7 @@ from jaxtyping import install_import_hook
 _CHECKED = "symmetry transport statistics matching evaluation interpolation models batching data".split()
 install_import_hook([f"lmcjax.{name}" for name in _CHECKED], "beartype.beartype")
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -50,7 +51,8 @@ def strict_promotion() -> Iterator[None]:
 
 @pytest.fixture
 def x64() -> Iterator[None]:
-    with jax.enable_x64(True):
+    """Double precision; float32 constants stand beside it, so with the standard promotion."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         yield
 
 
@@ -100,33 +102,39 @@ class Pair(NamedTuple):
         return lmcjax.activation_moments(self.network.taps, self.params_a, self.params_b, self.inputs, batch_size=128)
 
 
-def random_params(network: lmcjax.FlaxNetwork, seed: int) -> PyTree:
-    """Fresh kernels, and random biases, because fresh biases are all 0."""
-    key = jax.random.key(seed)
-    params = network.init(key)
-    for i, layer in enumerate(params.values()):
-        layer["bias"] = 0.3 * jax.random.normal(jax.random.fold_in(key, i), layer["bias"].shape)
-    return params
+def random_params(widths: tuple[int, ...], rng: np.random.Generator) -> PyTree:
+    """Kernels of He's variance, and random biases, because fresh biases are all 0; `widths` from inputs to outputs."""
+    return {
+        f"Dense_{i}": {
+            "kernel": jnp.asarray(rng.normal(size=(m, n)) * np.sqrt(2 / m), jnp.float32),
+            "bias": jnp.asarray(0.3 * rng.normal(size=n), jnp.float32),
+        }
+        for i, (m, n) in enumerate(itertools.pairwise(widths))
+    }
+
+
+def random_pair(widths: tuple[int, ...], num_samples: int, seed: int) -> Pair:
+    rng = np.random.default_rng(seed)
+    network = lmcjax.FlaxNetwork(lmcjax.MLP(widths[1:-1], widths[-1]), input_shape=widths[:1])
+    return Pair(
+        network,
+        lmcjax.mlp_spec(len(widths) - 2),
+        random_params(widths, rng),
+        random_params(widths, rng),
+        jnp.asarray(rng.normal(size=(num_samples, widths[0])), jnp.float32),
+        jnp.arange(num_samples) % widths[-1],
+    )
 
 
 @pytest.fixture(scope="session")
 def pair() -> Pair:
     """MLPs with three hidden layers of different widths."""
-    network = lmcjax.FlaxNetwork(lmcjax.MLP((24, 20, 16), 5), input_shape=(12,))
-    inputs = jax.random.normal(jax.random.key(10), (300, 12))
-    labels = jnp.arange(300) % 5
-    return Pair(network, lmcjax.mlp_spec(3), random_params(network, 0), random_params(network, 1), inputs, labels)
+    return random_pair((12, 24, 20, 16, 5), num_samples=300, seed=0)
 
 
 @pytest.fixture(scope="session")
-def small_pairs() -> Callable[[int], Pair]:
-    """`small_pairs(count)`: pairs of small MLPs with two hidden layers, stacked along a leading axis; shared data."""
-    network = lmcjax.FlaxNetwork(lmcjax.MLP((8, 6), 3), input_shape=(4,))
-    inputs = jax.random.normal(jax.random.key(11), (50, 4))
-
-    def pairs(count: int) -> Pair:
-        stacks = [[random_params(network, 2 * i + j) for i in range(count)] for j in (0, 1)]
-        a, b = (jax.tree.map(lambda *leaves: jnp.stack(leaves), *stack) for stack in stacks)
-        return Pair(network, lmcjax.mlp_spec(2), a, b, inputs, jnp.arange(50) % 3)
-
-    return pairs
+def small_pairs() -> Pair:
+    """Three pairs of small MLPs with two hidden layers, parameters stacked along a leading axis; shared data."""
+    pairs = [random_pair((4, 8, 6, 3), num_samples=50, seed=seed) for seed in range(3)]
+    stacked = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *params) for params in zip(*(p[2:4] for p in pairs))]
+    return pairs[0]._replace(params_a=stacked[0], params_b=stacked[1])

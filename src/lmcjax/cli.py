@@ -120,7 +120,13 @@ class Plot:
         path = self.folder / "results.nc"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file; run `lmcjax figure2 --out {self.folder}` first")
-        _show(xr.load_dataset(path, engine="h5netcdf"), self.folder)
+        try:
+            results = xr.load_dataset(path, engine="h5netcdf")
+        except OSError as error:
+            raise ValueError(f"{path}: not a readable netCDF file: {error}") from error
+        if missing := {"midpoint_loss", "barrier", "approximate_dimension"} - set(results):
+            raise ValueError(f"{path}: not results of figure2, it lacks {sorted(missing)}")
+        _show(results, self.folder)
 
 
 def parse_learning_rates(words: Sequence[str]) -> tuple[float, ...]:

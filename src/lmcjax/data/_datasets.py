@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Integer, Num
 
 from lmcjax.data._idx import find_idx, read_idx
 
@@ -16,7 +16,7 @@ class Samples(NamedTuple):
     """Inputs and labels, with a leading axis of samples."""
 
     inputs: Float[np.ndarray, "num_samples height width channels"]  # pixels in [0, 1], float32
-    labels: Int[np.ndarray, " num_samples"]  # 0 .. num_classes - 1, int32
+    labels: Integer[np.ndarray, " num_samples"]  # 0 .. num_classes - 1, int32
 
 
 class Dataset(NamedTuple):
@@ -33,7 +33,9 @@ class Dataset(NamedTuple):
         return self.train.inputs.shape[1:]
 
 
-def _samples(images: Num[np.ndarray, "n h w"], labels: Int[np.ndarray, " n"], largest: float, source: str) -> Samples:
+def _samples(
+    images: Num[np.ndarray, "n h w"], labels: Integer[np.ndarray, " num_labels"], largest: int, source: str
+) -> Samples:
     if len(images) != len(labels):
         raise ValueError(f"{source}: {len(images)} images but {len(labels)} labels")
     if len(images) == 0:

@@ -75,7 +75,7 @@ def difference_table(results: xr.Dataset, quantity: str = "midpoint_loss") -> Ta
     values = measured(results, quantity)
     table = _table(
         "Midpoint test loss, paired differences ± half-width of the 95 % interval (nats)",
-        *(f"{first} - {second}" for first, second in COMPARISONS),
+        *(f"{first}\n- {second}" for first, second in COMPARISONS),
     )
     differences = [paired_difference(values, first, second) for first, second in COMPARISONS]
     for rate in results.learning_rate.values:

@@ -1,5 +1,6 @@
 """The multilayer perceptron of the paper's experiments."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ from jaxtyping import Array, DTypeLike, Float, Key, Num
 _TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at -2 and 2
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def lecun_normal_per_neuron(
     key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> Float[Array, "fan_in n"]:

@@ -1,13 +1,14 @@
 """A network as a pure pair of functions."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key, PyTree
 
 
+@runtime_checkable
 class Network(Protocol):
     """What training asks of a network: a pure pair of functions, hashable as one."""
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.buffer_callback import Buffer, ExecutionContext, buffer_callback
 from jaxtyping import Array, ArrayLike, Int, Num
 from scipy.optimize import linear_sum_assignment
 
@@ -49,19 +50,37 @@ def linear_assignment(
     if backend == "auto":
         backend = "scipy" if jax.default_backend() == "cpu" else "optax"
     cost = jax.lax.stop_gradient(jnp.asarray(cost))
-    solve = _scipy_assignment if backend == "scipy" else _optax_assignment
-    return solve(-cost if maximize else cost)
+    if maximize:  # an unsigned integer has no negative; `~` turns the order of integers round
+        cost = -cost if jnp.issubdtype(cost.dtype, jnp.inexact) else ~cost
+    return _scipy_assignment(cost) if backend == "scipy" else _optax_assignment(cost)
 
 
 def _scipy_assignment(cost: Array) -> Array:
+    # `pure_callback` copies its operand into a JAX array, by a thread of the pool that also runs the CPU devices: where
+    # every such thread sits in a callback (as many CPU devices as cores), it waits for that copy forever. A buffer
+    # callback reads the operand in place. It needs a CPU; elsewhere those threads are free, and `pure_callback` is safe.
+    return jax.lax.platform_dependent(cost, cpu=_callback_on_cpu, default=_callback_elsewhere)
+
+
+def _callback_on_cpu(cost: Array) -> Array:
+    result = jax.ShapeDtypeStruct(cost.shape[:1], jnp.int32)
+    return buffer_callback(_solve_in_place, result, vmap_method="broadcast_all")(cost)
+
+
+def _callback_elsewhere(cost: Array) -> Array:
     result = jax.ShapeDtypeStruct(cost.shape[:1], jnp.int32)
     return jax.pure_callback(_solve_on_host, result, cost, vmap_method="broadcast_all")
 
 
-def _solve_on_host(cost: np.ndarray) -> np.ndarray:
-    """Every problem of a batch `[..., n, n]`, in threads (SciPy lets go of the interpreter lock). NumPy only: JAX
-    inside a host callback can deadlock."""
-    problems = np.asarray(cost).reshape(-1, *cost.shape[-2:])
+def _solve_in_place(context: ExecutionContext, columns: Buffer, cost: Buffer) -> None:
+    del context
+    np.asarray(columns)[...] = _solve_on_host(cost)
+
+
+def _solve_on_host(cost: Buffer | Array) -> np.ndarray:
+    """Every problem of a batch `[..., n, n]`, in threads (SciPy lets go of the interpreter lock), with NumPy only."""
+    cost = np.asarray(cost)
+    problems = cost.reshape(-1, *cost.shape[-2:])
     columns = np.empty(problems.shape[:2], np.int32)
 
     def solve(indices: np.ndarray) -> None:

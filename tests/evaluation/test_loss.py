@@ -1,0 +1,111 @@
+"""Losses over a data set in batches, against the whole at once and against NumPy."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+
+from lmcjax import LossAndAccuracy, batched_loss, cross_entropy_and_accuracy
+
+
+class Data(NamedTuple):
+    """A named pair, as `lmcjax.Dataset` has."""
+
+    inputs: Any
+    labels: Any
+
+
+def linear(params: Any, inputs: jax.Array) -> jax.Array:
+    return jnp.matmul(inputs, params)
+
+
+def mean_square(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=1))
+
+
+def regression(rng: np.random.Generator, num_samples: int = 23) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    shapes = (3, 2), (num_samples, 3), (num_samples, 2)
+    return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
+
+
+def classification(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    w, x, _ = regression(rng)
+    return np.tile(w, (1, 2)), x, rng.integers(0, 4, len(x)).astype(np.int32)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 1000])
+@pytest.mark.parametrize("container", [lambda *data: data, Data])
+def test_in_batches_equals_the_whole(batch_size: int, container: Callable, rng: np.random.Generator) -> None:
+    """A short last batch counts by its size."""
+    w, x, y = regression(rng)
+    whole = ((x @ w - y) ** 2).sum(1).mean()
+    loss_fn = batched_loss(linear, mean_square, container(x, y), batch_size)
+    assert float(loss_fn(w)) == pytest.approx(float(whole), rel=1e-5)
+
+
+def test_cross_entropy_and_accuracy_equal_scipy(rng: np.random.Generator) -> None:
+    w, x, y = classification(rng)
+    result = cross_entropy_and_accuracy(jnp.asarray(x @ w), y)
+    assert float(result.loss) == pytest.approx(-log_softmax(x @ w, axis=1)[np.arange(23), y].mean(), rel=1e-5)
+    assert float(result.accuracy) == pytest.approx(np.mean((x @ w).argmax(1) == y), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [5, 23])
+def test_every_metric_is_averaged_by_samples(batch_size: int, rng: np.random.Generator) -> None:
+    w, x, y = classification(rng)
+    result = batched_loss(linear, cross_entropy_and_accuracy, (x, y), batch_size)(jnp.asarray(w))
+    assert isinstance(result, LossAndAccuracy)
+    chex.assert_trees_all_close(result, cross_entropy_and_accuracy(jnp.asarray(x @ w), y), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_the_gradient_is_that_of_the_whole(rng: np.random.Generator) -> None:
+    """Against the closed form `2 X^T (X W - Y) / N`; under jit and vmap."""
+    w, x, y = regression(rng)
+    gradient = jax.jit(jax.vmap(jax.grad(batched_loss(linear, mean_square, (x, y), 5))))(np.stack([w, 2 * w]))
+    for i in range(2):
+        np.testing.assert_allclose(gradient[i], 2 * x.T @ (x @ ((i + 1) * w) - y) / len(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_the_data_may_be_traced(rng: np.random.Generator) -> None:
+    w, x, y = regression(rng)
+    jitted = jax.jit(lambda w, x, y: batched_loss(linear, mean_square, (x, y), 5)(w))
+    assert float(jitted(w, x, y)) == pytest.approx(float(batched_loss(linear, mean_square, (x, y), 23)(w)), rel=1e-5)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_one_batch_of_activations_at_a_time(rng: np.random.Generator) -> None:
+    """What `apply` sees is never larger than a batch."""
+    w, x, y = regression(rng)
+    seen = []
+
+    def watched(params: Any, inputs: jax.Array) -> jax.Array:
+        seen.append(inputs.shape[0])
+        return linear(params, inputs)
+
+    batched_loss(watched, mean_square, (x, y), 5)(w)
+    assert set(seen) == {5, 3}
+
+
+@pytest.mark.parametrize("num_classes", [2, 1000])
+def test_uniform_logits_cost_the_logarithm_of_the_classes(num_classes: int) -> None:
+    result = cross_entropy_and_accuracy(jnp.zeros((6, num_classes)), jnp.zeros(6, jnp.int32))
+    assert float(result.loss) == pytest.approx(np.log(num_classes), rel=1e-6)
+    assert float(result.accuracy) == 1
+
+
+def test_errors_show_the_numbers() -> None:
+    x, y = jnp.zeros((4, 3)), jnp.zeros(5)
+    with pytest.raises(ValueError, match=r"empty data set.*\(0, 3\)"):
+        batched_loss(linear, mean_square, (x[:0], y[:0]))
+    with pytest.raises(ValueError, match="4 inputs but 5 labels"):
+        batched_loss(linear, mean_square, (x, y))
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        batched_loss(linear, mean_square, (x, y[:4]), batch_size=0)

@@ -1,0 +1,250 @@
+"""Matching layer by layer, against the paper's formulas in NumPy and SciPy, and against shuffled copies."""
+
+import functools
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from lmcjax import (
+    Matching,
+    Moments,
+    PermutationSpec,
+    activation_moments,
+    approximate_dimensions,
+    batched_loss,
+    compose,
+    cross_entropy_and_accuracy,
+    linear_barrier,
+    match_layerwise,
+    permute,
+    random_permutations,
+    require_finite,
+)
+from lmcjax.matching import layer_similarity
+from lmcjax.symmetry import reads, writes
+
+SIMILARITIES = ("weights", "covariance", "activations", "correlation")
+PAPERS = SIMILARITIES[:3]
+
+
+@functools.cache
+def measure(network: Any) -> Any:
+    """The moments of a pair, compiled once per architecture."""
+    return jax.jit(lambda a, b, inputs: activation_moments(network.taps, a, b, inputs, batch_size=128))
+
+
+@functools.cache
+def matcher(network: Any, spec: PermutationSpec, similarity: str, **options: Any) -> Any:
+    """Moments and matching of a pair in one jitted function."""
+
+    def match(a: Any, b: Any, inputs: Any) -> Matching:
+        moments = activation_moments(network.taps, a, b, inputs, batch_size=128)
+        return match_layerwise(spec, a, b, similarity=similarity, moments=moments, **options)
+
+    return match
+
+
+def activations(params: Any, inputs: np.ndarray) -> list[np.ndarray]:
+    """phi_0 ... phi_L of a ReLU MLP in float64."""
+    phi = [np.asarray(inputs, np.float64)]
+    for layer in list(params.values())[:-1]:
+        phi.append(np.maximum(phi[-1] @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"]), 0))
+    return phi
+
+
+def second_moment(phi: np.ndarray) -> np.ndarray:
+    return phi.T @ phi / (len(phi) - 1)
+
+
+def reference(a: Any, b: Any, inputs: np.ndarray, similarity: str, include_bias: bool = False) -> dict[str, Any]:
+    """Section 6 of the paper: per layer the similarity matrix and its best permutation."""
+    phi_a, phi_b = activations(a, inputs), activations(b, inputs)
+    before, matched = np.arange(phi_a[0].shape[1]), {}
+    for l, name in enumerate(list(a)[:-1], start=1):
+        w_a, w_b = (np.asarray(p[name]["kernel"], np.float64).T for p in (a, b))
+        w_b, seen = w_b[:, before], phi_a[l - 1]
+        if include_bias:
+            w_a, w_b = (np.column_stack([w, p[name]["bias"]]) for w, p in ((w_a, a), (w_b, b)))
+            seen = np.column_stack([seen, np.ones(len(seen))])
+        n = len(w_a)
+        matrix = {
+            "weights": lambda: w_a @ w_b.T,
+            "covariance": lambda: w_a @ second_moment(seen) @ w_b.T,
+            "activations": lambda: np.cov(phi_a[l].T, phi_b[l].T)[:n, n:],
+            "correlation": lambda: np.corrcoef(phi_a[l].T, phi_b[l].T)[:n, n:],
+        }[similarity]()
+        before = linear_sum_assignment(matrix, maximize=True)[1]
+        matched[name] = (matrix, before)
+    return matched
+
+
+def with_dead_neurons(params: Any) -> Any:
+    """Two neurons of each hidden layer never fire."""
+    dead = {n: layer | {"bias": layer["bias"].at[jnp.array([3, 7])].set(-100)} for n, layer in params.items()}
+    return dead | {list(params)[-1]: params[list(params)[-1]]}
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_a_shuffled_copy_is_recovered(similarity: str, pair: Any) -> None:
+    """Every neuron by its weights, every live one by its activations, and the barrier to the aligned copy is 0."""
+    params = with_dead_neurons(pair.params_a)
+    p = random_permutations(jax.random.key(5), pair.spec, params)
+    shuffled = permute(pair.spec, p, params)
+    matching = matcher(pair.network, pair.spec, similarity)(params, shuffled, pair.inputs)
+    back = compose(matching.permutations, p)
+    for name, phi in zip(pair.spec.groups, activations(params, pair.inputs)[1:], strict=True):
+        live = np.flatnonzero(phi.std(0) > 0)
+        assert 8 < len(live) <= phi.shape[1] - 2
+        recovered = np.flatnonzero(np.asarray(back[name]) == np.arange(phi.shape[1]))
+        assert set(live) <= set(recovered)
+        assert similarity in ("activations", "correlation") or len(recovered) == phi.shape[1]
+    loss = batched_loss(pair.network.apply, cross_entropy_and_accuracy, (pair.inputs, pair.labels))
+    barrier = jax.jit(functools.partial(linear_barrier, loss, num_points=5))
+    aligned = barrier(params, permute(pair.spec, matching.permutations, shuffled))
+    assert float(aligned.height) < 1e-5
+    np.testing.assert_allclose(aligned.losses, aligned.losses[0], atol=1e-5)
+    assert float(barrier(params, shuffled).height) > 0.01
+    assert require_finite(matching) is matching
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_equals_the_papers_formulas(similarity: str, pair: Any) -> None:
+    matching = matcher(pair.network, pair.spec, similarity)(pair.params_a, pair.params_b, pair.inputs)
+    expected = reference(pair.params_a, pair.params_b, pair.inputs, similarity)
+    for group, (matrix, p) in expected.items():
+        np.testing.assert_array_equal(matching.permutations[group], p)
+        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-4)
+        assert float(matching.identity_objective[group]) == pytest.approx(np.trace(matrix), rel=1e-3, abs=1e-3)
+        assert float(matching.objective[group]) > float(matching.identity_objective[group])
+        assert matching.permutations[group].dtype == jnp.int32
+
+
+def test_with_bias_equals_the_formula_with_a_column_appended(pair: Any) -> None:
+    matching = matcher(pair.network, pair.spec, "covariance", include_bias=True)(*pair[2:5])
+    expected = reference(*pair[2:5], "covariance", include_bias=True)
+    for group, (matrix, p) in expected.items():
+        np.testing.assert_array_equal(matching.permutations[group], p)
+        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-4)
+    without = reference(*pair[2:5], "covariance")
+    assert any(not np.array_equal(expected[g][1], without[g][1]) for g in expected)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_covariance_matching_with_identity_moments_is_weight_matching(pair: Any) -> None:
+    def identity(n: int) -> Moments:
+        zeros, eye = jnp.zeros(n), jnp.eye(n)
+        return Moments(jnp.asarray(2.0), zeros, zeros, eye, eye, eye)  # divided by N - 1 = 1
+
+    names = {"Dense_0/kernel": 12} | {g: n for g, (n,) in pair.spec.bind(pair.params_a).group_shapes().items()}
+    moments = {name: identity(n) for name, n in names.items()}
+    match = functools.partial(match_layerwise, pair.spec, pair.params_a, pair.params_b)
+    chex.assert_trees_all_close(match(similarity="covariance", moments=moments), match(similarity="weights"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_shuffling_b_first_changes_nothing(similarity: str, pair: Any) -> None:
+    """The aligned network is the same to the bit."""
+    match = matcher(pair.network, pair.spec, similarity)
+    shuffled = permute(pair.spec, random_permutations(jax.random.key(6), pair.spec, pair.params_b), pair.params_b)
+    aligned = [
+        permute(pair.spec, match(pair.params_a, b, pair.inputs).permutations, b) for b in (pair.params_b, shuffled)
+    ]
+    chex.assert_trees_all_equal(*aligned)
+
+
+@pytest.mark.parametrize("similarity", PAPERS)
+def test_approximate_dimensions_equal_the_papers_formulas(similarity: str, pair: Any) -> None:
+    phi = activations(pair.params_a, pair.inputs)
+    moments = measure(pair.network)(pair.params_a, pair.params_b, pair.inputs)
+    dimensions = approximate_dimensions(pair.spec, pair.params_a, similarity=similarity, moments=moments)
+    assert tuple(dimensions) == pair.spec.groups
+    for l, group in enumerate(pair.spec.groups, start=1):
+        w = np.asarray(pair.params_a[group]["kernel"], np.float64).T
+        matrix = {
+            "weights": w.T @ w,
+            "covariance": w @ second_moment(phi[l - 1]) @ w.T,
+            "activations": second_moment(phi[l]),
+        }[similarity]
+        expected = np.trace(matrix) ** 2 / np.trace(matrix @ matrix)
+        assert float(dimensions[group]) == pytest.approx(expected, rel=1e-4)
+        assert 1 <= expected <= min(w.shape) or similarity == "activations"
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES)
+def test_jit_and_vmap_equal_a_loop_and_a_nan_spoils_no_neighbour(similarity: str, small_pairs: Any) -> None:
+    """Permutations to the bit, objectives to rounding; the spoilt pair is flagged and its permutations are valid."""
+    match = matcher(small_pairs.network, small_pairs.spec, similarity)
+    batched = jax.jit(jax.vmap(match, in_axes=(0, 0, None)))
+    a, b, inputs = small_pairs[2:5]
+    batch = batched(a, b, inputs)
+    loop = [match(*(jax.tree.map(lambda v, i=i: v[i], side) for side in (a, b)), inputs) for i in range(3)]
+    stacked = jax.tree.map(lambda *m: jnp.stack(m), *loop)
+    chex.assert_trees_all_equal(batch.permutations, stacked.permutations)
+    chex.assert_trees_all_close(batch, stacked, rtol=1e-4, atol=1e-4)
+    b["Dense_0"]["kernel"] = b["Dense_0"]["kernel"].at[1, 0, 0].set(jnp.nan)
+    spoilt = batched(a, b, inputs)
+    assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: v[::2], m) for m in (spoilt, batch)))
+    for p in spoilt.permutations.values():
+        assert sorted(p[1].tolist()) == list(range(p.shape[1]))
+
+
+def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
+    a, b = (jax.tree.map(lambda v: v[0], side) for side in small_pairs[2:4])
+    matches = [
+        jax.jit(functools.partial(match_layerwise, small_pairs.spec, similarity="weights", backend=backend))(a, b)
+        for backend in ("scipy", "optax")
+    ]
+    chex.assert_trees_all_equal(*matches)
+
+
+def test_half_precision_parameters_count_in_float32(pair: Any) -> None:
+    half = [jax.tree.map(lambda v: v.astype(jnp.bfloat16), p) for p in (pair.params_a, pair.params_b)]
+    single = [jax.tree.map(lambda v: v.astype(jnp.float32), p) for p in half]
+    for similarity in ("weights", "covariance"):
+        moments = measure(pair.network)(*single, pair.inputs)
+        matches = [match_layerwise(pair.spec, *p, similarity=similarity, moments=moments) for p in (half, single)]
+        chex.assert_trees_all_equal(*matches)
+        chex.assert_trees_all_equal_dtypes(*matches)
+
+
+def test_double_precision_stays_double(pair: Any, x64: None) -> None:
+    a, b = (jax.tree.map(jnp.float64, p) for p in (pair.params_a, pair.params_b))
+    matching = match_layerwise(pair.spec, a, b, similarity="weights")
+    for group, (matrix, p) in reference(a, b, pair.inputs, "weights").items():
+        assert matching.objective[group].dtype == jnp.float64
+        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-12)
+
+
+def convolutional(rng: np.random.Generator) -> dict[str, jax.Array]:
+    """Two convolutions and a shortcut that write one group after another, as lists of axes say."""
+    shapes = {"c1": (3, 3, 2, 6), "c2": (3, 3, 6, 5), "shortcut": (2, 5), "head": (5, 3)}
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+CONVOLUTIONAL = PermutationSpec.from_axes(
+    {
+        "c1": (None, None, None, writes("g")),
+        "c2": (None, None, reads("g"), writes("h")),
+        "shortcut": (None, writes("h")),
+        "head": (reads("h"), None),
+    }
+)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generator) -> None:
+    a, b = convolutional(rng), convolutional(rng)
+    matching = match_layerwise(CONVOLUTIONAL, a, b, similarity="weights")
+    first = linear_sum_assignment(np.einsum("hwio,hwip->op", a["c1"], b["c1"]), maximize=True)[1]
+    aligned = np.asarray(b["c2"])[:, :, first]
+    both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(b["shortcut"])
+    np.testing.assert_array_equal(matching.permutations["g"], first)
+    np.testing.assert_array_equal(matching.permutations["h"], linear_sum_assignment(both, maximize=True)[1])
+    similarity = layer_similarity(CONVOLUTIONAL, "h", a, b | {"c2": jnp.asarray(aligned)}, similarity="weights")
+    np.testing.assert_allclose(similarity, both, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,159 @@
+"""A matching in a file, and what the matching functions refuse."""
+
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from lmcjax import Matching, Moments, PermutationSpec, approximate_dimensions, match_layerwise, permute
+from lmcjax.statistics import sample_moments
+from lmcjax.symmetry import both, fixed, reads, writes
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+@pytest.fixture
+def matching(pair: Any) -> Matching:
+    return match_layerwise(pair.spec, pair.params_a, pair.params_b, similarity="weights")
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_what_is_saved_is_loaded(as_path: Any, matching: Matching, pair: Any, tmp_path: Path) -> None:
+    """Every field with its shape, dtype and bits; what is loaded can be used."""
+    path = as_path(tmp_path / "matching.safetensors")
+    matching.save(path)
+    loaded = Matching.load(path)
+    assert isinstance(loaded, Matching)
+    chex.assert_trees_all_equal_shapes_and_dtypes(loaded, matching)
+    chex.assert_trees_all_equal(loaded, matching)
+    chex.assert_trees_all_equal(*(permute(pair.spec, m.permutations, pair.params_b) for m in (loaded, matching)))
+
+
+def test_a_batch_and_odd_names_are_loaded(tmp_path: Path) -> None:
+    """Stacked matchings, a spoilt one among them, groups named like paths."""
+    objective = {"blocks/0/mlp": jnp.array([1.0, jnp.nan]), "h": jnp.array([2.0, -3.0])}
+    permutations = {"blocks/0/mlp": jnp.array([[1, 0], [0, 1]]), "h": jnp.array([[0, 1, 2], [2, 0, 1]])}
+    flags = jnp.array([True, False])
+    batch = Matching(permutations, objective, objective, jnp.array([1, 1]), flags, flags)
+    batch.save(tmp_path / "batch")
+    loaded = Matching.load(tmp_path / "batch")
+    chex.assert_trees_all_equal_shapes_and_dtypes(loaded, batch)
+    chex.assert_trees_all_equal(loaded, batch)
+
+
+def test_a_file_is_never_overwritten(matching: Matching, tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"precious")
+    with pytest.raises(FileExistsError, match="kept"):
+        matching.save(path)
+    assert path.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_truncated_file_is_an_error(keep: int, matching: Matching, tmp_path: Path) -> None:
+    path = tmp_path / "short"
+    matching.save(path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"short is not a readable safetensors file"):
+        Matching.load(path)
+
+
+def test_a_foreign_file_is_an_error(tmp_path: Path) -> None:
+    np.savez(tmp_path / "foreign.npz", permutations=np.arange(3))
+    with pytest.raises(ValueError, match=r"foreign\.npz is not a readable safetensors file"):
+        Matching.load(tmp_path / "foreign.npz")
+    with pytest.raises(FileNotFoundError):
+        Matching.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"Dense_0/kernel": np.zeros((2, 2))}, "no saved matching.*'Dense_0/kernel'"),
+        ({"permutations": np.arange(3)}, "no saved matching.*'permutations'"),
+        ({"finite/g": np.array(True)}, "no saved matching.*'finite/g'"),
+        ({"permutations/g": np.arange(3)}, r"lacks \['iterations', 'converged', 'finite'\]"),
+    ],
+)
+def test_foreign_tensors_are_an_error(tensors: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    save_file(tensors, tmp_path / "other")
+    with pytest.raises(ValueError, match=message):
+        Matching.load(tmp_path / "other")
+
+
+def moments(n: int) -> Moments:
+    rng = np.random.default_rng(n)
+    return sample_moments(*rng.normal(size=(2, 9, n)).astype(np.float32))
+
+
+GOOD = {"Dense_0/kernel": 12, "Dense_0": 24, "Dense_1": 20, "Dense_2": 16}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("options", "sizes", "message"),
+    [
+        ({"similarity": "cosine"}, GOOD, "'cosine' is not one of .*'weights'"),
+        ({"similarity": "weights", "backend": "gurobi"}, GOOD, "'gurobi'"),
+        ({"similarity": "covariance"}, None, "'covariance' needs moments.*None.*activation_moments"),
+        ({"similarity": "weights", "include_bias": True}, GOOD, "include_bias.*'covariance' only, not 'weights'"),
+        ({"similarity": "activations"}, {"Dense_0": 24}, r"no moments for 'Dense_1', only for \['Dense_0'\]"),
+        ({"similarity": "covariance"}, {"Dense_0": 24}, r"no moments for 'Dense_0/kernel', only for \['Dense_0'\]"),
+        ({"similarity": "covariance"}, GOOD | {"Dense_0": 5}, r"'Dense_1/kernel' has 24 inputs.*\(5, 5\)"),
+        ({"similarity": "activations"}, GOOD | {"Dense_1": 5}, r"Dense_1.*\(5, 5\).*20|Dense_1.*20.*\(5, 5\)"),
+        ({"similarity": "correlation"}, GOOD | {"Dense_2": 5}, r"Dense_2.*\(5, 5\).*16|Dense_2.*16.*\(5, 5\)"),
+    ],
+)
+def test_options_and_moments_that_do_not_fit(options: Any, sizes: Any, message: str, pair: Any) -> None:
+    given = None if sizes is None else {name: moments(n) for name, n in sizes.items()}
+    with pytest.raises(ValueError, match=message):
+        match_layerwise(pair.spec, pair.params_a, pair.params_b, moments=given, **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_dimensions_refuse_what_has_none(pair: Any) -> None:
+    given = {name: moments(n) for name, n in GOOD.items()}
+    with pytest.raises(ValueError, match="'correlation' has no approximate dimension"):
+        approximate_dimensions(pair.spec, pair.params_a, similarity="correlation", moments=given)
+    with pytest.raises(ValueError, match="'activations' needs moments"):
+        approximate_dimensions(pair.spec, pair.params_a, similarity="activations")
+
+
+def test_networks_that_differ_are_named(pair: Any) -> None:
+    other = pair.params_b | {"Dense_1": {"kernel": jnp.zeros((24, 21)), "bias": jnp.zeros(21)}}
+    with pytest.raises(ValueError, match=r"'Dense_1/bias' has shape \(20,\) in params_a but \(21,\) in params_b"):
+        match_layerwise(pair.spec, pair.params_a, other, similarity="weights")
+
+
+@pytest.mark.parametrize(
+    ("axes", "shapes", "message"),
+    [
+        (
+            {"w2": (reads("g"), writes("h")), "w1": (None, writes("g")), "b": (writes("h"),)},
+            {"w2": (3, 4), "w1": (2, 3), "b": (4,)},
+            None,
+        ),
+        (
+            {"b": (writes("h"),), "w2": (reads("g"), writes("h")), "w1": (None, writes("g"))},
+            {"w2": (3, 4), "w1": (2, 3), "b": (4,)},
+            r"'w2' writes group 'h' and depends on \['g'\], which comes later in \('h', 'g'\)",
+        ),
+        ({"w": (None, writes("g", inner=2))}, {"w": (3, 8)}, "'w' writes group 'g' through .*one plain segment"),
+        ({"w": (None, (fixed(1), writes("g")))}, {"w": (3, 8)}, "'w' writes group 'g' through .*one plain segment"),
+        ({"w": (None, writes("g", batch_axes=(0,)))}, {"w": (2, 4)}, "'g' has batch axes"),
+        ({"w": (both("g"),)}, {"w": (4,)}, "'g'.*kernel"),
+    ],
+)
+def test_specs_that_cannot_be_followed(axes: Any, shapes: Any, message: str | None) -> None:
+    params = {name: jax.random.normal(jax.random.key(0), shape) for name, shape in shapes.items()}
+    spec = PermutationSpec.from_axes(axes)
+    if message is None:
+        assert match_layerwise(spec, params, params, similarity="weights").finite
+        return
+    with pytest.raises(ValueError, match=message):
+        match_layerwise(spec, params, params, similarity="weights")

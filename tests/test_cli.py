@@ -1,0 +1,122 @@
+"""The command line, as a user meets it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+
+from lmcjax import cli
+
+TINY = [
+    "figure2",
+    "--scale",
+    "tiny",
+    "--dataset",
+    "digits",
+    "--num-hidden-layers",
+    "1",
+    "--num-points",
+    "3",
+    "--repetitions",
+    "1",
+]
+
+
+def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The error line of a command that must fail with one line and exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("lmcjax: error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_figure2_in_a_fresh_process(tmp_path: Path):
+    """The command as installed: tables on the screen, three files, then never silently over them."""
+    command = [Path(sys.executable).with_name("lmcjax"), *TINY, "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "4 networks of 1 hidden layers of 16 on digits" in " ".join(done.stdout.split())
+    for expected in ("no matching", "covariance", "walk between networks", "100%"):
+        assert expected in done.stdout
+    for name in ("results.nc", "figure2.png", "figure2.pdf"):
+        assert (tmp_path / "out" / name).stat().st_size > 1000
+        assert str(tmp_path / "out" / name) in done.stdout.replace("\n", "")
+    before = (tmp_path / "out" / "results.nc").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "already holds results.nc" in again.stderr
+    assert (tmp_path / "out" / "results.nc").read_bytes() == before
+
+
+def test_overwrite_and_plot(tmp_path, capsys):
+    (tmp_path / "results.nc").write_text("old")
+    cli.main([*TINY, "--out", str(tmp_path), "--overwrite"])
+    results = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
+    assert results.sizes["neuron"] == 16
+    (tmp_path / "figure2.png").unlink()
+    capsys.readouterr()
+    cli.main(["plot", str(tmp_path)])
+    assert (tmp_path / "figure2.png").exists()
+    assert "Test barrier" in capsys.readouterr().out
+
+
+def test_options_override_the_scale():
+    config = cli.Figure2(scale="paper", width=64, learning_rates=("0.1", "1e-3:1e-2:2")).config()
+    assert (config.width, config.epochs, config.batch_size, config.repetitions) == (64, 50, 500, 4)
+    assert config.learning_rates == (0.1, 0.001, 0.01)
+    assert cli.Figure2().config().learning_rates == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
+
+
+def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmcjax.experiments.figure2.run_figure2", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*TINY, "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "lmcjax: interrupted, nothing was written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Expected one of"),
+        (["figure3"], "figure3"),
+        (["figure2", "--wdth", "3"], "--wdth"),
+        (["figure2", "--width", "wide"], "--width"),
+        (["figure2", "--width", "0"], "width is at least 1, not 0"),
+        (["figure2", "--optimizer", "lion"], "invalid choice 'lion'"),
+        (["figure2", "--learning-rates", "1e-4:1e-1"], "'1e-4:1e-1' is neither a number nor a range"),
+        (["figure2", "--learning-rates", "1e-4:1e-1:1"], "'1e-4:1e-1:1' is neither a number nor a range"),
+        (["figure2", "--learning-rates=-1"], "learning rates are positive"),
+        (["figure2", "--dataset", "no-such-data"], "unknown data set 'no-such-data'"),
+        (["figure2", "--dataset", "digits", "--batch-size", "5000"], "batch size 5000 is larger than the training set"),
+        (["plot", "no-such-folder"], "no-such-folder/results.nc: no such file"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(capsys, *arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_results(capsys, tmp_path):
+    (tmp_path / "results.nc").write_bytes(b"not netCDF")
+    assert "results.nc" in fails(capsys, "plot", str(tmp_path))
+
+
+def test_help_names_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["figure2", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--dataset", "--scale", "--learning-rates", "--optimizer", "--networks-per-batch", "--out"):
+        assert option in text
