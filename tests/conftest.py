@@ -98,9 +98,6 @@ class Pair(NamedTuple):
     inputs: Array
     labels: Array
 
-    def moments(self) -> dict[str, lmcjax.Moments]:
-        return lmcjax.activation_moments(self.network.taps, self.params_a, self.params_b, self.inputs, batch_size=128)
-
 
 def random_params(widths: tuple[int, ...], rng: np.random.Generator) -> PyTree:
     """Kernels of He's variance, and random biases, because fresh biases are all 0; `widths` from inputs to outputs."""
@@ -114,16 +111,13 @@ def random_params(widths: tuple[int, ...], rng: np.random.Generator) -> PyTree:
 
 
 def random_pair(widths: tuple[int, ...], num_samples: int, seed: int) -> Pair:
+    """The labels are what the first network says, as if it were trained."""
     rng = np.random.default_rng(seed)
     network = lmcjax.FlaxNetwork(lmcjax.MLP(widths[1:-1], widths[-1]), input_shape=widths[:1])
-    return Pair(
-        network,
-        lmcjax.mlp_spec(len(widths) - 2),
-        random_params(widths, rng),
-        random_params(widths, rng),
-        jnp.asarray(rng.normal(size=(num_samples, widths[0])), jnp.float32),
-        jnp.arange(num_samples) % widths[-1],
-    )
+    params_a, params_b = random_params(widths, rng), random_params(widths, rng)
+    inputs = jnp.asarray(rng.normal(size=(num_samples, widths[0])), jnp.float32)
+    labels = jax.jit(lambda x: network.apply(params_a, x).argmax(-1))(inputs)
+    return Pair(network, lmcjax.mlp_spec(len(widths) - 2), params_a, params_b, inputs, labels)
 
 
 @pytest.fixture(scope="session")

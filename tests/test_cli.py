@@ -110,7 +110,9 @@ def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch
 
 def test_damaged_results(capsys, tmp_path):
     (tmp_path / "results.nc").write_bytes(b"not netCDF")
-    assert "results.nc" in fails(capsys, "plot", str(tmp_path))
+    assert "results.nc: not a readable netCDF file" in fails(capsys, "plot", str(tmp_path))
+    xr.Dataset({"x": 1}).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
+    assert "results.nc: not results of figure2, it lacks" in fails(capsys, "plot", str(tmp_path))
 
 
 def test_help_names_every_option(capsys):

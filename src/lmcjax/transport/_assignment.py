@@ -56,9 +56,9 @@ def linear_assignment(
 
 
 def _scipy_assignment(cost: Array) -> Array:
-    # `pure_callback` copies its operand into a JAX array, by a thread of the pool that also runs the CPU devices: where
-    # every such thread sits in a callback (as many CPU devices as cores), it waits for that copy forever. A buffer
-    # callback reads the operand in place. It needs a CPU; elsewhere those threads are free, and `pure_callback` is safe.
+    # `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the CPU devices: where
+    # all of these are in callbacks (as many devices as cores), they wait for their copies forever. A buffer callback
+    # reads the operand in place, but only on a CPU; elsewhere the pool is free, and `pure_callback` safe.
     return jax.lax.platform_dependent(cost, cpu=_callback_on_cpu, default=_callback_elsewhere)
 
 
