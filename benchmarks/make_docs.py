@@ -16,7 +16,8 @@ to measure again, then that one.
 def section(result: dict[str, Any]) -> str:
     table = [result["columns"], *result["rows"]]
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in table]
-    rule = [":--" if isinstance(cell, str) and not cell[:1].isdigit() else "--:" for cell in result["rows"][0]]
+    numeric = [any(cell[:1].isdigit() or cell[:1] == "-" for cell in column[1:]) for column in zip(*cells, strict=True)]
+    rule = ["--:" if right else ":--" for right in numeric]
     lines = [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
     return "\n".join(
         [

@@ -1,6 +1,7 @@
 """48 networks at once against a Python loop over one jitted step."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,8 @@ COLUMNS = (
 )
 NOTE = f"""
 One epoch of {NUM_NETWORKS} MLPs with three hidden layers on mnist5k (4,000 images), SGD with momentum, float32. *loop*:
-for each network, a Python loop over one jitted training step, compiled once, with donated buffers, the data on the device
-and the same shuffles. *lmcjax*: `train_networks`, all networks in one compiled call, sharded over one CPU device per
+for each network, a Python loop over one jitted training step, compiled once, with donated buffers, the data on the
+device and the same shuffles. *lmcjax*: `train_networks`, all networks in one compiled call, sharded over one CPU device per
 core. Both run in one process, in turns; times are medians, the ratio is the median of ratios of neighbouring runs.
 The losses of all networks at all steps agree to 1e-5, or the benchmark fails. Operations counted: matrix products
 only, 6 per weight and sample but for the first layer's input gradient. The machine's matrix-product rate is that of one
@@ -89,7 +90,7 @@ def make_loop(configs: TrainConfig, keys: jax.Array, data: tuple[jax.Array, jax.
 def operations(width: int, batch_size: int, steps: int) -> float:
     """Floating-point operations of the matrix products of `steps` steps."""
     sizes = (784, width, width, width, 10)
-    weights = [m * n for m, n in zip(sizes, sizes[1:], strict=False)]
+    weights = [m * n for m, n in itertools.pairwise(sizes)]
     return steps * batch_size * (6 * sum(weights) - 2 * weights[0])
 
 

@@ -3,7 +3,6 @@
 import functools
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +31,9 @@ def ends(rng: np.random.Generator, *batch: int) -> list[dict[str, np.ndarray]]:
     return [{name: rng.normal(size=(*batch, n)).astype(np.float32) for name, n in (("w", 4), ("b", 2))} for _ in "ab"]
 
 
-@pytest.mark.parametrize("num_points", [2, 3, 4, 25])
+@pytest.mark.parametrize("num_points", [2, 3, 4])
 def test_of_a_concave_quadratic(num_points: int, rng: np.random.Generator) -> None:
-    """`E = -||theta||^2` lies `t (1 - t) ||A - B||^2` above its chord: a quarter at the midpoint, on the grid or not."""
+    """`-||theta||^2` lies `t (1 - t) ||A - B||^2` above its chord: a quarter at the midpoint, on the grid or not."""
     a, b = ends(rng)
     result = linear_barrier(concave, a, b, num_points=num_points)
     square = float(-concave(jax.tree.map(np.subtract, a, b)))
@@ -69,7 +68,7 @@ def test_equals_a_loop_over_the_points(num_points: int, rng: np.random.Generator
     assert float(result.midpoint_loss) == pytest.approx(losses[-1], rel=1e-4, abs=1e-5)
 
 
-@pytest.mark.parametrize("num_points", [3, 4, 5, 24, 25, 101])
+@pytest.mark.parametrize("num_points", [3, 4, 25, 83])
 def test_the_midpoint_is_at_one_half(num_points: int) -> None:
     """To the bit, whether the grid holds it or not, and no extra point shows in the results."""
     result = linear_barrier(lambda p: p[0], [jnp.float32(0)], [jnp.float32(1)], num_points=num_points)
@@ -98,31 +97,21 @@ def test_further_metrics_come_along(rng: np.random.Generator) -> None:
     assert result.values.norm.shape == (4,)
 
 
-@pytest.mark.parametrize("where", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(("where", "bad"), [(0.0, np.nan), (0.5, np.inf), (1.0, -np.inf)])
 def test_a_bad_loss_is_flagged_and_spoils_no_neighbour(where: float, bad: float, rng: np.random.Generator) -> None:
-    a, b = ends(rng, 3)
-    positions = [np.zeros(3, np.float32), np.ones(3, np.float32)]
-    cursed = np.array([False, True, False])
+    a, b = (side | {"t": np.full(3, i, np.float32)} for i, side in enumerate(ends(rng, 3)))
 
     def loss(params: Any) -> jax.Array:
         return jnp.where(params["cursed"] & (params["t"] == where), bad, wavy(params))
 
-    sides = [side | {"t": t, "cursed": cursed} for side, t in zip((a, b), positions, strict=True)]
-    result = jax.jit(jax.vmap(functools.partial(linear_barrier, loss, num_points=4)))(*sides)
+    batched = jax.jit(jax.vmap(functools.partial(linear_barrier, loss, num_points=4)))
+    cursed, blessed = ({"cursed": np.array([False, curse, False])} for curse in (True, False))
+    result, clean = batched(a | cursed, b | cursed), batched(a | blessed, b | blessed)
     assert result.finite.tolist() == [True, False, True]
+    assert clean.finite.all()
+    np.testing.assert_array_equal(np.asarray(result.height)[::2], np.asarray(clean.height)[::2])
     with pytest.raises(ValueError, match=r"BarrierResult\.finite is False at \[1\]: 1 of 3"):
         require_finite(result)
-    clean = jax.jit(jax.vmap(functools.partial(linear_barrier, wavy, num_points=4)))(a, b)
-    np.testing.assert_allclose(result.height[::2], clean.height[::2], rtol=1e-6)
-
-
-def test_jit_and_vmap_equal_a_loop(rng: np.random.Generator) -> None:
-    a, b = ends(rng, 3)
-    barrier = functools.partial(linear_barrier, wavy, num_points=6)
-    batch = jax.jit(jax.vmap(barrier))(a, b)
-    loop = [barrier(*(jax.tree.map(lambda v, i=i: v[i], side) for side in (a, b))) for i in range(3)]
-    chex.assert_trees_all_close(batch, jax.tree.map(lambda *r: jnp.stack(r), *loop), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("field", ["height", "height_over_mean", "midpoint_loss"])

@@ -1,6 +1,5 @@
 """Losses over a data set in batches, against the whole at once and against NumPy."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -11,6 +10,8 @@ import pytest
 from scipy.special import log_softmax
 
 from lmcjax import LossAndAccuracy, batched_loss, cross_entropy_and_accuracy
+
+score = jax.jit(cross_entropy_and_accuracy)
 
 
 class Data(NamedTuple):
@@ -39,19 +40,18 @@ def classification(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np
 
 
 @pytest.mark.usefixtures("strict_promotion")
-@pytest.mark.parametrize("batch_size", [1, 5, 22, 23, 1000])
-@pytest.mark.parametrize("container", [lambda *data: data, Data])
-def test_in_batches_equals_the_whole(batch_size: int, container: Callable, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("batch_size", [1, 5, 23, 1000])
+def test_in_batches_equals_the_whole(batch_size: int, rng: np.random.Generator) -> None:
     """A short last batch counts by its size."""
     w, x, y = regression(rng)
     whole = ((x @ w - y) ** 2).sum(1).mean()
-    loss_fn = batched_loss(linear, mean_square, container(x, y), batch_size)
-    assert float(loss_fn(w)) == pytest.approx(float(whole), rel=1e-5)
+    loss_fn = batched_loss(linear, mean_square, Data(x, y), batch_size)
+    assert float(jax.jit(loss_fn)(w)) == pytest.approx(float(whole), rel=1e-5)
 
 
 def test_cross_entropy_and_accuracy_equal_scipy(rng: np.random.Generator) -> None:
     w, x, y = classification(rng)
-    result = cross_entropy_and_accuracy(jnp.asarray(x @ w), y)
+    result = score(jnp.asarray(x @ w), y)
     assert float(result.loss) == pytest.approx(-log_softmax(x @ w, axis=1)[np.arange(23), y].mean(), rel=1e-5)
     assert float(result.accuracy) == pytest.approx(np.mean((x @ w).argmax(1) == y), rel=1e-6)
 
@@ -59,9 +59,9 @@ def test_cross_entropy_and_accuracy_equal_scipy(rng: np.random.Generator) -> Non
 @pytest.mark.parametrize("batch_size", [5, 23])
 def test_every_metric_is_averaged_by_samples(batch_size: int, rng: np.random.Generator) -> None:
     w, x, y = classification(rng)
-    result = batched_loss(linear, cross_entropy_and_accuracy, (x, y), batch_size)(jnp.asarray(w))
+    result = jax.jit(batched_loss(linear, cross_entropy_and_accuracy, (x, y), batch_size))(w)
     assert isinstance(result, LossAndAccuracy)
-    chex.assert_trees_all_close(result, cross_entropy_and_accuracy(jnp.asarray(x @ w), y), rtol=1e-5)
+    chex.assert_trees_all_close(result, score(jnp.asarray(x @ w), y), rtol=1e-5)
 
 
 @pytest.mark.usefixtures("strict_promotion")
@@ -96,7 +96,7 @@ def test_one_batch_of_activations_at_a_time(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("num_classes", [2, 1000])
 def test_uniform_logits_cost_the_logarithm_of_the_classes(num_classes: int) -> None:
-    result = cross_entropy_and_accuracy(jnp.zeros((6, num_classes)), jnp.zeros(6, jnp.int32))
+    result = score(jnp.zeros((6, num_classes)), jnp.zeros(6, jnp.int32))
     assert float(result.loss) == pytest.approx(np.log(num_classes), rel=1e-6)
     assert float(result.accuracy) == 1
 

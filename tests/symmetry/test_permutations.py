@@ -1,5 +1,6 @@
 """Permutations of neurons: the group they form, and the networks they act on, against NumPy indexing."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import chex
@@ -16,6 +17,10 @@ from lmcjax.symmetry import check_permutations, fixed, reads, writes
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
+draw = jax.jit(random_permutations, static_argnums=1)
+act = jax.jit(permute, static_argnums=0)
+
+
 class Layer(NamedTuple):
     kernel: Any
     bias: Any
@@ -29,7 +34,7 @@ def dense_stack(widths: tuple[int, ...], seed: int = 0) -> tuple[PermutationSpec
             "kernel": rng.normal(size=(m, n)).astype(np.float32),
             "bias": rng.normal(size=n).astype(np.float32),
         }
-        for i, (m, n) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        for i, (m, n) in enumerate(itertools.pairwise(widths))
     }
     return mlp_spec(len(widths) - 2), params
 
@@ -40,7 +45,7 @@ def assert_same_bits(actual: Any, expected: Any) -> None:
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-widths_and_seed = st.tuples(st.lists(st.integers(1, 5), min_size=3, max_size=5).map(tuple), st.integers(0, 2**31 - 1))
+widths_and_seed = st.tuples(st.lists(st.integers(1, 4), min_size=3, max_size=4).map(tuple), st.integers(0, 2**31 - 1))
 
 
 @given(widths_and_seed)
@@ -77,10 +82,11 @@ def test_permute_is_the_papers_product_of_matrices(drawn: tuple[tuple[int, ...],
 
 
 def test_the_networks_outputs_stay(pair: Any) -> None:
-    p = random_permutations(jax.random.key(3), pair.spec, pair.params_a)
+    p = draw(jax.random.key(3), pair.spec, pair.params_a)
     assert not any(np.array_equal(v, np.arange(len(v))) for v in p.values())
     with jax.numpy_dtype_promotion("standard"):
-        outputs = [pair.network.apply(q, pair.inputs) for q in (pair.params_a, permute(pair.spec, p, pair.params_a))]
+        apply = jax.jit(pair.network.apply)
+        outputs = [apply(q, pair.inputs) for q in (pair.params_a, act(pair.spec, p, pair.params_a))]
     np.testing.assert_allclose(outputs[0], outputs[1], atol=1e-5)
 
 
@@ -103,7 +109,7 @@ def test_blocks_permute_the_middle_factor(outer: int, n: int, inner: int, seed: 
     p = np.random.default_rng(seed).permutation(n)
     x = np.random.default_rng(seed).normal(size=(2, outer * n * inner)).astype(np.float32)
     spec = PermutationSpec.from_axes({"b": (writes("g"),), "w": (None, reads("g", outer=outer, inner=inner))})
-    permuted = permute(spec, {"g": p}, {"b": np.arange(n), "w": x})
+    permuted = act(spec, {"g": p}, {"b": np.arange(n), "w": x})
     np.testing.assert_array_equal(permuted["w"], x.reshape(2, outer, n, inner)[:, :, p].reshape(x.shape))
     np.testing.assert_array_equal(permuted["b"], p)
 
@@ -115,7 +121,7 @@ def test_concatenations_permute_each_stretch_on_its_own(left: int, n: int, m: in
     x = rng.normal(size=(left + n + 1 + 2 * m, 2)).astype(np.float32)
     axis = (fixed(left), reads("g"), fixed(1), reads("h", outer=2))
     spec = PermutationSpec.from_axes({"g": (writes("g"),), "h": (writes("h"),), "w": (axis, None)})
-    permuted = permute(spec, {"g": p, "h": q}, {"g": np.zeros(n), "h": np.zeros(m), "w": x})["w"]
+    permuted = act(spec, {"g": p, "h": q}, {"g": np.zeros(n), "h": np.zeros(m), "w": x})["w"]
     parts = np.split(x, np.cumsum([left, n, 1, m]))
     np.testing.assert_array_equal(permuted, np.concatenate([parts[0], parts[1][p], parts[2], parts[3][q], parts[4][q]]))
 

@@ -111,7 +111,7 @@ def test_bind_names_a_leaf_that_the_parameters_lack() -> None:
     del params["b1"]
     with pytest.raises(ValueError, match=r"leaf 'b1'.*\['w1', 'w2'\]"):
         PermutationSpec.from_axes(DENSE).bind(params)
-    with pytest.raises(ValueError, match="did you mean 'params/.*prefix of mlp_spec"):
+    with pytest.raises(ValueError, match=r"did you mean 'params/.*prefix of mlp_spec"):
         PermutationSpec.from_axes(DENSE).bind({"params": dense_params()})
 
 
@@ -156,7 +156,7 @@ def test_from_axes_refuses_groups_that_cannot_be(axes: dict[str, Any], message: 
 
 @pytest.mark.usefixtures("unchecked")
 def test_segments_refuse_bad_roles_and_blocks() -> None:
-    with pytest.raises(ValueError, match="outer and inner.* 0 and 1"):
+    with pytest.raises(ValueError, match=r"outer and inner.* 0 and 1"):
         writes("g", outer=0)
     with pytest.raises(ValueError, match="not 'listens'"):
         Segment("g", "listens")

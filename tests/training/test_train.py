@@ -193,6 +193,7 @@ def test_networks_per_call_follows_memory():
         ({"batch_size": 0}, "batch_size is at least 1, not 0"),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_bad_configuration(options, message):
     with pytest.raises(ValueError, match=message):
         config(**options)

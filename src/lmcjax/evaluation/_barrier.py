@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from lmcjax.interpolation import interpolate
@@ -52,7 +53,7 @@ def linear_barrier(
     if num_points < 2:
         raise ValueError(f"a path has at least 2 points, not num_points={num_points}")
     dtype = jnp.result_type(float)
-    points = jnp.linspace(0, 1, num_points, dtype=dtype)
+    points = jnp.asarray(np.arange(num_points) / (num_points - 1), dtype)  # 1/2 exactly, where it is on the grid
     on_grid = num_points % 2 == 1
     evaluated = points if on_grid else jnp.append(points, jnp.asarray(0.5, dtype))
     middle = num_points // 2 if on_grid else num_points

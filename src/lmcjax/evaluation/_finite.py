@@ -24,6 +24,7 @@ def require_finite(result: Result) -> Result:
     for flag in flags:
         values = np.asarray(getattr(result, flag))
         if not values.all():
-            where = f" at {np.argwhere(~values).squeeze(-1).tolist()}" if values.ndim == 1 else ""
+            indices = [index[0] if len(index) == 1 else tuple(index) for index in np.argwhere(~values).tolist()]
+            where = f" at {indices}" if values.ndim else ""
             raise ValueError(f"{type(result).__name__}.{flag} is False{where}: {int((~values).sum())} of {values.size}")
     return result

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Array, PyTree
 
-from lmcjax.batching import map_in_chunks, network_map
+from lmcjax.batching import map_in_chunks, network_map, replicate
 from lmcjax.data import Dataset
 from lmcjax.evaluation import BarrierResult, batched_loss, cross_entropy_and_accuracy, linear_barrier
 from lmcjax.matching import Matching, Similarity, approximate_dimensions, match_layerwise
@@ -26,6 +26,7 @@ from lmcjax.training import Optimizer, TrainConfig, TrainResult, train_networks
 SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
 MATCHINGS = ("none", *SIMILARITIES)
 SPLITS = ("train", "test")
+_CALLS = 8  # compiled calls that a stage is cut into, for its progress bar
 _FIRST_KERNEL = "Dense_0/kernel"
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
@@ -147,7 +148,7 @@ def _measure_moments(
     hidden = map_in_chunks(
         of_pair, chunk, pairs, (inputs,), on_progress=lambda done, total: on_progress("activations", done, total)
     )
-    return hidden, jax.jit(lambda x: activation_moments(input_taps, (), (), x))(inputs)
+    return hidden, jax.device_get(jax.jit(lambda x: activation_moments(input_taps, (), (), x))(inputs))
 
 
 def match_pair(spec: PermutationSpec, params_a: PyTree, params_b: PyTree, moments: dict[str, Moments]) -> PairMatchings:
@@ -218,8 +219,9 @@ def run_figure2(
     trained = timed("train", lambda: _train(config, dataset, on_progress))
     pairs = tuple(jax.tree.map(operator.itemgetter(np.s_[side::2]), trained.params) for side in (0, 1))
     spec = spec.bind(jax.tree.map(lambda leaf: leaf[0], pairs[0]))
-    train, test = (tuple(map(jnp.asarray, samples)) for samples in (dataset.train, dataset.test))
-    chunk = -(-config.num_pairs // 8)
+    devices = jax.local_devices()[: config.num_pairs]
+    train, test = replicate((tuple(dataset.train), tuple(dataset.test)), devices)
+    chunk = len(devices) * -(-config.num_pairs // (_CALLS * len(devices)))
 
     moments, input_moments = timed(
         "activations", lambda: _measure_moments(network, pairs, train[0], chunk, on_progress)

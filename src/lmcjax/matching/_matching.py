@@ -35,7 +35,7 @@ class Matching(NamedTuple):
         tensors = {}
         for field, value in self._asdict().items():
             named = {f"{field}/{group}": v for group, v in value.items()} if isinstance(value, dict) else {field: value}
-            tensors.update({name: np.ascontiguousarray(v) for name, v in named.items()})
+            tensors.update({name: np.array(v, order="C") for name, v in named.items()})
         save_file(tensors, path, metadata={"format": "lmcjax.Matching", "version": "1"})
 
     @classmethod

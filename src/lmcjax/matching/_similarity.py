@@ -5,8 +5,9 @@ from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from lmcjax._dtypes import accumulation_dtype
 from lmcjax.statistics import Moments, approximate_dimension, cross_correlation, cross_covariance, second_moment
 from lmcjax.symmetry import PermutationSpec, named_leaves
 
@@ -61,12 +62,14 @@ def incoming_leaves(spec: PermutationSpec, group: str) -> tuple[list[tuple[str, 
                 "list the leaves of the spec in the order of the computation"
             )
         kernels.append((name, axis))
+    if not kernels:
+        raise ValueError(f"no kernel writes group {group!r}, only {vectors}: there are no incoming weights to compare")
     return kernels, vectors
 
 
-def _rows(leaf: Array, axis: int) -> Array:
+def _rows(leaf: ArrayLike, axis: int) -> Array:
     """The incoming weights of each neuron: `[n, rest]`."""
-    leaf = jnp.asarray(leaf, jnp.promote_types(leaf.dtype, jnp.float32))
+    leaf = jnp.asarray(leaf, accumulation_dtype(leaf))
     return jnp.moveaxis(leaf, axis, 0).reshape(leaf.shape[axis], -1)
 
 
@@ -74,6 +77,14 @@ def _moments_at(moments: Mapping[str, Moments], name: str) -> Moments:
     if name not in moments:
         raise ValueError(f"there are no moments for {name!r}, only for {sorted(moments)}")
     return moments[name]
+
+
+def _own(spec: PermutationSpec, group: str, moments: Mapping[str, Moments]) -> Moments:
+    """The moments of a group's own activations."""
+    found, size = _moments_at(moments, group), spec.group_shapes()[group][-1]
+    if found.centred_ab.shape != (size, size):
+        raise ValueError(f"group {group!r} has {size} neurons, its moments are {found.centred_ab.shape}")
+    return found
 
 
 def _input_moments(spec: PermutationSpec, kernel: str, moments: Mapping[str, Moments]) -> Moments:
@@ -117,11 +128,9 @@ def layer_similarity(
     Source: the paper, Section 6.
     """
     check_similarity(spec, similarity, moments, include_bias)
-    moments = moments or {}
-    if similarity == "activations":
-        return cross_covariance(_moments_at(moments, group))
-    if similarity == "correlation":
-        return cross_correlation(_moments_at(moments, group))
+    spec, moments = spec.bind(params_a), moments or {}
+    if similarity in ("activations", "correlation"):
+        return (cross_covariance if similarity == "activations" else cross_correlation)(_own(spec, group, moments))
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     kernels, vectors = incoming_leaves(spec, group)
     if include_bias and (len(kernels), len(vectors)) != (1, 1):
@@ -130,14 +139,16 @@ def layer_similarity(
     for name, axis in kernels:
         rows_a, rows_b = _rows(leaves_a[name], axis), _rows(leaves_b[name], axis)
         if include_bias:
-            rows_a = jnp.column_stack([rows_a, leaves_a[vectors[0]].astype(rows_a.dtype)])
-            rows_b = jnp.column_stack([rows_b, leaves_b[vectors[0]].astype(rows_b.dtype)])
+            rows_a = jnp.column_stack([rows_a, jnp.asarray(leaves_a[vectors[0]], rows_a.dtype)])
+            rows_b = jnp.column_stack([rows_b, jnp.asarray(leaves_b[vectors[0]], rows_b.dtype)])
         if similarity == "covariance":
             metric = _metric(_input_moments(spec, name, moments), include_bias)
             if metric.shape[0] != rows_a.shape[1]:
                 raise ValueError(
                     f"kernel {name!r} has {rows_a.shape[1]} inputs, the moments of its inputs are {metric.shape}"
                 )
+            dtype = accumulation_dtype(rows_a, rows_b, metric)
+            rows_a, rows_b, metric = (x.astype(dtype) for x in (rows_a, rows_b, metric))
             rows_a = jnp.matmul(rows_a, metric, precision=jax.lax.Precision.HIGHEST)
         terms.append(jnp.matmul(rows_a, rows_b.T, precision=jax.lax.Precision.HIGHEST))
     return sum(terms[1:], terms[0])
@@ -170,7 +181,8 @@ def approximate_dimensions(
     if similarity == "correlation":
         raise ValueError("similarity='correlation' has no approximate dimension, only weights, covariance, activations")
     if similarity == "activations":
-        return {g: approximate_dimension(second_moment(_moments_at(moments or {}, g))) for g in spec.groups}
+        spec = spec.bind(params)
+        return {g: approximate_dimension(second_moment(_own(spec, g, moments or {}))) for g in spec.groups}
     return {
         g: approximate_dimension(layer_similarity(spec, g, params, params, similarity=similarity, moments=moments))
         for g in spec.groups

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from lmcjax._dtypes import accumulation_dtype
+
 
 def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
     """`Dim(M) = (tr M)^2 / tr(M^2)` of a symmetric positive semi-definite matrix: between 1 and its rank.
@@ -18,6 +20,6 @@ def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
     shape = jnp.shape(matrix)
     if len(shape) != 2 or shape[0] != shape[1]:
         raise ValueError(f"matrix has shape {shape}, expected a square one; use jax.vmap for batches")
-    matrix = jnp.asarray(matrix, jnp.promote_types(jnp.result_type(matrix), jnp.float32))
+    matrix = jnp.asarray(matrix, accumulation_dtype(matrix))
     matrix = matrix / jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))  # squares neither overflow nor vanish
     return jnp.trace(matrix) ** 2 / jnp.sum(matrix * matrix.T)

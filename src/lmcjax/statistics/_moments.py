@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num, PyTree
 
+from lmcjax._dtypes import accumulation_dtype
+
 Taps: TypeAlias = Callable[[PyTree, Array], Mapping[str, Array]]
 """`taps(params, inputs)`: named activations `[num_samples, n]`, such as `MLP.taps`."""
 
@@ -37,12 +39,14 @@ def sample_moments(a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_sa
     """
     if jnp.ndim(a) != 2 or jnp.shape(a) != jnp.shape(b) or jnp.shape(a)[0] == 0:
         raise ValueError(f"a and b are activations [num_samples, n] of equal shape, not {jnp.shape(a)}, {jnp.shape(b)}")
-    dtype = jnp.promote_types(jnp.result_type(a, b), jnp.result_type(float))
+    dtype = accumulation_dtype(a, b, least=jnp.result_type(float))
     a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
+    first_a, first_b = a[0], b[0]
+    a, b = a - first_a, b - first_b  # small numbers, and exactly 0 for a constant neuron
     mean_a, mean_b = jnp.mean(a, axis=0), jnp.mean(b, axis=0)
-    a, b = a - mean_a, b - mean_b
     count = jnp.asarray(a.shape[0], dtype)
-    return Moments(count, mean_a, mean_b, _outer_sum(a, a), _outer_sum(b, b), _outer_sum(a, b))
+    a, b = a - mean_a, b - mean_b
+    return Moments(count, first_a + mean_a, first_b + mean_b, _outer_sum(a, a), _outer_sum(b, b), _outer_sum(a, b))
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
@@ -89,9 +93,18 @@ def activation_moments(
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
     inputs = jnp.asarray(inputs)
 
+    def activations(params: PyTree, x: Array) -> dict[str, Array]:
+        values = taps(params, x).items()
+        return {name: jnp.asarray(v, accumulation_dtype(v, least=jnp.result_type(float))) for name, v in values}
+
+    origin_a, origin_b = (
+        {name: value[0] for name, value in activations(params, inputs[:1]).items()} for params in (params_a, params_b)
+    )
+
     def of_batch(x: Array) -> dict[str, Moments]:
-        a, b = taps(params_a, x), taps(params_b, x)
-        return {name: sample_moments(a[name], b[name]) for name in a}
+        """Measured from the first sample: means stay small, and merging them costs no digits."""
+        a, b = activations(params_a, x), activations(params_b, x)
+        return {n: sample_moments(a[n] - origin_a[n], b[n] - origin_b[n]) for n in a}
 
     def merge(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
         return {name: merge_moments(first[name], second[name]) for name in first}
@@ -103,7 +116,8 @@ def activation_moments(
     end = num_samples - num_samples % batch_size
     total = of_batch(inputs[:batch_size])
     total, _ = jax.lax.scan(add_batch, total, jnp.arange(batch_size, end, batch_size))
-    return total if end == num_samples else merge(total, of_batch(inputs[end:]))
+    total = total if end == num_samples else merge(total, of_batch(inputs[end:]))
+    return {n: m._replace(mean_a=m.mean_a + origin_a[n], mean_b=m.mean_b + origin_b[n]) for n, m in total.items()}
 
 
 def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
@@ -124,4 +138,5 @@ def cross_correlation(moments: Moments) -> Float[Array, "n n"]:
         squared = jnp.diagonal(centred)
         return jnp.where(squared == 0, 0, jax.lax.rsqrt(jnp.where(squared == 0, 1, squared)))
 
-    return inverse_norm(moments.centred_aa)[:, None] * moments.centred_ab * inverse_norm(moments.centred_bb)
+    correlation = inverse_norm(moments.centred_aa)[:, None] * moments.centred_ab * inverse_norm(moments.centred_bb)
+    return jnp.clip(correlation, -1, 1)  # rounding

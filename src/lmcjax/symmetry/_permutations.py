@@ -11,8 +11,8 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 from lmcjax.symmetry._leaves import named_leaves, rebuild
 from lmcjax.symmetry._spec import Axis, PermutationSpec
 
-Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "*batch n"]]
-"""Group name to index vector: `permutations[g][i]` is the neuron of B that takes the place of A's neuron `i`."""
+Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "..."]]
+"""Group name to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place of A's neuron `i`."""
 
 
 def _shapes(spec: PermutationSpec, params: PyTree | None) -> dict[str, tuple[int, ...]]:
@@ -97,9 +97,13 @@ def _axis_index(axis: Axis, permutations: Permutations) -> Array:
     pieces: list[Array] = []
     offset = 0
     for segment in axis:
-        p = jnp.arange(1) if segment.group is None else jnp.asarray(permutations[segment.group])
-        outer = jnp.arange(segment.outer)[:, None, None] * p.shape[-1]
-        index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(segment.inner)
+        p = (
+            jnp.arange(1, dtype=jnp.int32)
+            if segment.group is None
+            else jnp.asarray(permutations[segment.group], jnp.int32)
+        )
+        outer = jnp.arange(segment.outer, dtype=jnp.int32)[:, None, None] * p.shape[-1]
+        index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(segment.inner, dtype=jnp.int32)
         length = segment.length(p.shape[-1])
         pieces.append(offset + index.reshape(*p.shape[:-1], length))
         offset += length

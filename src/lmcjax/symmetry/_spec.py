@@ -151,6 +151,12 @@ class PermutationSpec:
         sizes = _solve_sizes(self, named)
         shapes = []
         for group in self.groups:
+            for name, _, segment in self.segments(group):
+                if any(not 0 <= b < len(named[name]) for b in segment.batch_axes):
+                    raise ValueError(
+                        f"leaf {name!r} has shape {named[name]}, which lacks the batch axes {segment.batch_axes} "
+                        f"of group {group!r}"
+                    )
             batches = {tuple(named[name][b] for b in s.batch_axes): name for name, _, s in self.segments(group)}
             if len(batches) > 1:
                 raise ValueError(f"group {group!r} has different batch shapes in different leaves: {batches}")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key
 
-from lmcjax.batching import network_map
+from lmcjax.batching import network_map, replicate
 from lmcjax.training._train import TrainConfig, TrainResult, TrainState, check_data, init_state, train_steps
 
 _CPU_BUDGET = 2**30
@@ -78,9 +78,10 @@ def train_networks(
     if networks_per_batch is not None and networks_per_batch < 1:
         raise ValueError(f"networks_per_batch is at least 1, not {networks_per_batch}")
     num_samples = check_data(data, configs.batch_size)
-    per_batch = min(networks_per_batch or networks_per_call(configs, num_samples, devices), keys.size)
+    most = networks_per_batch or networks_per_call(configs, num_samples, devices)
+    per_batch = -(-keys.size // -(-keys.size // most))  # batches of equal size: a short one would be filled up
     steps_per_call = num_samples // configs.batch_size
-    data = jax.device_put(tuple(jnp.asarray(array) for array in data))
+    data = replicate(tuple(jnp.asarray(array) for array in data), devices[:per_batch])
 
     init, advance = _compiled(devices)
     results = []

@@ -39,7 +39,7 @@ class TrainConfig:
         loss: static; `loss(outputs, labels)`, the mean over a batch.
     """
 
-    learning_rate: float | Float[ArrayLike, "*batch"]
+    learning_rate: Any  # a float, or an array of them with an axis per vmap; while JAX traces, any leaf
     network: Network = dataclasses.field(metadata={"static": True})
     num_steps: int = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(default=100, metadata={"static": True})
@@ -74,9 +74,7 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.adamw(schedule, weight_decay=config.weight_decay)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
+class TrainState(NamedTuple):
     """A run between two steps: all that it needs to go on, so it can be stored, moved and batched."""
 
     config: TrainConfig

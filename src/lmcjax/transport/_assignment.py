@@ -12,6 +12,8 @@ from jax.experimental.buffer_callback import Buffer, ExecutionContext, buffer_ca
 from jaxtyping import Array, ArrayLike, Int, Num
 from scipy.optimize import linear_sum_assignment
 
+from lmcjax._dtypes import accumulation_dtype
+
 AssignmentBackend: TypeAlias = Literal["auto", "scipy", "optax"]
 
 _NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -30,8 +32,8 @@ def linear_assignment(
         cost: traced, any unit. Where an entry is nan or inf the identity comes back, and nothing hangs or raises; the
             functions above this one report it in their `finite` fields.
         maximize: static.
-        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64 on the host through
-            `jax.pure_callback`, the problems of a batch spread over threads. `"optax"`: optax's Hungarian algorithm on
+        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64 on the host through a
+            callback, the problems of a batch spread over threads. `"optax"`: optax's Hungarian algorithm on
             the device, in the precision of `cost`. `"auto"`: scipy where JAX's default backend is a CPU, else optax.
 
     Returns:
@@ -82,25 +84,25 @@ def _solve_on_host(cost: Buffer | Array) -> np.ndarray:
     cost = np.asarray(cost)
     problems = cost.reshape(-1, *cost.shape[-2:])
     columns = np.empty(problems.shape[:2], np.int32)
-
-    def solve(indices: np.ndarray) -> None:
-        for i in indices:
-            if np.isfinite(problems[i]).all():
-                columns[i] = linear_sum_assignment(problems[i])[1]
-            else:
-                columns[i] = np.arange(problems.shape[1])
-
-    tasks = np.array_split(np.arange(len(problems)), min(len(problems), _NUM_THREADS * _TASKS_PER_THREAD))
-    if len(tasks) < 2 or _NUM_THREADS < 2:
-        solve(np.arange(len(problems)))
+    num_tasks = min(len(problems), _NUM_THREADS * _TASKS_PER_THREAD)
+    if num_tasks < 2 or _NUM_THREADS < 2:
+        _solve_each(problems, columns)
     else:
         with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(solve, tasks))
+            list(pool.map(_solve_each, np.array_split(problems, num_tasks), np.array_split(columns, num_tasks)))
     return columns.reshape(cost.shape[:-1])
 
 
+def _solve_each(problems: np.ndarray, columns: np.ndarray) -> None:
+    finite = np.isfinite(problems).all(axis=(1, 2))  # once per task: each call queues for the interpreter lock
+    for i, problem in enumerate(problems):
+        columns[i] = (
+            linear_sum_assignment(problem.astype(np.float64, copy=False))[1] if finite[i] else np.arange(len(problem))
+        )
+
+
 def _optax_assignment(cost: Array) -> Array:
-    cost = cost.astype(jnp.promote_types(cost.dtype, jnp.float32))
+    cost = cost.astype(accumulation_dtype(cost))
     finite = jnp.isfinite(cost).all()
     identity = jnp.arange(cost.shape[0], dtype=jnp.int32)
     rows, columns = optax.assignment.hungarian_algorithm(jnp.where(finite, cost, 0))

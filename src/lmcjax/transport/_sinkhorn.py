@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
+from lmcjax._dtypes import accumulation_dtype
+
 
 class SinkhornPlan(NamedTuple):
     """The result of `sinkhorn_plan`; `vmap` prepends axes to every field."""
@@ -54,7 +56,7 @@ def sinkhorn_plan(
     for name, weights, size in (("a", a, shape[0]), ("b", b, shape[1])):
         if weights is not None and jnp.shape(weights) != (size,):
             raise ValueError(f"{name} has shape {jnp.shape(weights)}, the cost {shape} asks for {(size,)}")
-    cost = jnp.asarray(cost, jnp.promote_types(jnp.result_type(cost), jnp.float32))
+    cost = jnp.asarray(cost, accumulation_dtype(cost))
     finite_cost = jnp.isfinite(cost).all()
     problem = linear_problem.LinearProblem(
         geometry.Geometry(cost_matrix=jnp.where(finite_cost, cost, 0), epsilon=jnp.asarray(epsilon, cost.dtype)),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from lmcjax._dtypes import accumulation_dtype
 from lmcjax.transport._assignment import AssignmentBackend, linear_assignment
 
 
@@ -30,10 +31,11 @@ def wasserstein2(
     """
     if jnp.ndim(x) != 2 or jnp.shape(x) != jnp.shape(y):
         raise ValueError(f"x and y are two clouds [n, d] of equal shape, not {jnp.shape(x)} and {jnp.shape(y)}")
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
+    dtype = accumulation_dtype(x, y)
     x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
     centre = jnp.mean(x, axis=0)  # the optimal permutation does not move with the origin, the rounding does
     inner = jnp.matmul(x - centre, (y - centre).T, precision=jax.lax.Precision.HIGHEST)
     squared = jnp.mean(jnp.sum((x - y[linear_assignment(inner, maximize=True, backend=backend)]) ** 2, axis=1))
     apart = squared != 0
-    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
+    return jnp.where(jnp.isfinite(squared), distance, jnp.nan)

@@ -1,0 +1,232 @@
+"""The contract of the core: every public function of the pure packages works under `jit`, `vmap`, in any precision."""
+
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, transport
+
+PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation")
+NOT_TRANSFORMED = {
+    "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
+    "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
+    "symmetry.mlp_spec": "static: makes a spec",
+    "symmetry.both": "static: makes a segment",
+    "symmetry.fixed": "static: makes a segment",
+    "symmetry.reads": "static: makes a segment",
+    "symmetry.writes": "static: makes a segment",
+    "evaluation.require_finite": "on the host: raises by the values of a result",
+}
+SPEC = mlp_spec(1)
+COUNT = 3  # examples along the leading axis of every argument
+
+
+class Case(NamedTuple):
+    """A function of one example, and stacked examples."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    strict: bool = True  # False: through ott or optax, which mix dtypes
+
+
+sampled = jax.jit(jax.vmap(statistics.sample_moments))
+
+
+def normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(COUNT, *shape)), jnp.float32)
+
+
+def params(seed: int) -> dict[str, dict[str, jax.Array]]:
+    shapes = {"Dense_0": (3, 4), "Dense_1": (4, 2)}
+    return {n: {"kernel": normal(seed, *s), "bias": normal(seed + 1, s[1])} for n, s in shapes.items()}
+
+
+def permutations(seed: int) -> dict[str, jax.Array]:
+    rng = np.random.default_rng(seed)
+    return {"Dense_0": jnp.asarray(np.stack([rng.permutation(4) for _ in range(COUNT)]))}
+
+
+def taps(params: Any, inputs: Any) -> dict[str, jax.Array]:
+    hidden = jnp.tanh(jnp.matmul(inputs, params["Dense_0"]["kernel"]) + params["Dense_0"]["bias"])
+    return {"Dense_0/kernel": inputs, "Dense_0": hidden}
+
+
+def apply(params: Any, inputs: Any) -> jax.Array:
+    return jnp.matmul(taps(params, inputs)["Dense_0"], params["Dense_1"]["kernel"]) + params["Dense_1"]["bias"]
+
+
+def mean_square(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def moments(seed: int) -> statistics.Moments:
+    return sampled(normal(seed, 9, 4), normal(seed + 1, 9, 4))
+
+
+def measured(a: Any, b: Any, inputs: Any) -> dict[str, statistics.Moments]:
+    return statistics.activation_moments(taps, a, b, inputs, batch_size=4)
+
+
+@functools.cache
+def pair() -> tuple[Any, Any, dict[str, statistics.Moments]]:
+    """Two networks and the moments of their activations."""
+    a, b = params(0), params(2)
+    return a, b, jax.jit(jax.vmap(measured))(a, b, normal(4, 9, 3))
+
+
+def matched(similarity: str) -> Case:
+    def match(a: Any, b: Any, moments: Any) -> matching.Matching:
+        return matching.match_layerwise(SPEC, a, b, similarity=similarity, moments=moments)
+
+    return Case(match, pair())
+
+
+def similar(a: Any, b: Any, moments: Any) -> jax.Array:
+    return matching.layer_similarity(SPEC, "Dense_0", a, b, similarity="covariance", moments=moments)
+
+
+def dimensions(similarity: str) -> Case:
+    def dimension(a: Any, moments: Any) -> dict[str, jax.Array]:
+        return matching.approximate_dimensions(SPEC, a, similarity=similarity, moments=moments)
+
+    return Case(dimension, pair()[::2])
+
+
+def barrier(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResult:
+    loss = evaluation.batched_loss(apply, mean_square, (inputs, targets), 4)
+    return evaluation.linear_barrier(loss, a, b, num_points=4)
+
+
+def labels() -> jax.Array:
+    return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
+
+
+AXES = dict(SPEC.leaves)["Dense_1/kernel"]
+CASES: dict[str, Callable[[], Case]] = {
+    "symmetry.named_leaves": lambda: Case(symmetry.named_leaves, (params(0),)),
+    "symmetry.permute": lambda: Case(lambda p, x: symmetry.permute(SPEC, p, x), (permutations(0), params(0))),
+    "symmetry.permute_leaf": lambda: Case(
+        lambda p, x: symmetry.permute_leaf(AXES, p, x), (permutations(0), normal(0, 4, 2))
+    ),
+    "symmetry.compose": lambda: Case(symmetry.compose, (permutations(0), permutations(1))),
+    "symmetry.invert": lambda: Case(symmetry.invert, (permutations(0),)),
+    "symmetry.identity_permutations": lambda: Case(lambda x: symmetry.identity_permutations(SPEC, x), (params(0),)),
+    "symmetry.random_permutations": lambda: Case(
+        lambda key, x: symmetry.random_permutations(key, SPEC, x),
+        (jax.random.split(jax.random.key(0), COUNT), params(0)),
+    ),
+    "transport.linear_assignment[scipy]": lambda: Case(
+        lambda cost: transport.linear_assignment(cost, backend="scipy"), (normal(0, 5, 5),)
+    ),
+    "transport.linear_assignment[optax]": lambda: Case(
+        lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),), strict=False
+    ),
+    "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
+    "transport.sinkhorn_plan": lambda: Case(
+        lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
+        (normal(0, 4, 3), jnp.array([0.5, 1.0, 2.0])),
+        strict=False,
+    ),
+    "statistics.approximate_dimension": lambda: Case(statistics.approximate_dimension, (moments(0).centred_aa,)),
+    "statistics.sample_moments": lambda: Case(statistics.sample_moments, (normal(0, 9, 4), normal(1, 9, 4))),
+    "statistics.merge_moments": lambda: Case(statistics.merge_moments, (moments(0), moments(2))),
+    "statistics.activation_moments": lambda: Case(measured, (params(0), params(2), normal(4, 9, 3))),
+    "statistics.second_moment": lambda: Case(statistics.second_moment, (moments(0),)),
+    "statistics.cross_covariance": lambda: Case(statistics.cross_covariance, (moments(0),)),
+    "statistics.cross_correlation": lambda: Case(statistics.cross_correlation, (moments(0),)),
+    "matching.match_layerwise[weights]": lambda: matched("weights"),
+    "matching.match_layerwise[covariance]": lambda: matched("covariance"),
+    "matching.match_layerwise[activations]": lambda: matched("activations"),
+    "matching.match_layerwise[correlation]": lambda: matched("correlation"),
+    "matching.layer_similarity": lambda: Case(similar, pair()),
+    "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
+    "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),
+    "matching.approximate_dimensions[activations]": lambda: dimensions("activations"),
+    "interpolation.interpolate": lambda: Case(interpolation.interpolate, (params(0), params(2), normal(4))),
+    "evaluation.linear_barrier": lambda: Case(barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))),
+    "evaluation.batched_loss": lambda: Case(
+        lambda p, x, y: evaluation.batched_loss(apply, mean_square, (x, y), 4)(p),
+        (params(0), normal(4, 9, 3), normal(5, 9, 2)),
+    ),
+    "evaluation.cross_entropy_and_accuracy": lambda: Case(
+        evaluation.cross_entropy_and_accuracy, (normal(0, 9, 2), labels()), strict=False
+    ),
+}
+
+
+def public_functions() -> Iterator[str]:
+    """`package.function` of everything that can be called, but is neither a class nor a type alias."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"lmcjax.{package}")
+        for name, value in vars(module).items():
+            own = getattr(value, "__module__", "").startswith(module.__name__)  # not what a file imports
+            alias = inspect.isclass(value) or typing.get_origin(value) is not None
+            if callable(value) and own and not alias and not name.startswith("_"):
+                yield f"{package}.{name}"
+
+
+def test_the_table_covers_every_public_function() -> None:
+    covered = {name.split("[")[0] for name in CASES}
+    assert covered | NOT_TRANSFORMED.keys() == set(public_functions())
+    assert not covered & NOT_TRANSFORMED.keys()
+
+
+def take(tree: Any, i: int) -> Any:
+    """One example; sliced by NumPy, because each slice by JAX is a compilation."""
+    is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return jax.tree.map(lambda leaf: leaf[i] if is_key(leaf) else jnp.asarray(np.asarray(leaf)[i]), tree)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_jit_is_eager_and_vmap_is_a_loop(name: str) -> None:
+    function, arguments, _ = CASES[name]()
+    eager, jitted = function(*take(arguments, 0)), jax.jit(function)
+    loop = [jitted(*take(arguments, i)) for i in range(COUNT)]
+    batch = jax.jit(jax.vmap(function))(*arguments)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    chex.assert_trees_all_close(loop[0], eager, **close)
+    chex.assert_trees_all_equal_shapes_and_dtypes(loop[0], eager)
+    chex.assert_trees_all_close(batch, jax.tree.map(lambda *leaves: np.stack(leaves), *loop), **close)
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """The shapes of one example with another float type; moments have JAX's default one, whatever the activations."""
+    if isinstance(tree, statistics.Moments):
+        dtype = jnp.result_type(float)
+
+    def struct(leaf: Any) -> Any:
+        if isinstance(leaf, statistics.Moments) and leaf is not tree:
+            return cast(leaf, dtype)
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape[1:], dtype if floating else leaf.dtype)
+
+    return jax.tree.map(struct, tree, is_leaf=lambda x: isinstance(x, statistics.Moments) and x is not tree)
+
+
+@pytest.mark.parametrize(("dtype", "x64"), [(jnp.bfloat16, False), (jnp.float32, True), (jnp.float64, True)])
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name]().strict])
+def test_no_precision_is_mixed_by_accident(name: str, dtype: Any, x64: bool) -> None:
+    """Traced under strict promotion: half precision, double, and single beside double."""
+    function, arguments, _ = CASES[name]()
+    with jax.enable_x64(x64), jax.numpy_dtype_promotion("strict"):
+        jax.eval_shape(function, *cast(arguments, dtype))
+
+
+def test_types_are_checked_and_our_warnings_are_errors() -> None:
+    """What conftest.py sets up is in force."""
+    with pytest.raises(TypeCheckError):
+        transport.linear_assignment(jnp.zeros((2, 3)))
+    with pytest.raises(UserWarning, match="ours"):
+        exec("import warnings; warnings.warn('ours')", {"__name__": "lmcjax.somewhere"})
+    with pytest.warns(UserWarning, match="theirs"):
+        exec("import warnings; warnings.warn('theirs')", {"__name__": "elsewhere"})
