@@ -38,8 +38,8 @@ COLUMNS = (
 NOTE = f"""
 One epoch of {NUM_NETWORKS} MLPs with three hidden layers on mnist5k (4,000 images), SGD with momentum, float32. *loop*:
 for each network, a Python loop over one jitted training step, compiled once, with donated buffers, the data on the
-device and the same shuffles. *lmcjax*: `train_networks`, all networks in one compiled call, sharded over one CPU device per
-core. Both run in one process, in turns; times are medians, the ratio is the median of ratios of neighbouring runs.
+device and the same shuffles. *lmcjax*: `train_networks`, all networks in one compiled call, sharded over one CPU device
+per core. Both run in one process, in turns; times are medians, the ratio is the median of ratios of neighbouring runs.
 The losses of all networks at all steps agree to 1e-5, or the benchmark fails. Operations counted: matrix products
 only, 6 per weight and sample but for the first layer's input gradient. The machine's matrix-product rate is that of one
 product of 2048 x 2048 float32 matrices per core at a time, the cores together.

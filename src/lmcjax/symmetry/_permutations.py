@@ -12,7 +12,7 @@ from lmcjax.symmetry._leaves import named_leaves, rebuild
 from lmcjax.symmetry._spec import Axis, PermutationSpec
 
 Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "..."]]
-"""Group name to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place of A's neuron `i`."""
+"""Group to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place of A's `i`."""
 
 
 def _shapes(spec: PermutationSpec, params: PyTree | None) -> dict[str, tuple[int, ...]]:
