@@ -45,14 +45,17 @@ def measure(network: Any, batch: bool = False) -> Any:
 
 
 @functools.cache
-def matcher(network: Any, spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any) -> Any:
-    """`match(params_a, params_b, inputs)`, for a pair or for a batch of pairs."""
-
-    def match(a: Any, b: Any, moments: Any) -> Matching:
+def jitted_match(spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any) -> Any:
+    def match(a: Any, b: Any, moments: Any = None) -> Matching:
         return match_layerwise(spec, a, b, similarity=similarity, moments=moments, **options)
 
-    jitted = jax.jit(jax.vmap(match) if batch else match)
-    return lambda a, b, inputs: jitted(a, b, measure(network, batch)(a, b, inputs))
+    return jax.jit(jax.vmap(match) if batch else match)
+
+
+def matcher(network: Any, spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any) -> Any:
+    """`match(params_a, params_b, inputs)`, for a pair or for a batch of pairs."""
+    match = jitted_match(spec, similarity, batch, **options)
+    return lambda a, b, inputs: match(a, b, measure(network, batch)(a, b, inputs))
 
 
 @functools.cache
@@ -177,9 +180,7 @@ def test_covariance_matching_with_identity_moments_is_weight_matching(pair: Any)
 
     names = {"Dense_0/kernel": 12} | {g: n for g, (n,) in pair.spec.bind(pair.params_a).group_shapes().items()}
     moments = {name: identity(n) for name, n in names.items()}
-    match = functools.partial(match_layerwise, pair.spec)
-    by_covariance = jax.jit(functools.partial(match, similarity="covariance"))
-    by_weights = jax.jit(functools.partial(match, similarity="weights"))
+    by_covariance, by_weights = (jitted_match(pair.spec, similarity) for similarity in ("covariance", "weights"))
     chex.assert_trees_all_close(by_covariance(*pair[2:4], moments=moments), by_weights(*pair[2:4]), rtol=1e-5)
 
 
@@ -235,26 +236,21 @@ def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
         {name: jax.tree.map(lambda v: np.asarray(v)[0], side[name]) for name in ("Dense_0", "Dense_1")}
         for side in small_pairs[2:4]
     )
-    matches = [
-        jax.jit(functools.partial(match_layerwise, mlp_spec(1), similarity="weights", backend=backend))(a, b)
-        for backend in ("scipy", "optax")
-    ]
+    matches = [jitted_match(mlp_spec(1), "weights", backend=backend)(a, b) for backend in ("scipy", "optax")]
     chex.assert_trees_all_equal(*matches)
 
 
 def test_half_precision_parameters_count_in_float32(pair: Any) -> None:
-    half = [jax.tree.map(lambda v: v.astype(jnp.bfloat16), p) for p in (pair.params_a, pair.params_b)]
-    single = [jax.tree.map(lambda v: v.astype(jnp.float32), p) for p in half]
-    moments = measure(pair.network)(*single, pair.inputs)
-    match = jax.jit(functools.partial(match_layerwise, pair.spec, similarity="covariance"))
-    matches = [match(*p, moments=moments) for p in (half, single)]
+    half = [jax.tree.map(lambda v: np.asarray(v).astype(jnp.bfloat16), p) for p in (pair.params_a, pair.params_b)]
+    single = [jax.tree.map(lambda v: v.astype(np.float32), p) for p in half]
+    matches = [jitted_match(pair.spec, "weights")(*p) for p in (half, single)]
     chex.assert_trees_all_equal(*matches)
     chex.assert_trees_all_equal_dtypes(*matches)
 
 
 def test_double_precision_stays_double(pair: Any, x64: None) -> None:
     a, b = (jax.tree.map(jnp.float64, p) for p in (pair.params_a, pair.params_b))
-    matching = jax.jit(functools.partial(match_layerwise, pair.spec, similarity="weights"))(a, b)
+    matching = jitted_match(pair.spec, "weights")(a, b)
     for group, (matrix, p) in reference(a, b, pair.inputs, "weights").items():
         assert matching.objective[group].dtype == jnp.float64
         assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-12)
@@ -279,7 +275,7 @@ CONVOLUTIONAL = PermutationSpec.from_axes(
 @pytest.mark.usefixtures("strict_promotion")
 def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generator) -> None:
     a, b = convolutional(rng), convolutional(rng)
-    matching = jax.jit(functools.partial(match_layerwise, CONVOLUTIONAL, similarity="weights"))(a, b)
+    matching = jitted_match(CONVOLUTIONAL, "weights")(a, b)
     first = linear_sum_assignment(np.einsum("hwio,hwip->op", a["c1"], b["c1"]), maximize=True)[1]
     aligned = np.asarray(b["c2"])[:, :, first]
     both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(b["shortcut"])

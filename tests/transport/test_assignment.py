@@ -1,5 +1,6 @@
 """The exact assignment against SciPy and brute force, and what it does inside JAX's transformations."""
 
+import faulthandler
 import functools
 import itertools
 from collections.abc import Callable
@@ -179,6 +180,19 @@ def test_sharded_over_two_devices_equals_vmap(backend: str, two_devices: list[ja
     costs = np.random.default_rng(0).normal(size=(5, 6, 6)).astype(np.float32)
     solve = network_map(functools.partial(linear_assignment, backend=backend), devices=two_devices)
     np.testing.assert_array_equal(jax.jit(solve)(costs), batched(backend)(costs))
+
+
+def test_as_many_callbacks_as_cores_end(two_devices: list[jax.Device]) -> None:
+    """With large operands: callbacks that wait for a thread of the pool in which they run would wait forever."""
+    costs = np.random.default_rng(0).normal(size=(8, 200, 200)).astype(np.float32)
+    solve = jax.jit(network_map(functools.partial(linear_assignment, backend="scipy"), devices=two_devices))
+    expected = [linear_sum_assignment(cost)[1] for cost in costs]
+    faulthandler.dump_traceback_later(60, exit=True)  # a deadlock ends the run, and shows where
+    try:
+        for _ in range(20):
+            np.testing.assert_array_equal(solve(costs), expected)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.mark.usefixtures("strict_promotion")

@@ -12,7 +12,7 @@ from lmcjax.batching import network_map, replicate
 from lmcjax.training._train import TrainConfig, TrainResult, TrainState, check_data, init_state, train_steps
 
 _CPU_BUDGET = 2**30
-_COPIES = 4  # of a network's state: before, after, gradient, updates
+_COPIES = {"one by one": 2, "together": 4}  # of a network's state: before and after a call, gradient, updates
 
 
 def networks_per_call(config: TrainConfig, num_samples: int, devices: Sequence[jax.Device]) -> int:
@@ -23,7 +23,8 @@ def networks_per_call(config: TrainConfig, num_samples: int, devices: Sequence[j
     """
     state = jax.eval_shape(init_state, config, jax.random.key(0))
     state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    per_network = _COPIES * state_bytes + 8 * num_samples
+    copies = _COPIES["one by one" if devices[0].platform == "cpu" else "together"]
+    per_network = copies * state_bytes + 8 * num_samples
     stats = devices[0].memory_stats() or {}
     budget = stats.get("bytes_limit", 2 * _CPU_BUDGET / len(devices)) / 2 * len(devices)
     return max(len(devices), int(budget // per_network) // len(devices) * len(devices))
