@@ -99,7 +99,7 @@ def endpoint_table(results: xr.Dataset) -> Table:
         for values, digits in quantities:
             runs = values.sel(learning_rate=rate).values.ravel()
             runs = runs[~np.isnan(runs)]
-            cells.append(_spread(runs.mean(), runs.std(ddof=1), digits) if runs.size else "diverged")
+            cells.append(_spread(float(runs.mean()), float(runs.std(ddof=1)), digits) if runs.size else "diverged")
         good = finite.sel(learning_rate=rate)
         table.add_row(f"{rate:.3g}", *cells, f"{int((~good).sum())} of {good.size}")
     return table
