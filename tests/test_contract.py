@@ -20,6 +20,7 @@ PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", 
 NOT_TRANSFORMED = {
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
+    "symmetry.discover": "static: reads a program and shapes, makes a spec",
     "symmetry.mlp_spec": "static: makes a spec",
     "symmetry.both": "static: makes a segment",
     "symmetry.fixed": "static: makes a segment",
@@ -28,6 +29,7 @@ NOT_TRANSFORMED = {
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)
+PRODUCT = symmetry.PermutationSpec.from_axes({"w1": (None, symmetry.writes("g")), "w2": (symmetry.reads("g"), None)})
 COUNT = 3  # examples along the leading axis of every argument
 
 
@@ -49,6 +51,18 @@ def normal(seed: int, *shape: int) -> jax.Array:
 def params(seed: int) -> dict[str, dict[str, jax.Array]]:
     shapes = {"Dense_0": (3, 4), "Dense_1": (4, 2)}
     return {n: {"kernel": normal(seed, *s), "bias": normal(seed + 1, s[1])} for n, s in shapes.items()}
+
+
+def kernels() -> dict[str, jax.Array]:
+    return {"w1": normal(0, 3, 4), "w2": normal(1, 4, 3)}
+
+
+def product(params: Any, inputs: Any) -> jax.Array:
+    return jnp.matmul(jnp.matmul(inputs, params["w1"]), params["w2"])
+
+
+def keys() -> jax.Array:
+    return jax.random.split(jax.random.key(0), COUNT)
 
 
 def permutations(seed: int) -> dict[str, jax.Array]:
@@ -123,8 +137,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.identity_permutations": lambda: Case(lambda x: symmetry.identity_permutations(SPEC, x), (params(0),)),
     "symmetry.random_permutations": lambda: Case(
         lambda key, x: symmetry.random_permutations(key, SPEC, x),
-        (jax.random.split(jax.random.key(0), COUNT), params(0)),
+        (keys(), params(0)),
     ),
+    "symmetry.verify": lambda: Case(
+        lambda p, x, key: symmetry.verify(product, PRODUCT, p, x, key=key), (kernels(), normal(4, 9, 3), keys())
+    ),
+    "symmetry.perturb": lambda: Case(symmetry.perturb, (keys(), kernels())),
     "transport.linear_assignment[scipy]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="scipy"), (normal(0, 5, 5),)
     ),

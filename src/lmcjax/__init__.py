@@ -27,11 +27,13 @@ from lmcjax.statistics import activation_moments as activation_moments
 from lmcjax.statistics import approximate_dimension as approximate_dimension
 from lmcjax.symmetry import PermutationSpec as PermutationSpec
 from lmcjax.symmetry import compose as compose
+from lmcjax.symmetry import discover as discover
 from lmcjax.symmetry import identity_permutations as identity_permutations
 from lmcjax.symmetry import invert as invert
 from lmcjax.symmetry import mlp_spec as mlp_spec
 from lmcjax.symmetry import permute as permute
 from lmcjax.symmetry import random_permutations as random_permutations
+from lmcjax.symmetry import verify as verify
 from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult
 from lmcjax.training import train as train

@@ -58,6 +58,12 @@ def scipy_objective(cost: np.ndarray, maximize: bool) -> float:
     return np.asarray(cost, np.float64)[linear_sum_assignment(cost, maximize)].sum()
 
 
+def scipy_permutations(costs: np.ndarray) -> np.ndarray:
+    """Problem by problem, over any number of leading axes; for random floats the optimum is unique."""
+    flat = costs.reshape(-1, *costs.shape[-2:])
+    return np.stack([linear_sum_assignment(cost)[1] for cost in flat]).reshape(costs.shape[:-1])
+
+
 def brute_force(cost: np.ndarray) -> float:
     return min(objective(cost, np.array(p)) for p in itertools.permutations(range(len(cost))))
 
@@ -82,11 +88,10 @@ def test_scipy_backend_reaches_scipys_objective(family: str, maximize: bool, rng
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_optax_backend_reaches_scipys_objective(family: str, maximize: bool, rng: np.random.Generator) -> None:
-    for n in (1, 16):
-        costs = FAMILIES[family](rng, 4, n).astype(np.float32)
-        for cost, p in zip(costs, np.asarray(batched("optax", maximize)(costs)), strict=True):
-            scale = float(np.abs(cost).max())
-            assert objective(cost, p) == pytest.approx(scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale)
+    costs = FAMILIES[family](rng, 8, 16).astype(np.float32)
+    for cost, p in zip(costs, np.asarray(batched("optax", maximize)(costs)), strict=True):
+        scale = float(np.abs(cost).max())
+        assert objective(cost, p) == pytest.approx(scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -102,7 +107,7 @@ def test_no_permutation_is_better(backend: str, cost: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.int32, jnp.uint8])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.uint8])
 def test_every_dtype_gives_the_optimum_as_int32(backend: str, dtype: jnp.dtype) -> None:
     cost = np.random.default_rng(3).integers(0, 10, (6, 6))
     solve = functools.partial(linear_assignment, backend=backend)
@@ -150,43 +155,39 @@ def test_no_gradient_passes_through_the_choice(backend: str, rng: np.random.Gene
 
     choice, gathered = jax.jit(jax.jacrev(values))(cost)
     np.testing.assert_array_equal(choice, np.zeros((5, 5)))
-    np.testing.assert_array_equal(gathered, np.eye(5)[np.asarray(batched(backend)(cost[None])[0])])
+    np.testing.assert_array_equal(gathered, np.eye(5)[scipy_permutations(np.asarray(cost))])
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nested_vmap_scan_and_map_equal_a_loop(backend: str, rng: np.random.Generator) -> None:
-    costs = jnp.asarray(rng.normal(size=(2, 3, 6, 6)), jnp.float32)
+def test_nested_vmap_scan_and_map_equal_a_loop_of_scipy(backend: str, rng: np.random.Generator) -> None:
+    costs = rng.normal(size=(2, 3, 6, 6)).astype(np.float32)
     solve = functools.partial(linear_assignment, backend=backend)
 
     @jax.jit
     def everywhere(costs: jax.Array) -> dict[str, jax.Array]:
+        scanned = jax.lax.scan(lambda carry, cost: (carry, solve(cost)), 0, costs.reshape(6, 6, 6))[1]
         return {
-            "nested": jax.vmap(jax.vmap(solve))(costs),
             "inner axis last": jax.vmap(jax.vmap(solve, 2))(jnp.moveaxis(costs, 1, -1)),
             "map": jax.lax.map(jax.vmap(solve), costs),
-            "scan": jax.lax.scan(lambda carry, cost: (carry, solve(cost)), 0, costs.reshape(6, 6, 6))[1].reshape(
-                2, 3, 6
-            ),
+            "scan": scanned.reshape(2, 3, 6),
         }
 
-    single = jax.jit(solve)
-    loop = np.array([[single(cost) for cost in row] for row in costs])
     for name, result in everywhere(costs).items():
-        np.testing.assert_array_equal(result, loop, err_msg=name)
+        np.testing.assert_array_equal(result, scipy_permutations(costs), err_msg=name)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sharded_over_two_devices_equals_vmap(backend: str, two_devices: list[jax.Device]) -> None:
+def test_sharded_over_two_devices_equals_a_loop_of_scipy(backend: str, two_devices: list[jax.Device]) -> None:
     costs = np.random.default_rng(0).normal(size=(5, 6, 6)).astype(np.float32)
     solve = network_map(functools.partial(linear_assignment, backend=backend), devices=two_devices)
-    np.testing.assert_array_equal(jax.jit(solve)(costs), batched(backend)(costs))
+    np.testing.assert_array_equal(jax.jit(solve)(costs), scipy_permutations(costs))
 
 
 def test_as_many_callbacks_as_cores_end(two_devices: list[jax.Device]) -> None:
     """With large operands: callbacks that wait for a thread of the pool in which they run would wait forever."""
     costs = np.random.default_rng(0).normal(size=(8, 200, 200)).astype(np.float32)
     solve = jax.jit(network_map(functools.partial(linear_assignment, backend="scipy"), devices=two_devices))
-    expected = [linear_sum_assignment(cost)[1] for cost in costs]
+    expected = scipy_permutations(costs)
     faulthandler.dump_traceback_later(60, exit=True)  # a deadlock ends the run, and shows where
     try:
         for _ in range(20):
@@ -199,8 +200,7 @@ def test_as_many_callbacks_as_cores_end(two_devices: list[jax.Device]) -> None:
 def test_more_problems_than_threads_in_one_call(rng: np.random.Generator) -> None:
     """Each problem keeps its place when the batch is dealt out to threads."""
     costs = rng.normal(size=(101, 3, 3)).astype(np.float32)
-    expected = [linear_sum_assignment(cost)[1] for cost in costs]
-    np.testing.assert_array_equal(batched("scipy")(costs), expected)
+    np.testing.assert_array_equal(batched("scipy")(costs), scipy_permutations(costs))
 
 
 def test_auto_takes_scipy_on_a_cpu() -> None:

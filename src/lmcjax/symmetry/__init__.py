@@ -1,5 +1,6 @@
 """Which axes of which parameters may be permuted together, and acting on them."""
 
+from lmcjax.symmetry._discover import discover as discover
 from lmcjax.symmetry._leaves import check_same_shapes as check_same_shapes
 from lmcjax.symmetry._leaves import named_leaves as named_leaves
 from lmcjax.symmetry._permutations import Permutations as Permutations
@@ -19,3 +20,6 @@ from lmcjax.symmetry._spec import fixed as fixed
 from lmcjax.symmetry._spec import mlp_spec as mlp_spec
 from lmcjax.symmetry._spec import reads as reads
 from lmcjax.symmetry._spec import writes as writes
+from lmcjax.symmetry._verify import Verification as Verification
+from lmcjax.symmetry._verify import perturb as perturb
+from lmcjax.symmetry._verify import verify as verify

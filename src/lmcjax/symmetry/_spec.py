@@ -82,10 +82,14 @@ class PermutationSpec:
     Attributes:
         leaves: `(leaf name, axes)` in order; each axis is a tuple of segments, empty where nothing acts.
         shapes: `(group, (*batch, n))` once `bind` has read the sizes off parameters; empty before.
+        unknown: primitives that `discover` did not know and where they stand; all that they touch is pinned.
+        dead: leaves on which, as `discover` found, nothing depends.
     """
 
     leaves: tuple[tuple[str, tuple[Axis, ...]], ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    unknown: tuple[tuple[str, str], ...] = dataclasses.field(default=(), compare=False)
+    dead: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @classmethod
     def from_axes(cls, axes: Mapping[str, Sequence[AxisLike]]) -> "PermutationSpec":
@@ -174,6 +178,8 @@ class PermutationSpec:
             for name, axis, s in self.segments(group):
                 block = f"  block [{s.outer}, n, {s.inner}]" if s.outer * s.inner > 1 else ""
                 rows.append(f"  {s.role:6s} {name} axis {axis}{block}")
+        rows += [f"unknown primitive {name!r}, pins what it touches: {source}" for name, source in self.unknown]
+        rows += [f"dead leaf {name}" for name in self.dead]
         return "\n".join(rows)
 
 

@@ -1,0 +1,221 @@
+"""Reading the permutation symmetries of a network off its program."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+import lmcjax.symmetry._rules  # noqa: F401 - registers the rules
+from lmcjax.symmetry._interpreter import Interpreter, Value
+from lmcjax.symmetry._leaves import named_leaves
+from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
+from lmcjax.symmetry._spec import Axis, PermutationSpec, Role, Segment
+
+
+def discover(
+    apply: Callable[[PyTree, Any], Any],
+    params: PyTree,
+    x: Any,
+    *,
+    pin: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> PermutationSpec:
+    """Which neurons of a network may be permuted, read off the program itself.
+
+    Abstract interpretation of the jaxpr of `apply`; nothing is executed. Two axes carry the same neurons where an
+    operation connects them (entry by entry, by contraction, ...); the axes of inputs and outputs, spatial axes, and
+    whatever looks at the order of an axis are pinned. What remains and touches parameters is a group. A primitive that
+    is not known pins all that it touches and is named in `spec.unknown`: a symmetry may be missed, none is made up.
+
+    Args:
+        apply: static; `apply(params, x)` gives the outputs, in any structure of arrays.
+        params: any pytree of arrays or `jax.ShapeDtypeStruct`; state such as BatchNorm's statistics included.
+        x: example inputs, a pytree of arrays or `jax.ShapeDtypeStruct`.
+        pin: names of groups that are not to be permuted.
+        names: new names of groups, by old name.
+
+    Returns:
+        A spec bound to the parameters' shapes; leaves and groups in the order of their first use. `spec.dead` names the
+        leaves that the outputs do not depend on.
+
+    Raises:
+        ValueError: `pin` or `names` names a group that there is not.
+    """
+    leaves = named_leaves(params)
+    closed = jax.make_jaxpr(apply)(
+        *jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), (params, x))
+    )
+    interpreter = Interpreter()
+    nodes = interpreter.nodes
+    parameters = [
+        Value(tuple(nodes.axis(size) for size in jnp.shape(leaf)), frozenset([i]))
+        for i, leaf in enumerate(leaves.values())
+    ]
+    inputs = [
+        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in jnp.shape(leaf)), None)
+        for leaf in jax.tree.leaves(x)
+    ]
+    interpreter.values.extend(parameters)
+    for result in interpreter.run_closed(closed, [*parameters, *inputs]):
+        for axis in result.axes:
+            nodes.pin(axis, "an axis of the outputs")
+    spec = _Reader(interpreter, list(leaves), parameters).spec()
+    return _override(spec, frozenset(pin), names or {})
+
+
+@dataclasses.dataclass
+class _Reader:
+    """Turns what interpretation found into a spec."""
+
+    interpreter: Interpreter
+    names: list[str]
+    parameters: list[Value]
+
+    @property
+    def nodes(self) -> Nodes:
+        return self.interpreter.nodes
+
+    def spec(self) -> PermutationSpec:
+        order = [*self.interpreter.order, *(i for i in range(len(self.names)) if i not in self.interpreter.order)]
+        self._pin_doubles()
+        batches = self._batch_atoms()
+        group_names = self._name_groups(order)
+        leaves = tuple((self.names[i], self._leaf_axes(i, group_names, batches)) for i in order)
+        shapes = tuple(
+            (name, (*(self.nodes.size(b) for b in batches[atom]), self.nodes.size(atom)))
+            for atom, name in group_names.items()
+        )
+        unknown = tuple(dict.fromkeys(self.interpreter.unknown))
+        dead = tuple(self.names[i] for i in order if i not in self.interpreter.order)
+        return PermutationSpec(leaves, shapes, unknown=unknown, dead=dead)
+
+    def _is_group(self, atom: int) -> bool:
+        return self.nodes.pinned(atom) is None
+
+    def _axes(self, leaf: int) -> tuple[NodeAxis, ...]:
+        return tuple(self.nodes.expand(axis) for axis in self.parameters[leaf].axes)
+
+    def _pin_doubles(self) -> None:
+        """A piece of a leaf's axis carries one group at most: of several, the largest stays."""
+        changed = True
+        while changed:
+            changed = False
+            for leaf in range(len(self.parameters)):
+                for piece in (piece for axis in self._axes(leaf) for piece in axis):
+                    groups = sorted(filter(self._is_group, piece), key=self.nodes.size)
+                    for atom in groups[:-1]:
+                        self.nodes.pin(((atom,),), "a second group within one axis")
+                        changed = True
+
+    def _roles(self) -> dict[tuple[int, int], set[str]]:
+        """How each leaf uses each atom."""
+        roles: dict[tuple[int, int], set[str]] = {}
+        for use in self.interpreter.uses:
+            for piece in self.nodes.expand(use.axis):
+                for atom in piece:
+                    for leaf in use.leaves:
+                        roles.setdefault((leaf, atom), set()).add(use.role)
+        return roles
+
+    def _batch_atoms(self) -> dict[int, list[int]]:
+        """Per group, the other index sets beside which it always stands: along those, permutations may differ."""
+        together: dict[int, set[int]] = {}
+        for value in self.interpreter.values:
+            if value.leaves is not None and not value.leaves:
+                continue  # a constant that is uniform where it is not pinned
+            pieces = [piece for axis in value.axes for piece in self.nodes.expand(axis)]
+            atoms = [atom for piece in pieces for atom in piece] + [self.nodes.find(node) for node in value.stacked]
+            single = {atom for atom in atoms if atoms.count(atom) == 1}
+            for atom in filter(self._is_group, set(atoms)):
+                others = single - {atom} if atom in single else set()
+                together[atom] = together.get(atom, others) & others
+        return {atom: [b for b in sorted(others) if self._is_batch(atom, b)] for atom, others in together.items()}
+
+    def _is_batch(self, atom: int, batch: int) -> bool:
+        """A batch axis is a whole axis of every leaf that carries the group, and is not permuted itself."""
+        if self._is_group(batch):
+            return False
+        for leaf in range(len(self.parameters)):
+            axes = self._axes(leaf)
+            if any(atom in piece for axis in axes for piece in axis) and ((batch,),) not in axes:
+                return False
+        return True
+
+    def _name_groups(self, order: list[int]) -> dict[int, str]:
+        """Groups by the leaf that writes them first, in the order of their first use."""
+        roles = self._roles()
+        found: dict[int, list[tuple[bool, str, int]]] = {}
+        for leaf in order:
+            for i, axis in enumerate(self._axes(leaf)):
+                for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
+                    writes = "writes" in roles.get((leaf, atom), ())
+                    found.setdefault(atom, []).append((writes, self.names[leaf], i))
+        candidates = {}
+        for atom, places in found.items():
+            _, leaf_name, i = max(places, key=lambda place: place[0])
+            candidates[atom] = (leaf_name.rpartition("/")[0] or leaf_name, f"{leaf_name}[{i}]")
+        bases = [base for base, _ in candidates.values()]
+        names = {a: base if bases.count(base) == 1 else precise for a, (base, precise) in candidates.items()}
+        taken: dict[str, int] = {}
+        for atom, name in names.items():
+            taken[name] = taken.get(name, 0) + 1
+            names[atom] = name if taken[name] == 1 else f"{name}.{taken[name]}"
+        return names
+
+    def _leaf_axes(self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]) -> tuple[Axis, ...]:
+        roles, axes = self._roles(), self._axes(leaf)
+        return tuple(self._segments(leaf, axis, axes, names, batches, roles) for axis in axes)
+
+    def _segments(
+        self,
+        leaf: int,
+        axis: NodeAxis,
+        axes: tuple[NodeAxis, ...],
+        names: Mapping[int, str],
+        batches: Mapping[int, list[int]],
+        roles: Mapping[tuple[int, int], set[str]],
+    ) -> Axis:
+        """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of them only is empty."""
+        segments: list[Segment] = []
+        for piece in axis:
+            position = next((i for i, atom in enumerate(piece) if atom in names), None)
+            if position is None:
+                length = self._length(piece)
+                if segments and segments[-1].group is None:
+                    length += segments.pop().outer
+                segments.append(Segment(None, outer=length))
+                continue
+            atom = piece[position]
+            used = roles.get((leaf, atom), {"writes"})
+            role: Role = "both" if len(used) == 2 else "reads" if "reads" in used else "writes"
+            batch_axes = tuple(axes.index(((b,),)) for b in batches[atom])
+            outer, inner = self._length(piece[:position]), self._length(piece[position + 1 :])
+            segments.append(Segment(names[atom], role, outer, inner, batch_axes))
+        return tuple(segments) if any(segment.group for segment in segments) else ()
+
+    def _length(self, piece: Piece) -> int:
+        return math.prod(self.nodes.size(atom) for atom in piece)
+
+
+def _override(spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, str]) -> PermutationSpec:
+    """Groups pinned and renamed as the user says."""
+    if unknown := sorted((pin | names.keys()) - set(spec.groups)):
+        raise ValueError(f"there is no group {unknown[0]!r}, only {spec.groups}")
+    shapes = dict(spec.shapes)
+
+    def change(segment: Segment) -> Segment:
+        if segment.group in pin:
+            return Segment(None, outer=segment.length(shapes[segment.group][-1]))
+        return dataclasses.replace(segment, group=names.get(segment.group or "", segment.group))
+
+    def change_axis(axis: Axis) -> Axis:
+        changed = tuple(map(change, axis))
+        return changed if any(segment.group for segment in changed) else ()
+
+    leaves = tuple((name, tuple(map(change_axis, axes))) for name, axes in spec.leaves)
+    kept = tuple((names.get(group, group), shape) for group, shape in spec.shapes if group not in pin)
+    return dataclasses.replace(spec, leaves=leaves, shapes=kept)

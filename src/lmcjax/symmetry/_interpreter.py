@@ -1,0 +1,141 @@
+"""Abstract interpretation of a jaxpr: every axis of every value becomes an index set (see `_nodes`).
+
+The invariant: if a permutation acts on an index set wherever it occurs in the parameters, every value of the program is
+permuted along the axes that carry it, and along no other. A rule per primitive keeps it, by merging index sets or by
+pinning them. A primitive without a rule pins everything that it touches.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jax.extend import core, source_info_util
+
+from lmcjax.symmetry._nodes import NodeAxis, Nodes
+
+
+class Value(NamedTuple):
+    """An intermediate value, as discovery sees it."""
+
+    axes: tuple[NodeAxis, ...]
+    leaves: frozenset[int] | None  # the parameter leaves it is made of alone; None: the data enter
+    stacked: frozenset[int] = frozenset()  # index sets of a `scan` over stacked layers, of which this is one entry
+
+
+class Use(NamedTuple):
+    """A value made of parameters alone meets the data."""
+
+    leaves: frozenset[int]
+    axis: NodeAxis
+    role: Literal["writes", "reads"]
+
+
+@dataclasses.dataclass
+class Interpreter:
+    """State of one discovery; `run` a jaxpr on values."""
+
+    nodes: Nodes = dataclasses.field(default_factory=Nodes)
+    values: list[Value] = dataclasses.field(default_factory=list)  # every value seen, in the program's order
+    uses: list[Use] = dataclasses.field(default_factory=list)
+    order: dict[int, None] = dataclasses.field(default_factory=dict)  # parameter leaves, in order of first use
+    unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # primitive, source line
+    source: str = "unknown line"  # of the equation at hand
+
+    def run(self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
+        """The values of the jaxpr's results, given those of its constants and arguments."""
+        environment: dict[Any, Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
+
+        def read(atom: Any) -> Value:
+            return self.constant(atom.val) if isinstance(atom, core.Literal) else environment[atom]
+
+        for equation in jaxpr.eqns:
+            operands = [read(atom) for atom in equation.invars]
+            results = self._apply(equation, operands)
+            self.values.extend(results)
+            environment.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def run_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+        """The same with the constants that the jaxpr carries."""
+        return self.run(closed.jaxpr, [self.constant(value) for value in closed.consts], arguments)
+
+    def _apply(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+        if not any(name in equation.params for name in _PROGRAMS):
+            for operand in operands:
+                self.order.update(dict.fromkeys(operand.leaves or ()))
+        caller = self.source
+        self.source = source_info_util.summarize(equation.source_info) or caller  # JAX's own programs name no line
+        rule = RULES.get(equation.primitive.name)
+        if rule is None:
+            self.unknown.append((equation.primitive.name, self.source))
+            rule = pin_everything
+        results = rule(self, equation, operands)
+        self.source = caller
+        return results
+
+    def constant(self, array: Any) -> Value:
+        """A concrete array: free along axes on which it is uniform, pinned along the others."""
+        try:
+            array = np.asarray(array)
+            uniform = [bool((array == array.take([0], axis=i)).all()) for i in range(array.ndim)]
+        except (TypeError, IndexError):  # random keys, empty arrays
+            uniform = [False] * np.ndim(array)
+        pins = [None if same else "a constant that is not uniform" for same in uniform]
+        axes = (self.nodes.axis(size, pin) for size, pin in zip(np.shape(array), pins, strict=True))
+        return Value(tuple(axes), frozenset())
+
+    def fresh(self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None) -> Value:
+        """A value of new index sets, made of the same things as `like`."""
+        return combine([self.nodes.axis(size, pinned) for size in shape], like)
+
+    def use(self, value: Value, axes: Sequence[int], role: Literal["writes", "reads"]) -> None:
+        """Note that some axes of a value made of parameters write or read what the data carry."""
+        if value.leaves:
+            self.uses.extend(Use(value.leaves, value.axes[axis], role) for axis in axes)
+
+    def meet(self, operands: Sequence[Value]) -> None:
+        """Operands that are combined entry by entry: parameters among data write."""
+        if any(value.leaves is None for value in operands):
+            for value in operands:
+                self.use(value, range(len(value.axes)), "writes")
+
+
+def combine(axes: Sequence[NodeAxis], operands: Sequence[Value]) -> Value:
+    """A result with these axes: made of the operands' leaves, inside the scans that any of them is inside of."""
+    leaves: frozenset[int] | None = frozenset()
+    stacked: frozenset[int] = frozenset()
+    for operand in operands:
+        leaves = None if leaves is None or operand.leaves is None else leaves | operand.leaves
+        stacked |= operand.stacked
+    return Value(tuple(axes), leaves, stacked)
+
+
+_PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")  # parameters of equations that hold programs
+
+Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register the rule of some primitives."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+def shapes(equation: core.JaxprEqn) -> list[tuple[int, ...]]:
+    """Shapes of an equation's results."""
+    return [tuple(getattr(var.aval, "shape", ())) for var in equation.outvars]
+
+
+def pin_everything(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """For primitives that nobody has thought about: nothing that they touch may be permuted."""
+    reason = f"primitive {equation.primitive.name!r} at {interpreter.source}"
+    for operand in operands:
+        for axis in operand.axes:
+            interpreter.nodes.pin(axis, reason)
+    return [interpreter.fresh(shape, operands, reason) for shape in shapes(equation)]

@@ -1,0 +1,168 @@
+"""Index sets and how they relate: what discovery knows about the axes of a program's values.
+
+An *atom* is an index set such as "the neurons of this layer". An *axis* of an array is a concatenation of *pieces*,
+and a piece is a product of atoms, outermost first (an axis of heads times channels has one piece of two atoms). Atoms
+of equal axes are merged; where an axis is cut or reshaped, its atoms are split into products or concatenations of
+smaller ones.
+"""
+
+import itertools
+import math
+from typing import TypeAlias
+
+Piece: TypeAlias = tuple[int, ...]
+NodeAxis: TypeAlias = tuple[Piece, ...]
+
+
+class Nodes:
+    """Union-find over index sets. Merging and splitting only ever adds constraints, so it may happen in any order."""
+
+    def __init__(self) -> None:
+        self._size: list[int] = []
+        self._parent: list[int] = []
+        self._split: dict[int, NodeAxis] = {}  # what a root was split into
+        self._pinned: dict[int, str] = {}  # root to reason
+
+    def new(self, size: int, pinned: str | None = None) -> int:
+        """A fresh index set of `size` elements; `pinned`: why nothing may permute it."""
+        node = len(self._size)
+        self._size.append(size)
+        self._parent.append(node)
+        if pinned is not None:
+            self._pinned[node] = pinned
+        return node
+
+    def axis(self, size: int, pinned: str | None = None) -> NodeAxis:
+        """A fresh axis; one of a single element is the empty product."""
+        return ((),) if size == 1 else ((self.new(size, pinned),),)
+
+    def find(self, node: int) -> int:
+        """The representative of everything merged with `node`."""
+        while self._parent[node] != node:
+            self._parent[node] = self._parent[self._parent[node]]
+            node = self._parent[node]
+        return node
+
+    def size(self, node: int) -> int:
+        """Number of elements."""
+        return self._size[node]
+
+    def length(self, axis: NodeAxis) -> int:
+        """Number of entries of an axis."""
+        return sum(self._product(piece) for piece in axis)
+
+    def _product(self, piece: Piece) -> int:
+        return math.prod(self._size[node] for node in piece)
+
+    def pinned(self, node: int) -> str | None:
+        """Why nothing may permute this atom; None: something may."""
+        return self._pinned.get(self.find(node))
+
+    def pin(self, axis: NodeAxis, reason: str) -> None:
+        """Nothing permutes any part of this axis. The first reason is kept."""
+        for piece in axis:
+            for node in piece:
+                root = self.find(node)
+                self._pinned.setdefault(root, reason)
+                if root in self._split:
+                    self.pin(self._split[root], reason)
+
+    def expand(self, axis: NodeAxis) -> NodeAxis:
+        """The axis in atoms that are no further split."""
+        return tuple(itertools.chain.from_iterable(self._expand_piece(piece) for piece in axis))
+
+    def _expand_piece(self, piece: Piece) -> NodeAxis:
+        """One piece; a concatenation inside a product is distributed where it is outermost, and pinned elsewhere."""
+        for i, node in enumerate(piece):
+            root = self.find(node)
+            split = self._split.get(root)
+            if split is None:
+                continue
+            before, after = piece[:i], piece[i + 1 :]
+            if len(split) == 1:
+                return self._expand_piece((*before, *split[0], *after))
+            if not before:
+                return self.expand(tuple((*part, *after) for part in split))
+            self.pin((piece,), "a concatenation inside a product of axes")
+        return (tuple(self.find(node) for node in piece),)
+
+    def _divide(self, root: int, axis: NodeAxis) -> None:
+        self._split[root] = axis
+        if root in self._pinned:
+            self.pin(axis, self._pinned[root])
+
+    def merge(self, first: NodeAxis, second: NodeAxis) -> None:
+        """The two axes are the same index set: whatever permutes one permutes the other."""
+        left, right = list(self.expand(first)), list(self.expand(second))
+        while left and right:
+            a, b = left[0], right[0]
+            size_a, size_b = self._product(a), self._product(b)
+            if size_a == size_b:
+                self._merge_products(a, b)
+                left, right = left[1:], right[1:]
+            elif not (self._cut(b, size_a) if size_a < size_b else self._cut(a, size_b)):
+                break
+            left, right = list(self.expand(tuple(left))), list(self.expand(tuple(right)))
+        for rest in (left, right):
+            self.pin(tuple(rest), "axes that are cut differently in two places")
+
+    def _cut(self, piece: Piece, length: int) -> bool:
+        """Split a piece after `length` entries, if that falls between elements of its outermost atom."""
+        if not piece:
+            return False
+        root, inner = self.find(piece[0]), self._product(piece[1:])
+        if length % inner or not 0 < length // inner < self._size[root]:
+            return False
+        head = length // inner
+        self._divide(root, (*self.axis(head), *self.axis(self._size[root] - head)))
+        return True
+
+    def cut(self, axis: NodeAxis, start: int, stop: int) -> NodeAxis | None:
+        """The entries `start .. stop` of an axis, splitting atoms where need be; None where that can't be said."""
+        for boundary in (start, stop):
+            offset = 0
+            for piece in self.expand(axis):
+                length = self._product(piece)
+                if offset < boundary < offset + length and not self._cut(piece, boundary - offset):
+                    return None
+                offset += length
+        offset, inside = 0, []
+        for piece in self.expand(axis):
+            length = self._product(piece)
+            if start <= offset and offset + length <= stop:
+                inside.append(piece)
+            offset += length
+        return tuple(inside) if self.length(tuple(inside)) == stop - start else None
+
+    def _merge_products(self, first: Piece, second: Piece) -> None:
+        """Two products of equal length, factor by factor from the outermost; factors are split where sizes divide."""
+        a, b = [self.find(n) for n in first], [self.find(n) for n in second]
+        while a and b:
+            if self._size[a[0]] == self._size[b[0]]:
+                self._union(a[0], b[0])
+                a, b = a[1:], b[1:]
+                continue
+            large, small = (a, b) if self._size[a[0]] > self._size[b[0]] else (b, a)
+            rest, remainder = divmod(self._size[large[0]], self._size[small[0]])
+            if remainder:
+                break
+            factors = (self.new(self._size[small[0]]), self.new(rest))
+            self._divide(large[0], (factors,))
+            large[:1] = factors
+        for remaining in (a, b):
+            self.pin((tuple(remaining),), "axes that are reshaped differently in two places")
+
+    def _union(self, a: int, b: int) -> None:
+        a, b = self.find(a), self.find(b)
+        if a == b:
+            return
+        self._parent[b] = a
+        for reason in filter(None, (self._pinned.get(a), self._pinned.get(b))):
+            self._pinned.setdefault(a, reason)
+        split_a, split_b = self._split.get(a), self._split.pop(b, None)
+        if split_a is not None and split_b is not None:
+            self.merge(split_a, split_b)
+        elif split_b is not None:
+            self._split[a] = split_b
+        if a in self._pinned and a in self._split:
+            self.pin(self._split[a], self._pinned[a])

@@ -1,0 +1,461 @@
+"""A rule per primitive: which index sets of its operands and results are the same, and which are pinned."""
+
+import math
+from collections.abc import Sequence
+
+from jax.extend import core
+
+from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
+from lmcjax.symmetry._nodes import NodeAxis
+
+_ENTRY_BY_ENTRY = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex
+    conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
+    igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter not or
+    population_count pow pvary real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+    stop_gradient sub tan tanh xor
+"""
+
+
+@rule(*_ENTRY_BY_ENTRY.split())
+def entry_by_entry(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Operands of equal shape up to axes of length 1, or scalars."""
+    interpreter.meet(operands)
+    axes = [_common(interpreter, axes) for axes in zip(*(value.axes for value in operands if value.axes), strict=True)]
+    return [combine(axes, operands) for _ in equation.outvars]
+
+
+def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
+    """Axes that are one: merged, but for those of length 1, which are spread along the others."""
+    long = [axis for axis in axes if interpreter.nodes.length(axis) != 1]
+    for axis in long[1:]:
+        interpreter.nodes.merge(long[0], axis)
+    return long[0] if long else ((),)
+
+
+@rule("optimization_barrier")
+def identity(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Each operand comes out as it went in."""
+    return operands
+
+
+@rule("reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or", "reduce_xor")
+def reduction(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Symmetric in the reduced axes."""
+    axes = [axis for i, axis in enumerate(operands[0].axes) if i not in equation.params["axes"]]
+    return [combine(axes, operands)]
+
+
+@rule("argmax", "argmin")
+def arg_reduction(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Positions along the reduced axis are looked at."""
+    _pin(interpreter, equation, operands[:1], equation.params["axes"])
+    return reduction(interpreter, equation, operands)
+
+
+@rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def cumulative(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The order along one axis counts."""
+    _pin(interpreter, equation, operands, [equation.params["axis"]])
+    return [combine(operands[0].axes, operands)]
+
+
+@rule("rev")
+def reversal(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The order along some axes counts."""
+    _pin(interpreter, equation, operands, equation.params["dimensions"])
+    return [combine(operands[0].axes, operands)]
+
+
+@rule("sort")
+def sorting(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The sorted axis is pinned: its order after sorting is by value."""
+    _pin(interpreter, equation, operands, [equation.params["dimension"]])
+    return entry_by_entry(interpreter, equation, operands)
+
+
+@rule("top_k")
+def top_k(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """As sorting, and cut."""
+    axis = equation.params.get("axis", len(operands[0].axes) - 1)
+    _pin(interpreter, equation, operands, [axis])
+    results = []
+    for shape in shapes(equation):
+        axes = list(operands[0].axes)
+        axes[axis] = interpreter.nodes.axis(shape[axis], "top_k")
+        results.append(combine(axes, operands))
+    return results
+
+
+@rule("iota")
+def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """0, 1, 2, ... along one axis, uniform along the others."""
+    (shape,) = shapes(equation)
+    pins = ["a ramp (iota)" if i == equation.params["dimension"] else None for i in range(len(shape))]
+    axes = [interpreter.nodes.axis(size, pin) for size, pin in zip(shape, pins, strict=True)]
+    return [combine(axes, operands)]
+
+
+@rule("transpose")
+def transpose(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes change places."""
+    return [combine([operands[0].axes[i] for i in equation.params["permutation"]], operands)]
+
+
+@rule("squeeze")
+def squeeze(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes of length 1 go."""
+    axes = [axis for i, axis in enumerate(operands[0].axes) if i not in equation.params["dimensions"]]
+    return [combine(axes, operands)]
+
+
+@rule("expand_dims")
+def expand_dims(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes of length 1 come."""
+    axes = list(operands[0].axes)
+    for i in sorted(equation.params["dimensions"]):
+        axes.insert(i, ((),))
+    return [combine(axes, operands)]
+
+
+@rule("broadcast_in_dim")
+def broadcast(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """New axes are uniform, hence free."""
+    (shape,) = shapes(equation)
+    axes = [interpreter.nodes.axis(size) for size in shape]
+    for axis, position in zip(operands[0].axes, equation.params["broadcast_dimensions"], strict=True):
+        if interpreter.nodes.length(axis) == shape[position]:
+            axes[position] = axis
+    return [combine(axes, operands[:1])]
+
+
+@rule("reshape")
+def reshape(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Products of axes are taken apart and put together; what does not fit is pinned."""
+    (shape,) = shapes(equation)
+    if 0 in shape or equation.params.get("dimensions") is not None:
+        return pin_everything(interpreter, equation, operands)
+    old, new = list(operands[0].axes), list(shape)
+    result: list[NodeAxis] = []
+    while old or new:
+        taken, sizes = _take_equal(interpreter, old, new)
+        if len(taken) == len(sizes) == 1:
+            result.append(taken[0])
+        else:
+            result.extend(_regroup(interpreter, taken, sizes))
+    return [combine(result, operands)]
+
+
+def _take_equal(interpreter: Interpreter, old: list[NodeAxis], new: list[int]) -> tuple[list[NodeAxis], list[int]]:
+    """The fewest leading old axes and new sizes with equal products, taken off both lists."""
+    taken, sizes = [], []
+    before = after = 1
+    while True:
+        if (before < after or not new) and old:
+            taken.append(old.pop(0))
+            before *= interpreter.nodes.length(taken[-1])
+        elif (after < before or not old) and new:
+            sizes.append(new.pop(0))
+            after *= sizes[-1]
+        elif not taken and not sizes:
+            taken.append(old.pop(0))
+            before *= interpreter.nodes.length(taken[-1])
+        else:
+            return taken, sizes
+
+
+def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) -> list[NodeAxis]:
+    """Axes made into one product and cut into axes of the given sizes."""
+    nodes = interpreter.nodes
+    expanded = [nodes.expand(axis) for axis in taken]
+    whole = nodes.axis(math.prod(sizes))
+    if all(len(axis) == 1 for axis in expanded):
+        factors = tuple(node for axis in expanded for node in axis[0])
+        nodes.merge(whole, (factors,))
+        parts = [nodes.axis(size) for size in sizes]
+        nodes.merge(whole, (tuple(node for part in parts for node in part[0]),))
+        return parts
+    long = [axis for axis in taken if nodes.length(axis) > 1]
+    if len(long) == 1 and sum(size > 1 for size in sizes) == 1:  # only axes of length 1 come and go
+        return [long[0] if size > 1 else ((),) for size in sizes]
+    for axis in taken:
+        nodes.pin(axis, "a concatenation that is reshaped")
+    return [nodes.axis(size, "a concatenation that is reshaped") for size in sizes]
+
+
+@rule("concatenate")
+def concatenate(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """One axis is laid end to end, the others are the same."""
+    dimension = equation.params["dimension"]
+    interpreter.meet(operands)
+    for value in operands[1:]:
+        for i, axis in enumerate(value.axes):
+            if i != dimension:
+                interpreter.nodes.merge(operands[0].axes[i], axis)
+    axes = list(operands[0].axes)
+    axes[dimension] = tuple(piece for value in operands for piece in value.axes[dimension])
+    return [combine(axes, operands)]
+
+
+@rule("split")
+def split(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """One axis is cut into several."""
+    axis, start, results = equation.params["axis"], 0, []
+    for size in equation.params["sizes"]:
+        results.append(_cut(interpreter, operands[0], {axis: (int(start), int(start + size))}, operands))
+        start += size
+    return results
+
+
+@rule("slice")
+def slicing(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """A cut between pieces keeps them; one with a stride pins."""
+    strides = equation.params["strides"] or (1,) * len(operands[0].axes)
+    _pin(interpreter, equation, operands, [i for i, stride in enumerate(strides) if stride != 1])
+    bounds = {}
+    for i, (start, stop) in enumerate(
+        zip(equation.params["start_indices"], equation.params["limit_indices"], strict=True)
+    ):
+        bounds[i] = (int(start), int(stop))
+    if all(stride == 1 for stride in strides):
+        return [_cut(interpreter, operands[0], bounds, operands)]
+    (shape,) = shapes(equation)
+    kept = operands[0].axes
+    axes = [
+        axis
+        if stride == 1 and interpreter.nodes.length(axis) == size
+        else interpreter.nodes.axis(size, "a strided slice")
+        for axis, stride, size in zip(kept, strides, shape, strict=True)
+    ]
+    return [combine(axes, operands)]
+
+
+def _cut(
+    interpreter: Interpreter, value: Value, bounds: dict[int, tuple[int, int]], operands: Sequence[Value]
+) -> Value:
+    """The part of a value within bounds; single entries are pinned out of their axis."""
+    axes = list(value.axes)
+    for i, (start, stop) in bounds.items():
+        if stop - start == interpreter.nodes.length(axes[i]):
+            continue
+        part = interpreter.nodes.cut(axes[i], start, stop)
+        if part is None:
+            interpreter.nodes.pin(axes[i], "a slice")
+            part = interpreter.nodes.axis(stop - start, "a slice")
+        axes[i] = part
+    return combine(axes, operands)
+
+
+@rule("dynamic_slice")
+def dynamic_slice(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes that are taken whole stay; the others are pinned."""
+    (shape,) = shapes(equation)
+    axes = []
+    for axis, size in zip(operands[0].axes, shape, strict=True):
+        if interpreter.nodes.length(axis) != size:
+            interpreter.nodes.pin(axis, "a dynamic slice")
+            axis = interpreter.nodes.axis(size, "a dynamic slice")
+        axes.append(axis)
+    return [combine(axes, operands)]
+
+
+@rule("dynamic_update_slice")
+def dynamic_update_slice(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes that are written whole are the same; the others are pinned."""
+    interpreter.meet(operands[:2])
+    for axis, update in zip(operands[0].axes, operands[1].axes, strict=True):
+        if interpreter.nodes.length(axis) == interpreter.nodes.length(update):
+            interpreter.nodes.merge(axis, update)
+        else:
+            interpreter.nodes.pin(axis, "a dynamic update")
+            interpreter.nodes.pin(update, "a dynamic update")
+    return [combine(operands[0].axes, operands)]
+
+
+@rule("pad")
+def padding(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes that are padded are pinned."""
+    (shape,) = shapes(equation)
+    axes = []
+    for axis, size, config in zip(operands[0].axes, shape, equation.params["padding_config"], strict=True):
+        if any(config):
+            interpreter.nodes.pin(axis, "padding")
+            axis = interpreter.nodes.axis(size, "padding")
+        axes.append(axis)
+    return [combine(axes, operands)]
+
+
+@rule("gather")
+def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes that are taken whole come through (an embedding's features); those that are indexed are pinned."""
+    operand, indices = operands
+    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
+    if getattr(numbers, "operand_batching_dims", ()):
+        return pin_everything(interpreter, equation, operands)
+    interpreter.nodes.pin(indices.axes[-1], "indices")
+    (shape,) = shapes(equation)
+    kept = [i for i in range(len(operand.axes)) if i not in numbers.collapsed_slice_dims]
+    axes: list[NodeAxis | None] = [None] * len(shape)
+    for position, i in zip(numbers.offset_dims, kept, strict=True):
+        whole = sizes[i] == interpreter.nodes.length(operand.axes[i])
+        axes[position] = operand.axes[i] if whole else interpreter.nodes.axis(sizes[i], "gathered")
+    whole_axes = [i for i in kept if sizes[i] == interpreter.nodes.length(operand.axes[i])]
+    for i, axis in enumerate(operand.axes):
+        if i not in whole_axes:
+            interpreter.nodes.pin(axis, "looked up by index")
+    rest = iter(indices.axes[:-1])
+    if indices.leaves is None:
+        interpreter.use(operand, whole_axes, "writes")
+    return [combine([next(rest) if axis is None else axis for axis in axes], operands)]
+
+
+@rule("dot_general")
+def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Contracted axes are the same, so are batch axes."""
+    (contracting, batch) = equation.params["dimension_numbers"]
+    left, right = operands
+    for pairs in (contracting, batch):
+        for i, j in zip(*pairs, strict=True):
+            interpreter.nodes.merge(left.axes[i], right.axes[j])
+    free = []
+    for value, other, contracted, batched in zip(operands, (right, left), contracting, batch, strict=True):
+        free += [axis for i, axis in enumerate(value.axes) if i not in (*contracted, *batched)]
+        if other.leaves is None and value.leaves is not None:
+            interpreter.use(value, contracted, "reads")
+            interpreter.use(value, [i for i in range(len(value.axes)) if i not in contracted], "writes")
+    if left.leaves and right.leaves:  # a product of parameters: a factorised kernel
+        interpreter.use(left, contracting[0], "writes")
+        interpreter.use(right, contracting[1], "reads")
+    return [combine([*(left.axes[i] for i in batch[0]), *free], operands)]
+
+
+@rule("conv_general_dilated")
+def convolution(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Feature axes connect; spatial axes are pinned. Feature groups are products on both sides."""
+    nodes, numbers = interpreter.nodes, equation.params["dimension_numbers"]
+    image, kernel = operands
+    (shape,) = shapes(equation)
+    if equation.params["batch_group_count"] != 1:
+        return pin_everything(interpreter, equation, operands)
+    for value, spec in ((image, numbers.lhs_spec), (kernel, numbers.rhs_spec)):
+        for i in spec[2:]:
+            nodes.pin(value.axes[i], "a spatial axis of a convolution")
+    groups = equation.params["feature_group_count"]
+    features, incoming = image.axes[numbers.lhs_spec[1]], kernel.axes[numbers.rhs_spec[1]]
+    outgoing = kernel.axes[numbers.rhs_spec[0]]
+    if groups == 1:
+        nodes.merge(features, incoming)
+    else:
+        (group,) = nodes.axis(groups)
+        (each,) = nodes.axis(nodes.length(outgoing) // groups)
+        nodes.merge(outgoing, ((*group, *each),))
+        inside = nodes.expand(incoming)
+        if len(inside) > 1:
+            nodes.pin(incoming, "a concatenation inside feature groups")
+            (single,) = nodes.axis(nodes.length(incoming), "a concatenation inside feature groups")
+            inside = (single,)
+        nodes.merge(features, ((*group, *inside[0]),))
+    if image.leaves is None and kernel.leaves is not None:
+        interpreter.use(kernel, [numbers.rhs_spec[1]], "reads")
+        interpreter.use(kernel, [numbers.rhs_spec[0]], "writes")
+    axes: list[NodeAxis] = [nodes.axis(size, "a spatial axis of a convolution") for size in shape]
+    axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = image.axes[numbers.lhs_spec[0]], outgoing
+    return [combine(axes, operands)]
+
+
+@rule("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min", "cumred_reduce_window_impl")
+def pooling(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Axes with a window of 1 come through, the others are pinned."""
+    if len(equation.outvars) > 1:
+        return pin_everything(interpreter, equation, operands)
+    (shape,) = shapes(equation)
+    parameters = equation.params
+    axes = []
+    for i, (axis, size) in enumerate(zip(operands[0].axes, shape, strict=True)):
+        plain = parameters["window_dimensions"][i] == 1 and interpreter.nodes.length(axis) == size
+        if not (plain and not any(parameters["padding"][i])):
+            interpreter.nodes.pin(axis, "a pooled axis")
+            axis = interpreter.nodes.axis(size, "a pooled axis")
+        axes.append(axis)
+    return [combine(axes, operands)]
+
+
+@rule("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "remat")
+def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Enter the program that is called."""
+    names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    inner = next(equation.params[name] for name in names if name in equation.params)
+    if isinstance(inner, core.ClosedJaxpr):
+        return interpreter.run_closed(inner, operands)
+    return interpreter.run(inner, [], operands)
+
+
+@rule("cond")
+def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Whatever branch is taken, its results have the same axes."""
+    branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
+    results = []
+    for values in zip(*branches, strict=True):
+        for value in values[1:]:
+            for first, axis in zip(values[0].axes, value.axes, strict=True):
+                interpreter.nodes.merge(first, axis)
+        results.append(combine(values[0].axes, [*values, operands[0]]))
+    return results
+
+
+@rule("while")
+def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The state has the same axes before and after each turn."""
+    num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    state = _carried(operands[num_cond + num_body :], operands)
+    interpreter.run_closed(equation.params["cond_jaxpr"], [*operands[:num_cond], *state])
+    after = interpreter.run_closed(equation.params["body_jaxpr"], [*operands[num_cond : num_cond + num_body], *state])
+    return _close_loop(interpreter, state, after)
+
+
+@rule("scan")
+def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The state as in a loop; inputs and outputs that are scanned over are pinned along that axis, which they share: a
+    stack of layers, each of which may have a permutation of its own."""
+    num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
+    consts, scanned = operands[:num_consts], operands[num_consts + num_carry :]
+    layers = interpreter.nodes.axis(equation.params["length"], "scanned over")
+    for value in scanned:
+        interpreter.nodes.merge(layers, value.axes[0])
+    stack = frozenset(layers[0])
+    state = _carried(operands[num_consts : num_consts + num_carry], operands)
+    entries = [Value(value.axes[1:], value.leaves, value.stacked | stack) for value in scanned]
+    interpreter.values.extend(entries)
+    results = interpreter.run_closed(equation.params["jaxpr"], [*consts, *state, *entries])
+    after = _close_loop(interpreter, state, results[:num_carry])
+    outputs = [Value((layers, *value.axes), value.leaves, value.stacked - stack) for value in results[num_carry:]]
+    return [*after, *outputs]
+
+
+def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
+    """The state of a loop. It counts as data if anything in the loop is."""
+    leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
+    return [value if leaves is not None else value._replace(leaves=None) for value in initial]
+
+
+def _close_loop(interpreter: Interpreter, before: Sequence[Value], after: Sequence[Value]) -> list[Value]:
+    for old, new in zip(before, after, strict=True):
+        for axis, other in zip(old.axes, new.axes, strict=True):
+            interpreter.nodes.merge(axis, other)
+    return [combine(old.axes, [old]) for old in before]
+
+
+def _pin(interpreter: Interpreter, equation: core.JaxprEqn, operands: Sequence[Value], axes: Sequence[int]) -> None:
+    for value in operands:
+        for i in axes:
+            interpreter.nodes.pin(value.axes[i], f"{equation.primitive.name}")
+
+
+@rule(
+    *(f"random_{name}" for name in ("seed", "split", "bits", "wrap", "unwrap", "fold_in", "clone", "gamma")),
+    "threefry2x32",
+)
+def randomness(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Random values belong to their places."""
+    return pin_everything(interpreter, equation, operands)

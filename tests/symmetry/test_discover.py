@@ -1,0 +1,320 @@
+"""Discovery against groups written by hand from the mathematics, and against its false friends."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from lmcjax import FlaxNetwork, discover, mlp_spec, verify
+from lmcjax.models import MLP
+from lmcjax.symmetry import PermutationSpec, both, reads, writes
+
+IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+TOKENS = jnp.arange(10).reshape(2, 5)
+SEQUENCES = jax.random.normal(jax.random.key(2), (2, 5, 4))
+
+
+def sizes(module, x):
+    """What is discovered, by group, once `verify` has agreed."""
+    params = module.init(jax.random.key(0), x)["params"]
+
+    def apply(params, x):
+        return module.apply({"params": params}, x)
+
+    spec = discover(apply, params, x)
+    verification = verify(apply, spec, params, x)
+    assert verification.finite
+    assert all(verification.holds.values()), verification.difference
+    assert spec.unknown == ()
+    return dict(spec.shapes)
+
+
+def test_mlp_is_the_hand_written_spec():
+    network = FlaxNetwork(MLP((7, 5, 6), 3), (4,))
+    params = network.init(jax.random.key(0))
+    assert discover(network.apply, params, jnp.ones((2, 4))) == mlp_spec(3).bind(params)
+    assert hash(discover(network.apply, params, jax.ShapeDtypeStruct((2, 4), jnp.float32)))
+
+
+class Block(nn.Module):
+    channels: int
+    stride: int
+    norm: type
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.norm()(nn.Conv(self.channels, (3, 3), (self.stride,) * 2, use_bias=False)(x))
+        y = self.norm()(nn.Conv(self.channels, (3, 3), use_bias=False)(nn.relu(y)))
+        if x.shape != y.shape:
+            x = self.norm()(nn.Conv(self.channels, (1, 1), (self.stride,) * 2, use_bias=False)(x))
+        return nn.relu(x + y)
+
+
+class ResNet20(nn.Module):
+    width: int
+    norm: type = nn.LayerNorm
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(self.norm()(nn.Conv(self.width, (3, 3), use_bias=False)(x)))
+        for stage in range(3):
+            for block in range(3):
+                x = Block(self.width * 2**stage, 2 if stage and not block else 1, self.norm)(x)
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "size"),
+    [(nn.LayerNorm, 4), (functools.partial(nn.GroupNorm, num_groups=2), 2)],
+    ids=["layer norm", "group norm: the channels within both groups alike"],
+)
+def test_resnet20(norm, size):
+    """A residual stream per stage, and the inner channels of every block."""
+    expected = {"Conv_0": (size,), "Block_3/Conv_1": (2 * size,), "Block_6/Conv_1": (4 * size,)}
+    expected |= {f"Block_{i}/Conv_0": (size * 2 ** (i // 3),) for i in range(9)}
+    assert sizes(ResNet20(4, norm), IMAGES) == expected
+
+
+def test_group_norm_leaves_whole_groups_of_channels():
+    """Six channels in three groups: the groups may be permuted (and, another group, channels within all of them)."""
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.GroupNorm(num_groups=3)(nn.Conv(6, (3, 3))(x))
+            return nn.Dense(2)(nn.relu(x).mean((1, 2)))
+
+    module = Network()
+    params = module.init(jax.random.key(0), IMAGES)["params"]
+    spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
+    assert dict(spec.leaves)["Conv_0/kernel"][-1] == (writes("Conv_0", inner=2),)
+    assert sizes(module, IMAGES) == {"Conv_0": (3,)}
+
+
+def test_flatten_to_dense_in_blocks():
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.max_pool(nn.relu(nn.LayerNorm()(nn.Conv(6, (3, 3))(x))), (2, 2), (2, 2))
+            return nn.Dense(3)(nn.relu(nn.Dense(9)(x.reshape(x.shape[0], -1))))
+
+    module = Network()
+    params = module.init(jax.random.key(0), IMAGES)["params"]
+    spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
+    assert dict(spec.leaves)["Dense_1/kernel"] == ((reads("Conv_0", outer=16),), (writes("Dense_1"),))
+    assert sizes(module, IMAGES) == {"Conv_0": (6,), "Dense_1": (9,)}
+
+
+def test_concatenations_are_segments():
+    class DenseNet(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(8, (3, 3))(x)
+            for _ in range(2):
+                y = nn.Conv(4, (3, 3))(nn.relu(nn.LayerNorm()(x)))
+                x = jnp.concatenate([x, y], -1)
+            return nn.Dense(5)(x.mean((1, 2)))
+
+    module = DenseNet()
+    params = module.init(jax.random.key(0), IMAGES)["params"]
+    spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
+    assert dict(spec.leaves)["Dense_0/kernel"] == ((reads("Conv_0"), reads("Conv_1"), reads("Conv_2")), ())
+    assert sizes(module, IMAGES) == {"Conv_0": (8,), "Conv_1": (4,), "Conv_2": (4,)}
+
+
+def test_depthwise_convolution():
+    class ConvNeXt(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(8, (2, 2), (2, 2))(x)
+            y = nn.LayerNorm()(nn.Conv(8, (3, 3), feature_group_count=8)(x))
+            x = x + nn.Dense(8)(nn.gelu(nn.Dense(32)(y))) * self.param("scale", nn.initializers.ones, (8,))
+            return nn.Dense(5)(x.mean((1, 2)))
+
+    assert sizes(ConvNeXt(), IMAGES) == {"Conv_0": (8,), "Dense_1": (32,)}
+
+
+def test_mixer_permutes_channels_but_not_tokens():
+    class Mixer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(8, (2, 2), (2, 2))(x).reshape(2, 16, 8)
+            x = x + nn.Dense(16)(nn.gelu(nn.Dense(12)(x.swapaxes(1, 2)))).swapaxes(1, 2)
+            x = x + nn.Dense(8)(nn.gelu(nn.Dense(20)(nn.LayerNorm()(x))))
+            return nn.Dense(5)(x.mean(1))
+
+    assert sizes(Mixer(), IMAGES) == {"Conv_0": (8,), "Dense_1": (12,), "Dense_3": (20,)}
+
+
+class Transformer(nn.Module):
+    num_layers: int = 2
+    tied: bool = False
+
+    @nn.compact
+    def __call__(self, tokens):
+        embedding = nn.Embed(10, 8)
+        x = embedding(tokens)
+        for _ in range(self.num_layers):
+            y = nn.LayerNorm()(x)
+            x = x + nn.MultiHeadDotProductAttention(num_heads=2)(y, y)
+            x = x + nn.Dense(8)(nn.gelu(nn.Dense(16)(nn.LayerNorm()(x))))
+        x = nn.LayerNorm()(x)
+        return embedding.attend(x) if self.tied else nn.Dense(3)(x.mean(1))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformer(tied):
+    """Per layer: heads, the channels in which queries meet keys, those of values, hidden neurons; one stream."""
+    expected = {"Embed_0": (8,)}
+    for layer in range(2):
+        attention = f"MultiHeadDotProductAttention_{layer}"
+        expected |= {f"{attention}/query/kernel[1]": (2,), f"{attention}/query/kernel[2]": (4,)}
+        expected |= {f"{attention}/value": (4,), f"Dense_{2 * layer + 1}": (16,)}
+    assert sizes(Transformer(tied=tied), TOKENS) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "name"), [(nn.OptimizedLSTMCell, "OptimizedLSTMCell_0/hi"), (nn.GRUCell, "GRUCell_0/ir")]
+)
+def test_recurrent_state_is_one_group(cell, name):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.RNN(cell(6))(x)[:, -1])
+
+    params = Network().init(jax.random.key(0), SEQUENCES)["params"]
+
+    def apply(params, x):
+        return Network().apply({"params": params}, x)
+
+    spec = discover(apply, params, SEQUENCES)
+    assert dict(spec.shapes) == {name: (6,)}
+    assert all(verify(apply, spec, params, SEQUENCES).holds.values())
+
+
+def test_stacked_layers_have_a_permutation_each():
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x, _):
+            return x + nn.Dense(8)(nn.relu(nn.Dense(12)(x))), None
+
+    class Stack(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            x, _ = layers()(nn.Dense(8)(x), None)
+            return nn.Dense(3)(x)
+
+    assert sizes(Stack(), SEQUENCES) == {"Dense_0": (8,), "ScanLayer_0/Dense_1": (3, 12)}
+
+
+# Programs in plain JAX: hidden = relu(x w), something done to hidden, then read out.
+PARAMS = {"w": jax.random.normal(jax.random.key(3), (3, 6)), "v": jax.random.normal(jax.random.key(4), (6, 2))}
+X = jax.random.normal(jax.random.key(5), (4, 3))
+
+
+def through(act):
+    return lambda p, x: act(jax.nn.relu(x @ p["w"])) @ p["v"]
+
+
+def test_the_plain_program_has_its_group():
+    spec = discover(through(lambda h: h), PARAMS, X)
+    expected = PermutationSpec.from_axes({"w": (None, writes("w")), "v": (reads("w"), None)})
+    assert spec == expected.bind(PARAMS)
+
+
+FALSE_FRIENDS = {
+    "a fixed ramp": through(lambda h: h + jnp.arange(6.0)),
+    "sorting": through(lambda h: jnp.sort(h, axis=-1)),
+    "a single neuron": through(lambda h: h + h[..., :1]),
+    "a neuron by index": lambda p, x: (h := x @ p["w"]) @ p["v"] + h[..., 0][:, None],
+    "a running sum": through(lambda h: jnp.cumsum(h, axis=-1)),
+    "a fixed random projection": through(lambda h: h @ jax.random.normal(jax.random.key(0), (6, 6))),
+    "reversal": through(lambda h: h + h[..., ::-1]),
+    "hidden units as outputs": lambda p, x: ((h := x @ p["w"]) @ p["v"], h),
+    "argmax of parameters": lambda p, x: (x @ p["w"]) @ p["v"] + jnp.argmax(p["w"].sum(0)),
+    "a shift": through(lambda h: jnp.roll(h, 1, axis=-1)),
+    "half of the neurons scaled": through(lambda h: h * jnp.repeat(jnp.array([1.0, 2.0]), 3)),
+    "reshaped to be summed in pairs": through(lambda h: jnp.repeat(h.reshape(4, 3, 2).cumsum(-1).sum(-1), 2, axis=-1)),
+    "the largest neuron's number": lambda p, x: (h := x @ p["w"]) @ p["v"] + jnp.argmax(h, axis=-1)[:, None],
+    "a position mask": through(lambda h: jnp.where(jax.lax.broadcasted_iota(int, h.shape, 1) < 4, h, 0)),
+    "padding": through(lambda h: jnp.pad(h, ((0, 0), (1, 0)))[:, :6]),
+    "a look-up table": through(lambda h: h[:, jnp.array([0, 0, 2, 3, 4, 5])]),
+    "a convolution along neurons": through(lambda h: jnp.convolve(h[0], jnp.ones(3), mode="same") + h),
+}
+
+
+@pytest.mark.parametrize("name", FALSE_FRIENDS)
+def test_false_friends_stay_pinned(name):
+    spec = discover(FALSE_FRIENDS[name], PARAMS, X)
+    whole = [segments for _, axes in spec.leaves for segments in axes if segments == (writes("w"),)]
+    assert not whole or spec.groups == ()
+    assert all(size[-1] < 6 for _, size in spec.shapes)
+    assert all(verify(FALSE_FRIENDS[name], spec, PARAMS, X).holds.values())
+
+
+def test_verify_says_where_a_spec_is_wrong():
+    """The typo of a published spec: an axis that reads one group is said to read another."""
+    wrong = PermutationSpec.from_axes({"a": (None, writes("g")), "b": (None, writes("h")), "v": (reads("h"), None)})
+    params = {"a": PARAMS["w"], "b": PARAMS["w"][:, ::-1], "v": PARAMS["v"]}
+
+    def apply(p, x):
+        return (jnp.tanh(x @ p["a"]) * jnp.tanh(x @ p["b"])) @ p["v"]
+
+    assert not any(verify(apply, wrong, params, X).holds.values())
+    found = discover(apply, params, X)
+    assert found.groups == ("a",)
+    assert verify(apply, found, params, X).holds["a"]
+
+
+def test_verify_is_not_fooled_by_fresh_parameters():
+    """Zero biases and unit scales look symmetric."""
+    wrong = PermutationSpec.from_axes({"w": (None, None), "b": (writes("g"),), "v": (None, None)})
+    params = {**PARAMS, "b": jnp.zeros(6)}
+
+    def apply(p, x):
+        return jnp.tanh(x @ p["w"] + p["b"]) @ p["v"]
+
+    assert not verify(apply, wrong, params, X).holds["g"]
+
+
+def test_verify_in_float64():
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), PARAMS)
+        result = verify(through(jnp.tanh), discover(through(jnp.tanh), params, X), params, X.astype(jnp.float64))
+        assert result.difference["w"] < 1e-14
+
+
+def test_an_unknown_primitive_pins_and_is_named():
+    def apply(p, x):
+        h = jnp.tanh(x @ p["w"])
+        return jnp.fft.fft(h).real @ p["v"] + jnp.tanh(x @ p["u"]) @ p["v2"]
+
+    spec = discover(apply, {**PARAMS, "u": PARAMS["w"], "v2": PARAMS["v"]}, X)
+    assert spec.groups == ("u",)
+    (name, source), *_ = spec.unknown
+    assert name == "fft"
+    assert "test_discover.py" in source
+    assert "unknown primitive 'fft'" in str(spec)
+
+
+def test_dead_leaves_are_named():
+    assert discover(through(jnp.tanh), {**PARAMS, "unused": jnp.ones(3)}, X).dead == ("unused",)
+
+
+def test_one_leaf_used_twice_is_one_group():
+    params = {"w": PARAMS["w"], "u": jnp.eye(6) + 0.1, "v": PARAMS["v"]}
+    spec = discover(lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["u"]) @ p["u"] @ p["v"], params, X)
+    assert spec.groups == ("w",)
+    assert dict(spec.leaves)["u"] == ((both("w"),), (both("w"),))
+
+
+def test_overrides():
+    network = FlaxNetwork(MLP((7, 5), 3), (4,))
+    params = network.init(jax.random.key(0))
+    spec = discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_0"], names={"Dense_1": "last"})
+    assert spec.shapes == (("last", (5,)),)
+    with pytest.raises(ValueError, match=r"no group 'Dense_9', only \('Dense_0', 'Dense_1'\)"):
+        discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_9"])
