@@ -10,7 +10,8 @@ from lmcjax.symmetry import check_same_shapes
 def interpolate(params_a: PyTree, params_b: PyTree, t: float | int | Float[ArrayLike, ""]) -> PyTree:
     """The point `(1 - t) A + t B` of the straight line between two networks.
 
-    t = 0 is A and t = 1 is B, exactly, for finite networks. Leaves that are not floating point (counters, random keys) are A's.
+    t = 0 is A and t = 1 is B, exactly, for finite networks. Leaves that are not floating point (counters, random keys)
+    are A's.
 
     Args:
         params_a, params_b: traced, of the same structure and shapes.
