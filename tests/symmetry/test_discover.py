@@ -210,6 +210,33 @@ def test_stacked_layers_have_a_permutation_each():
     assert sizes(Stack(), SEQUENCES) == {"Dense_0": (8,), "ScanLayer_0/Dense_1": (3, 12)}
 
 
+@pytest.mark.parametrize(
+    ("mix", "shape"),
+    [
+        (lambda h: h, (3, 6)),
+        (lambda h: jnp.cumsum(h, axis=0), (6,)),
+        (lambda h: h + h[::-1], (6,)),
+        (lambda h: jnp.sort(h, axis=0), (6,)),
+        (lambda h: h + h[jnp.array([1, 2, 0])], (6,)),
+        (lambda h: h + jnp.concatenate([h[1:], h[:1]]), (6,)),
+        (lambda h: h + jnp.einsum("kl,lbh->kbh", jnp.arange(9.0).reshape(3, 3), h), (6,)),
+        (lambda h: h + h.sum(0), (6,)),
+    ],
+    ids=["not mixed", "running sum", "reversal", "sorting", "look-up", "shift", "matrix", "sum"],
+)
+def test_layers_that_are_mixed_share_their_permutation(mix, shape):
+    """A stack of hidden layers, one permutation each, unless something works along the stack."""
+    keys = jax.random.split(jax.random.key(6), 2)
+    params = {"w": jax.random.normal(keys[0], (3, 4, 6)), "v": jax.random.normal(keys[1], (3, 6, 2))}
+
+    def apply(p, x):
+        return jnp.einsum("lbh,lho->lbo", mix(jnp.tanh(jnp.einsum("bi,lih->lbh", x, p["w"]))), p["v"])
+
+    spec = discover(apply, params, SEQUENCES[0])
+    assert all(verify(apply, spec, params, SEQUENCES[0]).holds.values())
+    assert dict(spec.shapes) == {"w": shape}
+
+
 # Programs in plain JAX: hidden = relu(x w), something done to hidden, then read out.
 PARAMS = {"w": jax.random.normal(jax.random.key(3), (3, 6)), "v": jax.random.normal(jax.random.key(4), (6, 2))}
 X = jax.random.normal(jax.random.key(5), (4, 3))

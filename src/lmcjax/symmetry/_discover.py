@@ -1,6 +1,7 @@
 """Reading the permutation symmetries of a network off its program."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -111,6 +112,7 @@ class _Reader:
                         self.nodes.pin(((atom,),), "a second group within one axis")
                         changed = True
 
+    @functools.cached_property
     def _roles(self) -> dict[tuple[int, int], set[str]]:
         """How each leaf uses each atom."""
         roles: dict[tuple[int, int], set[str]] = {}
@@ -147,12 +149,11 @@ class _Reader:
 
     def _name_groups(self, order: list[int]) -> dict[int, str]:
         """Groups by the leaf that writes them first, in the order of their first use."""
-        roles = self._roles()
         found: dict[int, list[tuple[bool, str, int]]] = {}
         for leaf in order:
             for i, axis in enumerate(self._axes(leaf)):
                 for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
-                    writes = "writes" in roles.get((leaf, atom), ())
+                    writes = "writes" in self._roles.get((leaf, atom), ())
                     found.setdefault(atom, []).append((writes, self.names[leaf], i))
         candidates = {}
         for atom, places in found.items():
@@ -167,8 +168,8 @@ class _Reader:
         return names
 
     def _leaf_axes(self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]) -> tuple[Axis, ...]:
-        roles, axes = self._roles(), self._axes(leaf)
-        return tuple(self._segments(leaf, axis, axes, names, batches, roles) for axis in axes)
+        axes = self._axes(leaf)
+        return tuple(self._segments(leaf, axis, axes, names, batches) for axis in axes)
 
     def _segments(
         self,
@@ -177,7 +178,6 @@ class _Reader:
         axes: tuple[NodeAxis, ...],
         names: Mapping[int, str],
         batches: Mapping[int, list[int]],
-        roles: Mapping[tuple[int, int], set[str]],
     ) -> Axis:
         """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of them only is empty."""
         segments: list[Segment] = []
@@ -190,7 +190,7 @@ class _Reader:
                 segments.append(Segment(None, outer=length))
                 continue
             atom = piece[position]
-            used = roles.get((leaf, atom), {"writes"})
+            used = self._roles.get((leaf, atom), {"writes"})
             role: Role = "both" if len(used) == 2 else "reads" if "reads" in used else "writes"
             batch_axes = tuple(axes.index(((b,),)) for b in batches[atom])
             outer, inner = self._length(piece[:position]), self._length(piece[position + 1 :])

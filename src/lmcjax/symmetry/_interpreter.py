@@ -94,6 +94,15 @@ class Interpreter:
         if value.leaves:
             self.uses.extend(Use(value.leaves, value.axes[axis], role) for axis in axes)
 
+    def mix(self, value: Value, axes: Sequence[int]) -> None:
+        """Note that entries along some axes of a value are mixed: no permutation of its other axes varies along these.
+
+        The other axes by themselves count as a value seen. The result's own axes do not tell: they may be merged with
+        the mixed ones later, as where a sum over a stack of layers is added to the stack.
+        """
+        rest = tuple(axis for i, axis in enumerate(value.axes) if i not in axes)
+        self.values.append(value._replace(axes=rest))
+
     def meet(self, operands: Sequence[Value]) -> None:
         """Operands that are combined entry by entry: parameters among data write."""
         if any(value.leaves is None for value in operands):

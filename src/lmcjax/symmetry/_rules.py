@@ -50,42 +50,36 @@ def reduction(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[
 @rule("argmax", "argmin")
 def arg_reduction(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Positions along the reduced axis are looked at."""
-    _pin(interpreter, equation, operands[:1], equation.params["axes"])
+    _replace(interpreter, equation, operands[0], equation.params["axes"])
     return reduction(interpreter, equation, operands)
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
 def cumulative(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """The order along one axis counts."""
-    _pin(interpreter, equation, operands, [equation.params["axis"]])
-    return [combine(operands[0].axes, operands)]
+    return [_replace(interpreter, equation, operands[0], [equation.params["axis"]])]
 
 
 @rule("rev")
 def reversal(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """The order along some axes counts."""
-    _pin(interpreter, equation, operands, equation.params["dimensions"])
-    return [combine(operands[0].axes, operands)]
+    return [_replace(interpreter, equation, operands[0], equation.params["dimensions"])]
 
 
 @rule("sort")
 def sorting(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """The sorted axis is pinned: its order after sorting is by value."""
-    _pin(interpreter, equation, operands, [equation.params["dimension"]])
-    return entry_by_entry(interpreter, equation, operands)
+    """The order along one axis, after sorting, is by value; the other axes are those of the operands together."""
+    for value in operands:
+        _replace(interpreter, equation, value, [equation.params["dimension"]])
+    together = entry_by_entry(interpreter, equation, operands)
+    return [_replace(interpreter, equation, value, [equation.params["dimension"]]) for value in together]
 
 
 @rule("top_k")
 def top_k(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """As sorting, and cut."""
     axis = equation.params.get("axis", len(operands[0].axes) - 1)
-    _pin(interpreter, equation, operands, [axis])
-    results = []
-    for shape in shapes(equation):
-        axes = list(operands[0].axes)
-        axes[axis] = interpreter.nodes.axis(shape[axis], "top_k")
-        results.append(combine(axes, operands))
-    return results
+    return [_replace(interpreter, equation, operands[0], [axis], shape) for shape in shapes(equation)]
 
 
 @rule("iota")
@@ -211,24 +205,13 @@ def split(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Valu
 @rule("slice")
 def slicing(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """A cut between pieces keeps them; one with a stride pins."""
-    strides = equation.params["strides"] or (1,) * len(operands[0].axes)
-    _pin(interpreter, equation, operands, [i for i, stride in enumerate(strides) if stride != 1])
-    bounds = {}
-    for i, (start, stop) in enumerate(
-        zip(equation.params["start_indices"], equation.params["limit_indices"], strict=True)
-    ):
-        bounds[i] = (int(start), int(stop))
-    if all(stride == 1 for stride in strides):
-        return [_cut(interpreter, operands[0], bounds, operands)]
     (shape,) = shapes(equation)
-    kept = operands[0].axes
-    axes = [
-        axis
-        if stride == 1 and interpreter.nodes.length(axis) == size
-        else interpreter.nodes.axis(size, "a strided slice")
-        for axis, stride, size in zip(kept, strides, shape, strict=True)
-    ]
-    return [combine(axes, operands)]
+    strides = equation.params["strides"] or (1,) * len(shape)
+    strided = [i for i, stride in enumerate(strides) if stride != 1]
+    value = _replace(interpreter, equation, operands[0], strided, shape)
+    bounds = zip(equation.params["start_indices"], equation.params["limit_indices"], strict=True)
+    kept = {i: (int(start), int(stop)) for i, (start, stop) in enumerate(bounds) if i not in strided}
+    return [_cut(interpreter, value, kept, operands)]
 
 
 def _cut(
@@ -240,6 +223,7 @@ def _cut(
         if stop - start == interpreter.nodes.length(axes[i]):
             continue
         part = interpreter.nodes.cut(axes[i], start, stop)
+        interpreter.mix(value, [i])
         if part is None:
             interpreter.nodes.pin(axes[i], "a slice")
             part = interpreter.nodes.axis(stop - start, "a slice")
@@ -251,13 +235,8 @@ def _cut(
 def dynamic_slice(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes that are taken whole stay; the others are pinned."""
     (shape,) = shapes(equation)
-    axes = []
-    for axis, size in zip(operands[0].axes, shape, strict=True):
-        if interpreter.nodes.length(axis) != size:
-            interpreter.nodes.pin(axis, "a dynamic slice")
-            axis = interpreter.nodes.axis(size, "a dynamic slice")
-        axes.append(axis)
-    return [combine(axes, operands)]
+    part = [i for i, axis in enumerate(operands[0].axes) if interpreter.nodes.length(axis) != shape[i]]
+    return [combine(_replace(interpreter, equation, operands[0], part, shape).axes, operands)]
 
 
 @rule("dynamic_update_slice")
@@ -277,13 +256,8 @@ def dynamic_update_slice(interpreter: Interpreter, equation: core.JaxprEqn, oper
 def padding(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes that are padded are pinned."""
     (shape,) = shapes(equation)
-    axes = []
-    for axis, size, config in zip(operands[0].axes, shape, equation.params["padding_config"], strict=True):
-        if any(config):
-            interpreter.nodes.pin(axis, "padding")
-            axis = interpreter.nodes.axis(size, "padding")
-        axes.append(axis)
-    return [combine(axes, operands)]
+    padded = [i for i, config in enumerate(equation.params["padding_config"]) if any(config)]
+    return [combine(_replace(interpreter, equation, operands[0], padded, shape).axes, operands)]
 
 
 @rule("gather")
@@ -301,9 +275,10 @@ def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Val
         whole = sizes[i] == interpreter.nodes.length(operand.axes[i])
         axes[position] = operand.axes[i] if whole else interpreter.nodes.axis(sizes[i], "gathered")
     whole_axes = [i for i in kept if sizes[i] == interpreter.nodes.length(operand.axes[i])]
-    for i, axis in enumerate(operand.axes):
-        if i not in whole_axes:
-            interpreter.nodes.pin(axis, "looked up by index")
+    looked_up = [i for i in range(len(operand.axes)) if i not in whole_axes]
+    interpreter.mix(operand, looked_up)
+    for i in looked_up:
+        interpreter.nodes.pin(operand.axes[i], "looked up by index")
     rest = iter(indices.axes[:-1])
     if indices.leaves is None:
         interpreter.use(operand, whole_axes, "writes")
@@ -321,6 +296,7 @@ def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
     free = []
     for value, other, contracted, batched in zip(operands, (right, left), contracting, batch, strict=True):
         free += [axis for i, axis in enumerate(value.axes) if i not in (*contracted, *batched)]
+        interpreter.mix(value, contracted)
         if other.leaves is None and value.leaves is not None:
             interpreter.use(value, contracted, "reads")
             interpreter.use(value, [i for i in range(len(value.axes)) if i not in contracted], "writes")
@@ -341,6 +317,7 @@ def convolution(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
     for value, spec in ((image, numbers.lhs_spec), (kernel, numbers.rhs_spec)):
         for i in spec[2:]:
             nodes.pin(value.axes[i], "a spatial axis of a convolution")
+        interpreter.mix(value, spec[2:])
     groups = equation.params["feature_group_count"]
     features, incoming = image.axes[numbers.lhs_spec[1]], kernel.axes[numbers.rhs_spec[1]]
     outgoing = kernel.axes[numbers.rhs_spec[0]]
@@ -370,15 +347,10 @@ def pooling(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Va
     if len(equation.outvars) > 1:
         return pin_everything(interpreter, equation, operands)
     (shape,) = shapes(equation)
-    parameters = equation.params
-    axes = []
-    for i, (axis, size) in enumerate(zip(operands[0].axes, shape, strict=True)):
-        plain = parameters["window_dimensions"][i] == 1 and interpreter.nodes.length(axis) == size
-        if not (plain and not any(parameters["padding"][i])):
-            interpreter.nodes.pin(axis, "a pooled axis")
-            axis = interpreter.nodes.axis(size, "a pooled axis")
-        axes.append(axis)
-    return [combine(axes, operands)]
+    windows, paddings = equation.params["window_dimensions"], equation.params["padding"]
+    lengths = [interpreter.nodes.length(axis) for axis in operands[0].axes]
+    pooled = [i for i, size in enumerate(shape) if windows[i] != 1 or lengths[i] != size or any(paddings[i])]
+    return [_replace(interpreter, equation, operands[0], pooled, shape)]
 
 
 @rule("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "remat")
@@ -446,10 +418,25 @@ def _close_loop(interpreter: Interpreter, before: Sequence[Value], after: Sequen
     return [combine(old.axes, [old]) for old in before]
 
 
-def _pin(interpreter: Interpreter, equation: core.JaxprEqn, operands: Sequence[Value], axes: Sequence[int]) -> None:
-    for value in operands:
-        for i in axes:
-            interpreter.nodes.pin(value.axes[i], f"{equation.primitive.name}")
+def _replace(
+    interpreter: Interpreter,
+    equation: core.JaxprEqn,
+    value: Value,
+    touched: Sequence[int],
+    shape: Sequence[int] | None = None,
+) -> Value:
+    """A value some of whose axes an equation has reordered, mixed or cut: these are pinned and new in the result.
+
+    Args:
+        touched: the axes.
+        shape: of the result; default: that of the value.
+    """
+    axes, reason = list(value.axes), f"{equation.primitive.name} at {interpreter.source}"
+    interpreter.mix(value, touched)
+    for i in touched:
+        interpreter.nodes.pin(axes[i], reason)
+        axes[i] = interpreter.nodes.axis(interpreter.nodes.length(axes[i]) if shape is None else shape[i], reason)
+    return value._replace(axes=tuple(axes))
 
 
 @rule(
