@@ -26,6 +26,8 @@ NOT_TRANSFORMED = {
     "symmetry.fixed": "static: makes a segment",
     "symmetry.reads": "static: makes a segment",
     "symmetry.writes": "static: makes a segment",
+    "statistics.activation_sources": "static: finds where a group is seen",
+    "statistics.over_batch": "a transformation of functions",
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)
@@ -70,29 +72,32 @@ def permutations(seed: int) -> dict[str, jax.Array]:
     return {"Dense_0": jnp.asarray(np.stack([rng.permutation(4) for _ in range(COUNT)]))}
 
 
-def taps(params: Any, inputs: Any) -> dict[str, jax.Array]:
-    hidden = jnp.tanh(jnp.matmul(inputs, params["Dense_0"]["kernel"]) + params["Dense_0"]["bias"])
-    return {"Dense_0/kernel": inputs, "Dense_0": hidden}
-
-
 def apply(params: Any, inputs: Any) -> jax.Array:
-    return jnp.matmul(taps(params, inputs)["Dense_0"], params["Dense_1"]["kernel"]) + params["Dense_1"]["bias"]
+    hidden = jnp.tanh(jnp.matmul(inputs, params["Dense_0"]["kernel"]) + params["Dense_0"]["bias"])
+    return jnp.matmul(hidden, params["Dense_1"]["kernel"]) + params["Dense_1"]["bias"]
 
 
 def mean_square(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean((outputs - targets) ** 2)
 
 
+KERNEL = mlp_spec(1).kernels[0]
+
+
 def moments(seed: int) -> statistics.Moments:
     return sampled(normal(seed, 9, 4), normal(seed + 1, 9, 4))
 
 
-def measured(a: Any, b: Any, inputs: Any) -> dict[str, statistics.Moments]:
-    return statistics.activation_moments(taps, a, b, inputs, batch_size=4)
+def measured(a: Any, b: Any, inputs: Any) -> statistics.ActivationMoments:
+    return statistics.activation_moments(apply, SPEC, a, b, inputs, batch_size=4)
+
+
+def streamed(a: Any, b: Any, inputs: Any) -> dict[str, statistics.Moments]:
+    return statistics.stream_moments(lambda p, x: {"out": apply(p, x)}, a, b, inputs, batch_size=4)
 
 
 @functools.cache
-def pair() -> tuple[Any, Any, dict[str, statistics.Moments]]:
+def pair() -> tuple[Any, Any, statistics.ActivationMoments]:
     """Two networks and the moments of their activations."""
     a, b = params(0), params(2)
     return a, b, jax.jit(jax.vmap(measured))(a, b, normal(4, 9, 3))
@@ -143,6 +148,17 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda p, x, key: symmetry.verify(product, PRODUCT, p, x, key=key), (kernels(), normal(4, 9, 3), keys())
     ),
     "symmetry.perturb": lambda: Case(symmetry.perturb, (keys(), kernels())),
+    "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
+    "symmetry.kernel_inputs": lambda: Case(
+        lambda p, x: symmetry.kernel_inputs(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
+    ),
+    "symmetry.kernel_matrix": lambda: Case(lambda x: symmetry.kernel_matrix(KERNEL, x), (normal(0, 3, 4),)),
+    "symmetry.kernel_outputs": lambda: Case(
+        lambda x, y: symmetry.kernel_outputs(KERNEL, x, y), (normal(0, 3, 4), normal(1, 9, 3))
+    ),
+    "symmetry.from_kernel_matrix": lambda: Case(
+        lambda x: symmetry.from_kernel_matrix(KERNEL, x, (3, 4)), (normal(0, 3, 4),)
+    ),
     "transport.linear_assignment[scipy]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="scipy"), (normal(0, 5, 5),)
     ),
@@ -159,6 +175,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "statistics.sample_moments": lambda: Case(statistics.sample_moments, (normal(0, 9, 4), normal(1, 9, 4))),
     "statistics.merge_moments": lambda: Case(statistics.merge_moments, (moments(0), moments(2))),
     "statistics.activation_moments": lambda: Case(measured, (params(0), params(2), normal(4, 9, 3))),
+    "statistics.stream_moments": lambda: Case(streamed, (params(0), params(2), normal(4, 9, 3))),
+    "statistics.group_moments": lambda: Case(
+        lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
+    ),
     "statistics.second_moment": lambda: Case(statistics.second_moment, (moments(0),)),
     "statistics.cross_covariance": lambda: Case(statistics.cross_covariance, (moments(0),)),
     "statistics.cross_correlation": lambda: Case(statistics.cross_correlation, (moments(0),)),

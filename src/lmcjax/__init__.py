@@ -22,6 +22,7 @@ from lmcjax.matching import approximate_dimensions as approximate_dimensions
 from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.models import MLP as MLP
 from lmcjax.models import FlaxNetwork as FlaxNetwork
+from lmcjax.statistics import ActivationMoments as ActivationMoments
 from lmcjax.statistics import Moments as Moments
 from lmcjax.statistics import activation_moments as activation_moments
 from lmcjax.statistics import approximate_dimension as approximate_dimension
@@ -33,6 +34,7 @@ from lmcjax.symmetry import invert as invert
 from lmcjax.symmetry import mlp_spec as mlp_spec
 from lmcjax.symmetry import permute as permute
 from lmcjax.symmetry import random_permutations as random_permutations
+from lmcjax.symmetry import tap as tap
 from lmcjax.symmetry import verify as verify
 from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult

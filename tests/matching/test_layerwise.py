@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from lmcjax import (
+    ActivationMoments,
     BarrierResult,
     Matching,
     Moments,
@@ -38,8 +39,8 @@ PAPERS = SIMILARITIES[:3]
 def measure(network: Any, batch: bool = False) -> Any:
     """The moments of a pair, or of a batch of pairs, compiled once per architecture."""
 
-    def moments(a: Any, b: Any, inputs: Any) -> dict[str, Moments]:
-        return activation_moments(network.taps, a, b, inputs, batch_size=100)
+    def moments(a: Any, b: Any, inputs: Any) -> ActivationMoments:
+        return activation_moments(network.apply, mlp_spec(len(network.module.widths)), a, b, inputs, batch_size=100)
 
     return jax.jit(jax.vmap(moments, (0, 0, None)) if batch else moments)
 
@@ -178,8 +179,8 @@ def test_covariance_matching_with_identity_moments_is_weight_matching(pair: Any)
         zeros, eye = np.zeros(n, np.float32), np.eye(n, dtype=np.float32)
         return Moments(np.float32(2), zeros, zeros, eye, eye, eye)  # divided by N - 1 = 1
 
-    names = {"Dense_0/kernel": 12} | {g: n for g, (n,) in pair.spec.bind(pair.params_a).group_shapes().items()}
-    moments = {name: identity(n) for name, n in names.items()}
+    fan_in = {f"{name}/kernel": len(layer["kernel"]) for name, layer in pair.params_a.items()}
+    moments = ActivationMoments({name: identity(n) for name, n in fan_in.items()}, {})
     by_covariance, by_weights = (jitted_match(pair.spec, similarity) for similarity in ("covariance", "weights"))
     chex.assert_trees_all_close(by_covariance(*pair[2:4], moments=moments), by_weights(*pair[2:4]), rtol=1e-5)
 
@@ -281,5 +282,5 @@ def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generat
     both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(b["shortcut"])
     np.testing.assert_array_equal(matching.permutations["g"], first)
     np.testing.assert_array_equal(matching.permutations["h"], linear_sum_assignment(both, maximize=True)[1])
-    similarity = layer_similarity(CONVOLUTIONAL, "h", a, b | {"c2": jnp.asarray(aligned)}, similarity="weights")
+    similarity = layer_similarity(CONVOLUTIONAL, "h", a, b, similarity="weights", permutations=matching.permutations)
     np.testing.assert_allclose(similarity, both, rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""The reference MLP: its function, its initial bits, its taps."""
+"""The reference MLP: its function and its initial bits."""
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,6 @@ def test_is_the_function_that_the_paper_writes():
         phi = phi @ np.asarray(params[f"Dense_{layer}"]["kernel"]) + np.asarray(params[f"Dense_{layer}"]["bias"])
         phi = np.maximum(phi, 0) if layer < 2 else phi
     np.testing.assert_allclose(network.apply(params, inputs), phi, rtol=1e-5, atol=1e-6)
-
-
-def test_taps_are_the_layers_inputs_and_activations():
-    network = FlaxNetwork(MLP((7, 5), 3), (4,))
-    params = network.init(jax.random.key(0))
-    inputs = jnp.ones((2, 4))
-    taps = network.taps(params, inputs)
-    assert set(taps) == {"Dense_0/kernel", "Dense_0", "Dense_1"}
-    np.testing.assert_array_equal(taps["Dense_0/kernel"], inputs)
-    logits = taps["Dense_1"] @ params["Dense_2"]["kernel"] + params["Dense_2"]["bias"]
-    np.testing.assert_allclose(logits, network.apply(params, inputs), rtol=1e-6)
 
 
 def test_a_wider_layer_contains_a_narrower_one():

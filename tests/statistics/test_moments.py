@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmcjax import Moments, activation_moments
+from lmcjax import Moments
+from lmcjax.statistics import stream_moments
 from lmcjax.statistics import cross_correlation, cross_covariance, merge_moments, sample_moments, second_moment
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -38,14 +39,14 @@ def numpy_moments(a: np.ndarray, b: np.ndarray) -> Moments:
 
 @functools.partial(jax.jit, static_argnames="batch_size")
 def stream(a: jax.Array, b: jax.Array, batch_size: int) -> Moments:
-    """`activation_moments` of given activations, side by side in the inputs."""
+    """`stream_moments` of given activations, side by side in the inputs."""
     n = a.shape[1]
     inputs = jnp.concatenate([a, b], axis=1)
 
     def pick(start: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         return {"tap": jax.lax.dynamic_slice_in_dim(x, start, n, axis=1)}
 
-    return activation_moments(pick, jnp.array(0), jnp.array(n), inputs, batch_size=batch_size)["tap"]
+    return stream_moments(pick, jnp.array(0), jnp.array(n), inputs, batch_size=batch_size)["tap"]
 
 
 def assert_moments(actual: Moments, expected: Moments, rtol: float) -> None:
@@ -94,7 +95,7 @@ def numpy_float32(a: np.ndarray, b: np.ndarray) -> Moments:
 def test_every_tap_is_measured_under_its_name(rng: np.random.Generator) -> None:
     x = rng.normal(size=(30, 3)).astype(np.float32)
     w_a, w_b = rng.normal(size=(2, 3, 5)).astype(np.float32)
-    moments = jax.jit(functools.partial(activation_moments, taps, batch_size=8))(w_a, w_b, x)
+    moments = jax.jit(functools.partial(stream_moments, taps, batch_size=8))(w_a, w_b, x)
     assert set(moments) == {"in", "out"}
     assert_moments(moments["in"], numpy_moments(x, x), rtol=1e-5)
     assert_moments(moments["out"], numpy_moments(np.tanh(x @ w_a), np.tanh(x @ w_b)), rtol=1e-5)
@@ -171,7 +172,7 @@ def test_integer_inputs_are_moments_of_numbers() -> None:
 def test_a_nan_in_one_network_spoils_no_neighbour(rng: np.random.Generator) -> None:
     x = rng.normal(size=(21, 3)).astype(np.float32)
     w_a, w_b = rng.normal(size=(2, 3, 3, 5)).astype(np.float32)
-    measure = jax.jit(jax.vmap(lambda a, b: activation_moments(taps, a, b, x, batch_size=5)["out"]))
+    measure = jax.jit(jax.vmap(lambda a, b: stream_moments(taps, a, b, x, batch_size=5)["out"]))
     clean = measure(w_a, w_b)
     w_b[1, 0, 0] = np.nan
     spoilt = measure(w_a, w_b)
@@ -182,9 +183,9 @@ def test_a_nan_in_one_network_spoils_no_neighbour(rng: np.random.Generator) -> N
 @pytest.mark.usefixtures("unchecked")
 def test_errors_show_the_shapes() -> None:
     with pytest.raises(ValueError, match=r"empty.*\(0, 3\)"):
-        activation_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((0, 3)))
+        stream_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((0, 3)), batch_size=1)
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        activation_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((4, 3)), batch_size=0)
+        stream_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((4, 3)), batch_size=0)
     for shape in ((4, 2), (3, 3), (0, 3)):
         with pytest.raises(ValueError, match=r"\(4, 3\), \(\d, \d\)" if shape[0] else r"\(0, 3\), \(0, 3\)"):
             sample_moments(jnp.zeros((4, 3) if shape[0] else shape), jnp.zeros(shape))

@@ -1,14 +1,13 @@
-"""Matching layer by layer, as in Section 6 of the paper."""
+"""Layer-by-layer matching, the paper's three and activation correlation."""
 
-from collections.abc import Mapping
-
+import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from lmcjax.matching._matching import Matching
-from lmcjax.matching._similarity import Similarity, check_similarity, incoming_leaves, layer_similarity
-from lmcjax.statistics import Moments
-from lmcjax.symmetry import PermutationSpec, check_same_shapes, identity_permutations, named_leaves, permute_leaf
+from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
+from lmcjax.statistics import ActivationMoments, activation_sources, over_batch
+from lmcjax.symmetry import PermutationSpec, check_same_shapes, identity_permutations
 from lmcjax.transport import AssignmentBackend, linear_assignment
 
 
@@ -18,17 +17,22 @@ def match_layerwise(
     params_b: PyTree,
     *,
     similarity: Similarity,
-    moments: Mapping[str, Moments] | None = None,
+    moments: ActivationMoments | None = None,
     include_bias: bool = False,
     backend: AssignmentBackend = "auto",
+    max_passes: int = 50,
 ) -> Matching:
     """Match B's neurons to A's one layer after the other, each by one exact linear assignment.
 
     For each group in the spec's order, with the permutations found so far applied to B, the permutation maximises the
     summed similarity `sum_i M[i, p[i]]`. `"weights"`: `M = W_A W_B^T`; `"covariance"`: `W_A S W_B^T` with S the
-    uncentred second moment of A's inputs to the layer; `"activations"`: the centred cross moment of the layer's
+    uncentred second moment of A's inputs to the layer; `"activations"`: the centred cross moment of the group's
     activations; `"correlation"`: the same of standardised activations. Only incoming kernels enter the first two:
-    biases and outgoing weights do not (`include_bias` apart).
+    biases and outgoing weights do not (`include_bias` apart). Several kernels that write one group add up.
+
+    Where groups depend on each other in a circle (residual streams, heads and their channels), the first pass sums
+    only those kernels whose other groups are matched already, and further passes over all groups sum all of them, until
+    nothing changes.
 
     Jittable and vmappable as a whole. On CPU each layer is one call to SciPy; in a vmapped batch, one for all pairs.
 
@@ -37,46 +41,94 @@ def match_layerwise(
         params_a: the network that stays, traced.
         params_b: the network whose neurons are reordered, traced, of the same shapes.
         similarity: static.
-        moments: what `activation_moments` returns; needed by all but `"weights"`. By group, and for a kernel that reads
-            no group by the kernel's leaf.
-        include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]`. The paper does not.
+        moments: what `activation_moments` returns; needed by all but `"weights"`.
+        include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
         backend: static, see `linear_assignment`.
+        max_passes: static; a matching that still changes then is not `converged`.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
 
     Raises:
         ValueError: shapes differ between the networks or do not fit the spec, moments missing or of the wrong size, an
-            unknown option, a spec whose groups are not in order.
+            unknown option, fewer than one pass.
 
     Source: the paper, Section 6; activation matching after Li et al. (2015).
     """
+    if max_passes < 1:
+        raise ValueError(f"max_passes is at least 1, not {max_passes}")
     check_similarity(spec, similarity, moments, include_bias)
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
+    order = _first_pass(spec, similarity, moments)
+
+    def one_pass(permutations: dict[str, Array], first: bool) -> Matching:
+        """All groups once; `first`: by the kernels that are ready."""
+        found = dict(permutations)
+        objective, identity_objective = {}, {}
+        finite = jnp.asarray(True)
+        for group in spec.groups:
+            matrix = layer_similarity(
+                spec,
+                group,
+                params_a,
+                params_b,
+                similarity=similarity,
+                moments=moments,
+                permutations=found,
+                kernels=order[group] if first else None,
+                include_bias=include_bias,
+            )
+            assign = over_batch(lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2)
+            found[group] = assign(matrix)
+            objective[group] = jnp.take_along_axis(matrix, found[group][..., None], axis=-1).sum()
+            identity_objective[group] = jnp.trace(matrix, axis1=-2, axis2=-1).sum()
+            finite &= jnp.isfinite(matrix).all()
+        passes = jnp.asarray(1, jnp.int32)
+        return Matching(found, objective, identity_objective, passes, converged=finite, finite=finite)
+
+    matching = one_pass(identity_permutations(spec), first=True)
+    if all(kernels is None for kernels in order.values()):
+        return matching
+
+    def again(state: tuple[Matching, Bool[Array, ""]]) -> Bool[Array, ""]:
+        before, changed = state
+        return changed & before.finite & (before.iterations < max_passes)
+
+    def refine(state: tuple[Matching, Bool[Array, ""]]) -> tuple[Matching, Bool[Array, ""]]:
+        before, _ = state
+        after = one_pass(before.permutations, first=False)
+        changed = jnp.asarray(False)
+        for group in spec.groups:
+            changed |= (after.permutations[group] != before.permutations[group]).any()
+        return after._replace(iterations=before.iterations + 1), changed
+
+    matching, changed = jax.lax.while_loop(again, refine, (matching, jnp.asarray(True)))
+    return matching._replace(converged=matching.finite & ~changed)
+
+
+def _first_pass(
+    spec: PermutationSpec, similarity: Similarity, moments: ActivationMoments | None
+) -> dict[str, tuple[str, ...] | None]:
+    """Per group, the kernels that count in the first pass: those beside whose other groups are matched by then, or all
+    if there are none. None: nothing that a later pass would see differently."""
     axes = dict(spec.leaves)
-    leaves_b = named_leaves(params_b)
-    permutations = identity_permutations(spec)
-    objective, identity_objective = {}, {}
-    finite = jnp.asarray(True)
+    matched: set[str] = set()
+    result: dict[str, tuple[str, ...] | None] = {}
     for group in spec.groups:
-        kernels, vectors = incoming_leaves(spec, group)
-        aligned = {
-            name: permute_leaf(axes[name], permutations, leaves_b[name])
-            for name in [*(name for name, _ in kernels), *vectors]
-        }
-        matrix = layer_similarity(
-            spec,
-            group,
-            params_a,
-            {**leaves_b, **aligned},  # a flat dict of leaves is a tree with the same names
-            similarity=similarity,
-            moments=moments,
-            include_bias=include_bias,
-        )
-        permutations[group] = linear_assignment(matrix, maximize=True, backend=backend)
-        objective[group] = jnp.take_along_axis(matrix, permutations[group][:, None], axis=1).sum()
-        identity_objective[group] = jnp.trace(matrix)
-        finite &= jnp.isfinite(matrix).all()
-    one_pass = jnp.asarray(1, jnp.int32)
-    return Matching(permutations, objective, identity_objective, one_pass, converged=finite, finite=finite)
+        beside: dict[str, set[str]] = {}  # kernel to the groups that its comparison depends on
+        if similarity in ("activations", "correlation"):
+            assert moments is not None
+            for kernel, place, features, _ in activation_sources(spec, group, moments):
+                others = {s.group for i in features if i != place.axis for s in axes[place.leaf][i] if s.group}
+                beside[kernel.name] = beside.get(kernel.name, set()) | others
+        else:
+            for kernel, place in writing_kernels(spec, group):
+                others = {
+                    s.group for i, axis in enumerate(axes[place.leaf]) if i != place.axis for s in axis if s.group
+                }
+                beside[kernel.name] = beside.get(kernel.name, set()) | others
+        ready = tuple(name for name, others in beside.items() if others <= matched)
+        result[group] = None if len(ready) == len(beside) else ready or tuple(beside)
+        matched.add(group)
+    return result

@@ -1,6 +1,8 @@
 """How alike the neurons of two networks are: one similarity matrix per group, rows A, columns B."""
 
-from collections.abc import Mapping
+import functools
+import math
+from collections.abc import Collection, Mapping
 from typing import Literal, TypeAlias, get_args
 
 import jax
@@ -8,14 +10,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
-from lmcjax.statistics import Moments, approximate_dimension, cross_correlation, cross_covariance, second_moment
-from lmcjax.symmetry import PermutationSpec, named_leaves
+from lmcjax.statistics import (
+    ActivationMoments,
+    Moments,
+    approximate_dimension,
+    cross_correlation,
+    cross_covariance,
+    group_moments,
+    over_batch,
+    second_moment,
+)
+from lmcjax.symmetry import (
+    Kernel,
+    PermutationSpec,
+    Permutations,
+    Place,
+    from_kernel_matrix,
+    identity_permutations,
+    kernel_matrix,
+    named_leaves,
+    permute_leaf,
+)
 
 Similarity: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
 
 
 def check_similarity(
-    spec: PermutationSpec, similarity: str, moments: Mapping[str, Moments] | None, include_bias: bool
+    spec: PermutationSpec, similarity: str, moments: ActivationMoments | None, include_bias: bool
 ) -> None:
     """Check that the options of a similarity fit together, before anything is computed.
 
@@ -27,82 +48,10 @@ def check_similarity(
     if similarity != "weights" and moments is None:
         raise ValueError(
             f"similarity={similarity!r} needs moments, and moments is None: "
-            f"compute them with activation_moments(taps, params_a, params_b, inputs)"
+            f"compute them with activation_moments(apply, spec, params_a, params_b, inputs)"
         )
     if include_bias and similarity != "covariance":
         raise ValueError(f"include_bias extends similarity='covariance' only, not {similarity!r}")
-    for group in spec.groups:
-        if any(segment.batch_axes for _, _, segment in spec.segments(group)):
-            raise ValueError(f"group {group!r} has batch axes, which layer-by-layer matching cannot follow yet")
-
-
-def incoming_leaves(spec: PermutationSpec, group: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """The leaves that write a group: kernels as `(leaf name, axis written)`, and vectors (biases, scales) by name.
-
-    Raises:
-        ValueError: a kernel writes the group through blocks or next to another group on the same axis, or reads a group
-            that only comes later.
-    """
-    axes = dict(spec.leaves)
-    kernels, vectors = [], []
-    for name, axis, segment in spec.segments(group):
-        if segment.role == "reads":
-            continue
-        if len(axes[name]) == 1:
-            vectors.append(name)
-            continue
-        if len(axes[name][axis]) > 1 or segment.outer * segment.inner > 1:
-            raise ValueError(
-                f"leaf {name!r} writes group {group!r} through {axes[name][axis]}, expected one plain segment"
-            )
-        others = {s.group for other in axes[name] for s in other if s.group not in (None, group)}
-        if later := [g for g in others if g and spec.groups.index(g) > spec.groups.index(group)]:
-            raise ValueError(
-                f"leaf {name!r} writes group {group!r} and depends on {later}, which comes later in {spec.groups}: "
-                "list the leaves of the spec in the order of the computation"
-            )
-        kernels.append((name, axis))
-    if not kernels:
-        raise ValueError(f"no kernel writes group {group!r}, only {vectors}: there are no incoming weights to compare")
-    return kernels, vectors
-
-
-def _rows(leaf: ArrayLike, axis: int) -> Array:
-    """The incoming weights of each neuron: `[n, rest]`."""
-    leaf = jnp.asarray(leaf, accumulation_dtype(leaf))
-    return jnp.moveaxis(leaf, axis, 0).reshape(leaf.shape[axis], -1)
-
-
-def _moments_at(moments: Mapping[str, Moments], name: str) -> Moments:
-    if name not in moments:
-        raise ValueError(f"there are no moments for {name!r}, only for {sorted(moments)}")
-    return moments[name]
-
-
-def _own(spec: PermutationSpec, group: str, moments: Mapping[str, Moments]) -> Moments:
-    """The moments of a group's own activations."""
-    found, size = _moments_at(moments, group), spec.group_shapes()[group][-1]
-    if found.centred_ab.shape != (size, size):
-        raise ValueError(f"group {group!r} has {size} neurons, its moments are {found.centred_ab.shape}")
-    return found
-
-
-def _input_moments(spec: PermutationSpec, kernel: str, moments: Mapping[str, Moments]) -> Moments:
-    """What a kernel sees: moments under its own name, else those of the group that it reads."""
-    if kernel in moments:
-        return moments[kernel]
-    read = [s.group for axis in dict(spec.leaves)[kernel] for s in axis if s.group and s.role != "writes"]
-    return _moments_at(moments, read[0] if read else kernel)
-
-
-def _metric(moments: Moments, include_bias: bool) -> Array:
-    """The second moment of a kernel's inputs, with a constant input 1 appended for the bias."""
-    metric = second_moment(moments, ddof=1)
-    if not include_bias:
-        return metric
-    scale = moments.num_samples / (moments.num_samples - 1)
-    mean = scale * moments.mean_a
-    return jnp.block([[metric, mean[:, None]], [mean[None, :], scale]])
 
 
 def layer_similarity(
@@ -112,9 +61,11 @@ def layer_similarity(
     params_b: PyTree,
     *,
     similarity: Similarity,
-    moments: Mapping[str, Moments] | None = None,
+    moments: ActivationMoments | None = None,
+    permutations: Permutations | None = None,
+    kernels: Collection[str] | None = None,
     include_bias: bool = False,
-) -> Float[Array, "n n"]:
+) -> Float[Array, "*batch n n"]:
     """The similarity of the neurons of one group in two networks; rows A, columns B.
 
     - `"weights"`: `W_A W_B^T`
@@ -122,36 +73,108 @@ def layer_similarity(
     - `"activations"`: `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`, of the group's own activations
     - `"correlation"`: the same, standardised
 
-    Several kernels that write the group add up. Arguments as in `match_layerwise`; the groups that B's kernels read are
-    expected to be aligned already.
+    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side in it. Several kernels
+    that write the group add up. Arguments as in `match_layerwise`, and
+
+        permutations: of all groups, applied to B first, but for the neurons that are compared. Default: B as it is.
+        kernels: static, names of those that count for the first two. Default: all that write the group.
 
     Source: the paper, Section 6.
     """
     check_similarity(spec, similarity, moments, include_bias)
-    spec, moments = spec.bind(params_a), moments or {}
+    spec = spec.bind(params_a)
     if similarity in ("activations", "correlation"):
-        return (cross_covariance if similarity == "activations" else cross_correlation)(_own(spec, group, moments))
-    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    kernels, vectors = incoming_leaves(spec, group)
-    if include_bias and (len(kernels), len(vectors)) != (1, 1):
-        raise ValueError(f"include_bias needs one kernel and one bias for group {group!r}, not {kernels} and {vectors}")
+        assert moments is not None
+        own = group_moments(spec, group, params_a, moments, permutations)
+        compare = cross_covariance if similarity == "activations" else cross_correlation
+        return over_batch(compare, own.num_samples.ndim)(own)
+    permutations = identity_permutations(spec) if permutations is None else permutations
+    axes, leaves_a, leaves_b = dict(spec.leaves), named_leaves(params_a), named_leaves(params_b)
     terms = []
-    for name, axis in kernels:
-        rows_a, rows_b = _rows(leaves_a[name], axis), _rows(leaves_b[name], axis)
-        if include_bias:
-            rows_a = jnp.column_stack([rows_a, jnp.asarray(leaves_a[vectors[0]], rows_a.dtype)])
-            rows_b = jnp.column_stack([rows_b, jnp.asarray(leaves_b[vectors[0]], rows_b.dtype)])
-        if similarity == "covariance":
-            metric = _metric(_input_moments(spec, name, moments), include_bias)
-            if metric.shape[0] != rows_a.shape[1]:
-                raise ValueError(
-                    f"kernel {name!r} has {rows_a.shape[1]} inputs, the moments of its inputs are {metric.shape}"
-                )
-            dtype = accumulation_dtype(rows_a, rows_b, metric)
-            rows_a, rows_b, metric = (x.astype(dtype) for x in (rows_a, rows_b, metric))
-            rows_a = jnp.matmul(rows_a, metric, precision=jax.lax.Precision.HIGHEST)
-        terms.append(jnp.matmul(rows_a, rows_b.T, precision=jax.lax.Precision.HIGHEST))
+    for kernel, place in writing_kernels(spec, group):
+        if kernels is not None and kernel.name not in kernels:
+            continue
+        others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes[place.leaf]))
+        aligned = jnp.asarray(permute_leaf(others, permutations, leaves_b[place.leaf]))
+        leaf = jnp.asarray(leaves_a[place.leaf])
+        if similarity == "covariance" and kernel.inputs:
+            leaf = _in_metric(kernel, leaf, _input_moments(kernel, leaf, moments))
+        terms.append(_inner_products(place, leaf, aligned))
+    if include_bias:
+        terms.append(_bias_terms(spec, group, leaves_a, leaves_b, permutations, moments))
     return sum(terms[1:], terms[0])
+
+
+def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
+    """The kernels that write a group; where there are none (a learned state, say), all leaves that do."""
+    kernels = list(spec.writers(group))
+    return kernels or [(Kernel(p.leaf, p.leaf, ()), p) for p in spec.places(group) if p.segment.role != "reads"]
+
+
+def _inner_products(place: Place, a: Array, b: Array) -> Array:
+    """Of the neurons' rows: `[*batch, n, n]`."""
+    dtype = accumulation_dtype(a, b)
+    rows_a, rows_b = (place.rows(leaf.astype(dtype), range(leaf.ndim)) for leaf in (a, b))
+    return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
+
+
+def _input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments | None) -> Moments:
+    """The moments of what a kernel sees."""
+    inputs = {} if moments is None else moments.inputs
+    if kernel.name not in inputs:
+        raise ValueError(f"there are no moments of the inputs of kernel {kernel.name!r}, only for {sorted(inputs)}")
+    fan_in = math.prod(jnp.shape(leaf)[i] for i in kernel.inputs)
+    if inputs[kernel.name].mean_a.shape[-1] != fan_in:
+        raise ValueError(
+            f"kernel {kernel.name!r} has {fan_in} inputs, its moments are of {inputs[kernel.name].mean_a.shape[-1]}"
+        )
+    return inputs[kernel.name]
+
+
+def _in_metric(kernel: Kernel, leaf: Array, moments: Moments) -> Array:
+    """`S W`, laid out like the leaf, S the second moment of the kernel's inputs."""
+    dtype = accumulation_dtype(leaf, moments.mean_a)
+    matrix = kernel_matrix(kernel, leaf).astype(dtype)
+    if moments.centred_aa is None:  # one-hot vectors: S is diagonal
+        second = (moments.num_samples / (moments.num_samples - 1))[..., None] * moments.mean_a
+        return from_kernel_matrix(kernel, second[..., None].astype(dtype) * matrix, leaf.shape)
+    second = over_batch(functools.partial(second_moment, ddof=1), moments.num_samples.ndim)(moments)
+    moved = jnp.matmul(second.astype(dtype), matrix, precision=jax.lax.Precision.HIGHEST)
+    return from_kernel_matrix(kernel, moved, leaf.shape)
+
+
+def _bias_terms(
+    spec: PermutationSpec,
+    group: str,
+    leaves_a: Mapping[str, ArrayLike],
+    leaves_b: Mapping[str, ArrayLike],
+    permutations: Permutations,
+    moments: ActivationMoments | None,
+) -> Array:
+    """What `[W, b] [[S, m], [m^T, c]] [W~, b~]^T` has more than `W S W~^T`, of a dense layer."""
+    kernels = list(spec.writers(group))
+    names = {kernel.leaf for kernel in spec.kernels}
+    biases = [p.leaf for p in spec.places(group) if p.leaf not in names and p.segment.role == "writes"]
+    if (len(kernels), len(biases)) != (1, 1) or jnp.ndim(leaves_a[kernels[0][0].leaf]) != 2:
+        raise ValueError(
+            f"include_bias needs one dense kernel and one bias for group {group!r}, "
+            f"not {[kernel.name for kernel, _ in kernels]} and {biases}"
+        )
+    ((kernel, place),) = kernels
+    axes = dict(spec.leaves)[place.leaf]
+    others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes))
+    weights_b = kernel_matrix(kernel, permute_leaf(others, permutations, leaves_b[kernel.leaf]))
+    weights_a = kernel_matrix(kernel, leaves_a[kernel.leaf])
+    seen = _input_moments(kernel, leaves_a[kernel.leaf], moments)
+    scale = seen.num_samples / (seen.num_samples - 1)
+    dtype = accumulation_dtype(weights_a, weights_b, seen.mean_a)
+    weights_a, weights_b, mean, bias_a, bias_b = (
+        jnp.asarray(x, dtype)
+        for x in (weights_a, weights_b, scale * seen.mean_a, leaves_a[biases[0]], leaves_b[biases[0]])
+    )
+    said_a = jnp.matmul(mean, weights_a, precision=jax.lax.Precision.HIGHEST)
+    said_b = jnp.matmul(mean, weights_b, precision=jax.lax.Precision.HIGHEST)
+    return jnp.outer(said_a, bias_b) + jnp.outer(bias_a, said_b) + scale.astype(dtype) * jnp.outer(bias_a, bias_b)
 
 
 def approximate_dimensions(
@@ -159,8 +182,8 @@ def approximate_dimensions(
     params: PyTree,
     *,
     similarity: Similarity,
-    moments: Mapping[str, Moments] | None = None,
-) -> dict[str, Float[Array, ""]]:
+    moments: ActivationMoments | None = None,
+) -> dict[str, Float[Array, "*batch"]]:
     """The approximate dimension of what a matching compares, per group: `(tr M)^2 / tr(M^2)`.
 
     M is `W^T W` for `"weights"`, `W S W^T` for `"covariance"`, the uncentred second moment of the group's activations
@@ -180,10 +203,14 @@ def approximate_dimensions(
     check_similarity(spec, similarity, moments, include_bias=False)
     if similarity == "correlation":
         raise ValueError("similarity='correlation' has no approximate dimension, only weights, covariance, activations")
-    if similarity == "activations":
-        spec = spec.bind(params)
-        return {g: approximate_dimension(second_moment(_own(spec, g, moments or {}))) for g in spec.groups}
-    return {
-        g: approximate_dimension(layer_similarity(spec, g, params, params, similarity=similarity, moments=moments))
-        for g in spec.groups
-    }
+    spec = spec.bind(params)
+    dimensions = {}
+    for group in spec.groups:
+        if similarity == "activations":
+            assert moments is not None
+            own = group_moments(spec, group, params, moments)
+            matrix = over_batch(second_moment, own.num_samples.ndim)(own)
+        else:
+            matrix = layer_similarity(spec, group, params, params, similarity=similarity, moments=moments)
+        dimensions[group] = over_batch(approximate_dimension, matrix.ndim - 2)(matrix)
+    return dimensions

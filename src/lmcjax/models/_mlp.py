@@ -39,9 +39,7 @@ def lecun_normal_per_neuron(
 class MLP(nn.Module):
     """Fully connected network `Dense_0 ... Dense_L`: hidden layers with an activation, then logits.
 
-    Inputs of any shape `[num_samples, ...]` are flattened. The permutation spec is `mlp_spec(len(widths))`. The
-    activations are sown as a dict `"activations"` in the collection `"taps"`: by group and, for the first kernel's
-    inputs, under `"Dense_0/kernel"`.
+    Inputs of any shape `[num_samples, ...]` are flattened. The permutation spec is `mlp_spec(len(widths))`.
 
     Attributes:
         widths: m_1 ... m_L, at least one.
@@ -65,7 +63,6 @@ class MLP(nn.Module):
             )
         dtype = jnp.result_type(float) if self.param_dtype is None else self.param_dtype
         x = inputs.reshape(inputs.shape[0], -1)
-        taps = {"Dense_0/kernel": x}
         for layer, width in enumerate((*self.widths, self.num_classes)):
             x = nn.Dense(
                 width,
@@ -76,6 +73,4 @@ class MLP(nn.Module):
             )(x)
             if layer < len(self.widths):
                 x = self.activation(x)
-                taps[f"Dense_{layer}"] = x
-        self.sow("taps", "activations", taps, init_fn=lambda: None, reduce_fn=lambda _, new: new)
         return x

@@ -47,8 +47,3 @@ class FlaxNetwork:
     def apply(self, params: PyTree, inputs: ArrayLike) -> Array:
         """The module's outputs for a batch of inputs `[num_samples, *input_shape]`."""
         return self.module.apply({"params": params}, jnp.asarray(inputs))
-
-    def taps(self, params: PyTree, inputs: ArrayLike) -> dict[str, Array]:
-        """Named activations `[num_samples, n]`, for `activation_moments`: what the module sows in `"taps"`."""
-        _, state = self.module.apply({"params": params}, jnp.asarray(inputs), mutable=["taps"])
-        return dict(state["taps"]["activations"])

@@ -1,11 +1,15 @@
 """What a layer sees: moments of activations, and how many dimensions they fill."""
 
+from lmcjax.statistics._activations import ActivationMoments as ActivationMoments
+from lmcjax.statistics._activations import activation_moments as activation_moments
+from lmcjax.statistics._activations import activation_sources as activation_sources
+from lmcjax.statistics._activations import group_moments as group_moments
 from lmcjax.statistics._dimension import approximate_dimension as approximate_dimension
 from lmcjax.statistics._moments import Moments as Moments
-from lmcjax.statistics._moments import Taps as Taps
-from lmcjax.statistics._moments import activation_moments as activation_moments
 from lmcjax.statistics._moments import cross_correlation as cross_correlation
 from lmcjax.statistics._moments import cross_covariance as cross_covariance
 from lmcjax.statistics._moments import merge_moments as merge_moments
+from lmcjax.statistics._moments import over_batch as over_batch
 from lmcjax.statistics._moments import sample_moments as sample_moments
 from lmcjax.statistics._moments import second_moment as second_moment
+from lmcjax.statistics._moments import stream_moments as stream_moments

@@ -1,7 +1,7 @@
 """First and second moments of two networks' activations, in one pass over the data."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +9,23 @@ from jaxtyping import Array, ArrayLike, Float, Num, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 
-Taps: TypeAlias = Callable[[PyTree, Array], Mapping[str, Array]]
-"""`taps(params, inputs)`: named activations `[num_samples, n]`, such as `MLP.taps`."""
+NamedActivations: TypeAlias = Callable[[PyTree, Any], Mapping[str, Array]]
+"""`activations(params, inputs)`: named activations `[*batch, num_samples, n]`."""
 
 
 class Moments(NamedTuple):
-    """Moments of the activations of networks A and B at one tap; `vmap` prepends axes to every field.
+    """Moments of the activations of networks A and B at one place; `vmap` prepends axes to every field.
 
-    Sums are centred (about the mean of the samples seen), so that large means cost no digits.
+    Sums are centred (about the mean of the samples seen), so that large means cost no digits. Of one-hot vectors only
+    the means are kept, which say all; their sums are None.
     """
 
     num_samples: Float[Array, ""]  # N
     mean_a: Float[Array, " n"]
     mean_b: Float[Array, " n"]
-    centred_aa: Float[Array, "n n"]  # sum_x (phi_A - mean_A)(phi_A - mean_A)^T
-    centred_bb: Float[Array, "n n"]
-    centred_ab: Float[Array, "n n"]  # rows: neurons of A, columns: neurons of B
+    centred_aa: Float[Array, "n n"] | None  # sum_x (phi_A - mean_A)(phi_A - mean_A)^T
+    centred_bb: Float[Array, "n n"] | None
+    centred_ab: Float[Array, "n n"] | None  # rows: neurons of A, columns: neurons of B
 
 
 def _outer_sum(x: Array, y: Array) -> Array:
@@ -58,71 +59,117 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
     share = second.num_samples / count
     delta_a, delta_b = second.mean_a - first.mean_a, second.mean_b - first.mean_b
     weight = first.num_samples * share
+
+    def add(one: Array | None, other: Array | None, x: Array, y: Array) -> Array | None:
+        return None if one is None or other is None else one + other + weight * jnp.outer(x, y)
+
     return Moments(
         count,
         first.mean_a + share * delta_a,
         first.mean_b + share * delta_b,
-        first.centred_aa + second.centred_aa + weight * jnp.outer(delta_a, delta_a),
-        first.centred_bb + second.centred_bb + weight * jnp.outer(delta_b, delta_b),
-        first.centred_ab + second.centred_ab + weight * jnp.outer(delta_a, delta_b),
+        add(first.centred_aa, second.centred_aa, delta_a, delta_a),
+        add(first.centred_bb, second.centred_bb, delta_b, delta_b),
+        add(first.centred_ab, second.centred_ab, delta_a, delta_b),
     )
 
 
-def activation_moments(
-    taps: Taps, params_a: PyTree, params_b: PyTree, inputs: Num[ArrayLike, "num_samples ..."], *, batch_size: int = 1000
+def stream_moments(
+    activations: NamedActivations,
+    params_a: PyTree,
+    params_b: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int,
+    one_hot: Collection[str] = (),
 ) -> dict[str, Moments]:
-    """The moments of both networks' activations on the same inputs, streamed in batches with flat memory.
+    """The moments of both networks' activations on the same inputs, in batches with flat memory.
 
     Args:
-        taps: static; `taps(params, inputs)` names the activations `[num_samples, n]` to measure. For `match_layerwise`
-            they are called by group (what its readers see) and, for a kernel that reads no group, by the kernel's leaf.
+        activations: static; `activations(params, inputs)` names the activations `[*batch, num_samples, n]` to measure.
         params_a, params_b: the two networks' parameters, traced.
-        inputs: traced; the last batch may be short.
+        inputs: arrays with a leading axis of samples, traced; the last batch may be short.
         batch_size: static, samples per batch; it sets memory and speed, the result changes by rounding only.
+        one_hot: static, names of those that are one-hot vectors.
 
     Returns:
-        `Moments` per tap.
+        `Moments` per name, whose fields have the leading axes `*batch`.
 
     Raises:
         ValueError: no samples, or a batch size below 1.
     """
-    num_samples = jnp.shape(inputs)[0]
-    if num_samples == 0:
-        raise ValueError(f"activation moments of an empty data set: inputs have shape {jnp.shape(inputs)}")
+    num_samples = count_samples(inputs)
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
-    inputs = jnp.asarray(inputs)
+    inputs = jax.tree.map(jnp.asarray, inputs)
 
-    def activations(params: PyTree, x: Array) -> dict[str, Array]:
-        values = taps(params, x).items()
-        return {name: jnp.asarray(v, accumulation_dtype(v, least=jnp.result_type(float))) for name, v in values}
+    def values(params: PyTree, x: PyTree) -> dict[str, Array]:
+        named = activations(params, x).items()
+        return {name: jnp.asarray(v, accumulation_dtype(v, least=jnp.result_type(float))) for name, v in named}
 
+    first = jax.tree.map(lambda x: x[:1], inputs)
     origin_a, origin_b = (
-        {name: value[0] for name, value in activations(params, inputs[:1]).items()} for params in (params_a, params_b)
+        {name: value[..., :1, :] for name, value in values(params, first).items()} for params in (params_a, params_b)
     )
 
-    def of_batch(x: Array) -> dict[str, Moments]:
+    def of_batch(x: PyTree) -> dict[str, Moments]:
         """Measured from the first sample: means stay small, and merging them costs no digits."""
-        a, b = activations(params_a, x), activations(params_b, x)
-        return {n: sample_moments(a[n] - origin_a[n], b[n] - origin_b[n]) for n in a}
+        a, b = values(params_a, x), values(params_b, x)
+        return {n: _measure(a[n] - origin_a[n], b[n] - origin_b[n], one_hot=n in one_hot) for n in a}
 
     def merge(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
-        return {name: merge_moments(first[name], second[name]) for name in first}
+        return {name: over_batch(merge_moments, m.num_samples.ndim)(m, second[name]) for name, m in first.items()}
 
     def add_batch(total: dict[str, Moments], start: Array) -> tuple[dict[str, Moments], None]:
-        return merge(total, of_batch(jax.lax.dynamic_slice_in_dim(inputs, start, batch_size))), None
+        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, batch_size), inputs)
+        return merge(total, of_batch(batch)), None
 
     batch_size = min(batch_size, num_samples)
     end = num_samples - num_samples % batch_size
-    total = of_batch(inputs[:batch_size])
+    total = of_batch(jax.tree.map(lambda x: x[:batch_size], inputs))
     total, _ = jax.lax.scan(add_batch, total, jnp.arange(batch_size, end, batch_size))
-    total = total if end == num_samples else merge(total, of_batch(inputs[end:]))
-    return {n: m._replace(mean_a=m.mean_a + origin_a[n], mean_b=m.mean_b + origin_b[n]) for n, m in total.items()}
+    total = total if end == num_samples else merge(total, of_batch(jax.tree.map(lambda x: x[end:], inputs)))
+    return {
+        n: m._replace(mean_a=m.mean_a + origin_a[n][..., 0, :], mean_b=m.mean_b + origin_b[n][..., 0, :])
+        for n, m in total.items()
+    }
+
+
+def count_samples(inputs: PyTree) -> int:
+    """The length of the leading axis that all inputs share.
+
+    Raises:
+        ValueError: the inputs differ in it, or there are none.
+    """
+    counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
+    if len(counts) != 1 or counts == {()}:
+        raise ValueError(f"inputs have a leading axis of samples, not {jax.tree.map(jnp.shape, inputs)}")
+    ((num_samples,),) = counts
+    if num_samples == 0:
+        raise ValueError(f"moments of an empty data set: inputs have shapes {jax.tree.map(jnp.shape, inputs)}")
+    return num_samples
+
+
+def over_batch(function: Callable, num_axes: int) -> Callable:
+    """A function of single moments, mapped over leading axes."""
+    for _ in range(num_axes):
+        function = jax.vmap(function)
+    return function
+
+
+def _measure(a: Array, b: Array, one_hot: bool) -> Moments:
+    """`sample_moments` over leading axes."""
+    if one_hot:
+        count = jnp.full(a.shape[:-2], a.shape[-2], a.dtype)
+        return Moments(count, a.mean(-2), b.mean(-2), None, None, None)
+    return over_batch(sample_moments, a.ndim - 2)(a, b)
 
 
 def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
     """The uncentred second moment of A, `sum_x phi_A phi_A^T / (N - ddof)`; the paper divides by N - 1 (Section 6)."""
-    total = moments.centred_aa + moments.num_samples * jnp.outer(moments.mean_a, moments.mean_a)
+    if moments.centred_aa is None:  # one-hot vectors
+        total = moments.num_samples * jnp.diag(moments.mean_a)
+    else:
+        total = moments.centred_aa + moments.num_samples * jnp.outer(moments.mean_a, moments.mean_a)
     return total / (moments.num_samples - ddof)
 
 

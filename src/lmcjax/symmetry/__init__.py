@@ -12,7 +12,9 @@ from lmcjax.symmetry._permutations import permute as permute
 from lmcjax.symmetry._permutations import permute_leaf as permute_leaf
 from lmcjax.symmetry._permutations import random_permutations as random_permutations
 from lmcjax.symmetry._spec import Axis as Axis
+from lmcjax.symmetry._spec import Kernel as Kernel
 from lmcjax.symmetry._spec import PermutationSpec as PermutationSpec
+from lmcjax.symmetry._spec import Place as Place
 from lmcjax.symmetry._spec import Role as Role
 from lmcjax.symmetry._spec import Segment as Segment
 from lmcjax.symmetry._spec import both as both
@@ -20,6 +22,12 @@ from lmcjax.symmetry._spec import fixed as fixed
 from lmcjax.symmetry._spec import mlp_spec as mlp_spec
 from lmcjax.symmetry._spec import reads as reads
 from lmcjax.symmetry._spec import writes as writes
+from lmcjax.symmetry._tap import Taps as Taps
+from lmcjax.symmetry._tap import from_kernel_matrix as from_kernel_matrix
+from lmcjax.symmetry._tap import kernel_inputs as kernel_inputs
+from lmcjax.symmetry._tap import kernel_matrix as kernel_matrix
+from lmcjax.symmetry._tap import kernel_outputs as kernel_outputs
+from lmcjax.symmetry._tap import tap as tap
 from lmcjax.symmetry._verify import Verification as Verification
 from lmcjax.symmetry._verify import perturb as perturb
 from lmcjax.symmetry._verify import verify as verify

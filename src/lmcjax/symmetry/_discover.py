@@ -8,10 +8,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from jaxtyping import PyTree
 
 import lmcjax.symmetry._rules  # noqa: F401 - registers the rules
-from lmcjax.symmetry._interpreter import Interpreter, Value
+from lmcjax.symmetry._interpreter import Interpreter, Origin, Value
+from lmcjax.symmetry._kernels import Multiplication, multiplications
 from lmcjax.symmetry._leaves import named_leaves
 from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
 from lmcjax.symmetry._spec import Axis, PermutationSpec, Role, Segment
@@ -46,26 +48,32 @@ def discover(
     Raises:
         ValueError: `pin` or `names` names a group that there is not.
     """
-    leaves = named_leaves(params)
-    closed = jax.make_jaxpr(apply)(
-        *jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), (params, x))
-    )
-    interpreter = Interpreter()
+    _, interpreter, parameters = interpret(apply, params, x)
+    spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
+    return _override(spec, frozenset(pin), names or {})
+
+
+def interpret(
+    apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any
+) -> tuple[core.ClosedJaxpr, Interpreter, list[Value]]:
+    """The program of `apply`, what interpreting it has found, and the parameters' leaves as it saw them."""
+    params, x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x))
+    closed = jax.make_jaxpr(apply)(params, x)
+    interpreter = Interpreter(leaf_shapes=[leaf.shape for leaf in jax.tree.leaves(params)])
     nodes = interpreter.nodes
-    parameters = [
-        Value(tuple(nodes.axis(size) for size in jnp.shape(leaf)), frozenset([i]))
-        for i, leaf in enumerate(leaves.values())
-    ]
+    parameters = []
+    for i, shape in enumerate(interpreter.leaf_shapes):
+        origin = Origin(i, tuple((axis,) for axis in range(len(shape))))
+        parameters.append(Value(tuple(nodes.axis(size) for size in shape), frozenset([i]), origins=(origin,)))
     inputs = [
-        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in jnp.shape(leaf)), None)
+        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in leaf.shape), None)
         for leaf in jax.tree.leaves(x)
     ]
     interpreter.values.extend(parameters)
     for result in interpreter.run_closed(closed, [*parameters, *inputs]):
         for axis in result.axes:
             nodes.pin(axis, "an axis of the outputs")
-    spec = _Reader(interpreter, list(leaves), parameters).spec()
-    return _override(spec, frozenset(pin), names or {})
+    return closed, interpreter, parameters
 
 
 @dataclasses.dataclass
@@ -92,7 +100,8 @@ class _Reader:
         )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
         dead = tuple(self.names[i] for i in order if i not in self.interpreter.order)
-        return PermutationSpec(leaves, shapes, unknown=unknown, dead=dead)
+        kernels = tuple(dict.fromkeys(m.kernel for m in self._multiplications))
+        return PermutationSpec(leaves, shapes, kernels, unknown, dead)
 
     def _is_group(self, atom: int) -> bool:
         return self.nodes.pinned(atom) is None
@@ -111,6 +120,21 @@ class _Reader:
                     for atom in groups[:-1]:
                         self.nodes.pin(((atom,),), "a second group within one axis")
                         changed = True
+
+    @functools.cached_property
+    def _multiplications(self) -> list[Multiplication]:
+        return multiplications(self.interpreter, self.names)
+
+    @functools.cached_property
+    def _kernel_roles(self) -> dict[tuple[str, int], set[str]]:
+        """How each axis of each kernel is used."""
+        roles: dict[tuple[str, int], set[str]] = {}
+        for found in self._multiplications:
+            kernel = found.kernel
+            for i in range(len(self.interpreter.leaf_shapes[found.origin.leaf])):
+                if i not in kernel.batch:
+                    roles.setdefault((kernel.leaf, i), set()).add("reads" if i in kernel.inputs else "writes")
+        return roles
 
     @functools.cached_property
     def _roles(self) -> dict[tuple[int, int], set[str]]:
@@ -169,20 +193,20 @@ class _Reader:
 
     def _leaf_axes(self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]) -> tuple[Axis, ...]:
         axes = self._axes(leaf)
-        return tuple(self._segments(leaf, axis, axes, names, batches) for axis in axes)
+        return tuple(self._segments(leaf, i, axes, names, batches) for i in range(len(axes)))
 
     def _segments(
         self,
         leaf: int,
-        axis: NodeAxis,
+        i: int,
         axes: tuple[NodeAxis, ...],
         names: Mapping[int, str],
         batches: Mapping[int, list[int]],
     ) -> Axis:
         """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of them only is empty."""
         segments: list[Segment] = []
-        for piece in axis:
-            position = next((i for i, atom in enumerate(piece) if atom in names), None)
+        for piece in axes[i]:
+            position = next((j for j, atom in enumerate(piece) if atom in names), None)
             if position is None:
                 length = self._length(piece)
                 if segments and segments[-1].group is None:
@@ -190,7 +214,7 @@ class _Reader:
                 segments.append(Segment(None, outer=length))
                 continue
             atom = piece[position]
-            used = self._roles.get((leaf, atom), {"writes"})
+            used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get((leaf, atom), {"writes"})
             role: Role = "both" if len(used) == 2 else "reads" if "reads" in used else "writes"
             batch_axes = tuple(axes.index(((b,),)) for b in batches[atom])
             outer, inner = self._length(piece[:position]), self._length(piece[position + 1 :])

@@ -7,12 +7,24 @@ pinning them. A primitive without a rule pins everything that it touches.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jax.extend import core, source_info_util
 
 from lmcjax.symmetry._nodes import NodeAxis, Nodes
+
+
+Path: TypeAlias = tuple[int, ...]
+"""Where an equation stands: its number in the program, and so on into the programs that equations call."""
+
+
+class Origin(NamedTuple):
+    """A value carries the entries of a leaf, in order, moved about but not mixed."""
+
+    leaf: int
+    axes: tuple[tuple[int, ...] | None, ...]  # per axis of the value: the leaf's axes that it runs over; None: unknown
+    stack: tuple[tuple[Path, int], ...] = ()  # scans of whose stacks this is one entry, and the leaf's axis of each
 
 
 class Value(NamedTuple):
@@ -21,6 +33,7 @@ class Value(NamedTuple):
     axes: tuple[NodeAxis, ...]
     leaves: frozenset[int] | None  # the parameter leaves it is made of alone; None: the data enter
     stacked: frozenset[int] = frozenset()  # index sets of a `scan` over stacked layers, of which this is one entry
+    origins: tuple[Origin, ...] = ()
 
 
 class Use(NamedTuple):
@@ -31,6 +44,18 @@ class Use(NamedTuple):
     role: Literal["writes", "reads"]
 
 
+class Contact(NamedTuple):
+    """An equation in which the data are multiplied by a leaf, or look it up."""
+
+    path: Path
+    data: int  # which operand the data are
+    kernel: Value
+    inputs: tuple[int, ...]  # axes of the kernel value that meet the data's features
+    batch: tuple[int, ...]  # axes of the kernel value along which every entry meets data of its own
+    feature_groups: int  # of a convolution
+    lookup: bool  # the data are positions along the one input axis
+
+
 @dataclasses.dataclass
 class Interpreter:
     """State of one discovery; `run` a jaxpr on values."""
@@ -39,8 +64,12 @@ class Interpreter:
     values: list[Value] = dataclasses.field(default_factory=list)  # every value seen, in the program's order
     uses: list[Use] = dataclasses.field(default_factory=list)
     order: dict[int, None] = dataclasses.field(default_factory=dict)  # parameter leaves, in order of first use
+    contacts: list[Contact] = dataclasses.field(default_factory=list)
     unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # primitive, source line
     source: str = "unknown line"  # of the equation at hand
+    path: Path = ()  # of the equation at hand
+    leaf_shapes: Sequence[tuple[int, ...]] = ()
+    repeatable: bool = True  # False: inside a branch or a loop of unknown length, whose values cannot be taken out
 
     def run(self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
         """The values of the jaxpr's results, given those of its constants and arguments."""
@@ -49,11 +78,14 @@ class Interpreter:
         def read(atom: Any) -> Value:
             return self.constant(atom.val) if isinstance(atom, core.Literal) else environment[atom]
 
-        for equation in jaxpr.eqns:
+        caller = self.path
+        for number, equation in enumerate(jaxpr.eqns):
+            self.path = (*caller, number)
             operands = [read(atom) for atom in equation.invars]
             results = self._apply(equation, operands)
             self.values.extend(results)
             environment.update(zip(equation.outvars, results, strict=True))
+        self.path = caller
         return [read(atom) for atom in jaxpr.outvars]
 
     def run_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
@@ -61,7 +93,7 @@ class Interpreter:
         return self.run(closed.jaxpr, [self.constant(value) for value in closed.consts], arguments)
 
     def _apply(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-        if not any(name in equation.params for name in _PROGRAMS):
+        if not any(name in equation.params for name in PROGRAMS):
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.source
@@ -94,6 +126,21 @@ class Interpreter:
         if value.leaves:
             self.uses.extend(Use(value.leaves, value.axes[axis], role) for axis in axes)
 
+    def multiply(
+        self,
+        data: int,
+        kernel: Value,
+        inputs: Sequence[int],
+        batch: Sequence[int] = (),
+        *,
+        feature_groups: int = 1,
+        lookup: bool = False,
+    ) -> None:
+        """Note that the data, operand `data` of the equation at hand, are multiplied by a kernel, or look it up."""
+        if self.repeatable:
+            contact = Contact(self.path, data, kernel, tuple(inputs), tuple(batch), feature_groups, lookup)
+            self.contacts.append(contact)
+
     def mix(self, value: Value, axes: Sequence[int]) -> None:
         """Note that entries along some axes of a value are mixed: no permutation of its other axes varies along these.
 
@@ -101,7 +148,7 @@ class Interpreter:
         the mixed ones later, as where a sum over a stack of layers is added to the stack.
         """
         rest = tuple(axis for i, axis in enumerate(value.axes) if i not in axes)
-        self.values.append(value._replace(axes=rest))
+        self.values.append(value._replace(axes=rest, origins=()))
 
     def meet(self, operands: Sequence[Value]) -> None:
         """Operands that are combined entry by entry: parameters among data write."""
@@ -110,17 +157,17 @@ class Interpreter:
                 self.use(value, range(len(value.axes)), "writes")
 
 
-def combine(axes: Sequence[NodeAxis], operands: Sequence[Value]) -> Value:
+def combine(axes: Sequence[NodeAxis], operands: Sequence[Value], origins: tuple[Origin, ...] = ()) -> Value:
     """A result with these axes: made of the operands' leaves, inside the scans that any of them is inside of."""
     leaves: frozenset[int] | None = frozenset()
     stacked: frozenset[int] = frozenset()
     for operand in operands:
         leaves = None if leaves is None or operand.leaves is None else leaves | operand.leaves
         stacked |= operand.stacked
-    return Value(tuple(axes), leaves, stacked)
+    return Value(tuple(axes), leaves, stacked, origins)
 
 
-_PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")  # parameters of equations that hold programs
+PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")  # parameters of equations that hold programs
 
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
+from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
 
 _ENTRY_BY_ENTRY = """
@@ -17,13 +17,19 @@ _ENTRY_BY_ENTRY = """
     stop_gradient sub tan tanh xor
 """
 
+_KEEPS_ENTRIES = {"convert_element_type", "copy", "copy_p", "div", "mul", "neg", "reduce_precision", "stop_gradient"}
+"""Of these, what matters is that one operand has axes, the first: the others scale it as a whole."""
+
 
 @rule(*_ENTRY_BY_ENTRY.split())
 def entry_by_entry(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Operands of equal shape up to axes of length 1, or scalars."""
     interpreter.meet(operands)
-    axes = [_common(interpreter, axes) for axes in zip(*(value.axes for value in operands if value.axes), strict=True)]
-    return [combine(axes, operands) for _ in equation.outvars]
+    long = [value for value in operands if value.axes]
+    axes = [_common(interpreter, axes) for axes in zip(*(value.axes for value in long), strict=True)]
+    keeps = equation.primitive.name in _KEEPS_ENTRIES and len(long) == 1 and operands[0].axes == long[0].axes
+    origins = long[0].origins if keeps else ()
+    return [combine(axes, operands, origins) for _ in equation.outvars]
 
 
 def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
@@ -94,34 +100,50 @@ def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
 @rule("transpose")
 def transpose(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes change places."""
-    return [combine([operands[0].axes[i] for i in equation.params["permutation"]], operands)]
+    return [_select(operands[0], equation.params["permutation"])]
 
 
 @rule("squeeze")
 def squeeze(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes of length 1 go."""
-    axes = [axis for i, axis in enumerate(operands[0].axes) if i not in equation.params["dimensions"]]
-    return [combine(axes, operands)]
+    return [_select(operands[0], [i for i in range(len(operands[0].axes)) if i not in equation.params["dimensions"]])]
+
+
+def _select(value: Value, kept: Sequence[int]) -> Value:
+    """Some axes of a value, in some order; those that are left out have length 1."""
+    origins = (origin._replace(axes=tuple(origin.axes[i] for i in kept)) for origin in value.origins)
+    return value._replace(axes=tuple(value.axes[i] for i in kept), origins=tuple(origins))
 
 
 @rule("expand_dims")
 def expand_dims(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes of length 1 come."""
-    axes = list(operands[0].axes)
-    for i in sorted(equation.params["dimensions"]):
-        axes.insert(i, ((),))
-    return [combine(axes, operands)]
+    (shape,) = shapes(equation)
+    kept = [i for i in range(len(shape)) if i not in equation.params["dimensions"]]
+    return [_spread(interpreter, operands[0], kept, shape)]
 
 
 @rule("broadcast_in_dim")
 def broadcast(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """New axes are uniform, hence free."""
     (shape,) = shapes(equation)
+    return [_spread(interpreter, operands[0], equation.params["broadcast_dimensions"], shape)]
+
+
+def _spread(interpreter: Interpreter, value: Value, positions: Sequence[int], shape: Sequence[int]) -> Value:
+    """A value whose axes go to some positions of a larger shape; along the others it is uniform."""
     axes = [interpreter.nodes.axis(size) for size in shape]
-    for axis, position in zip(operands[0].axes, equation.params["broadcast_dimensions"], strict=True):
-        if interpreter.nodes.length(axis) == shape[position]:
-            axes[position] = axis
-    return [combine(axes, operands[:1])]
+    whole = [interpreter.nodes.length(axis) == shape[i] for axis, i in zip(value.axes, positions, strict=True)]
+    for axis, i, stays in zip(value.axes, positions, whole, strict=True):
+        if stays:
+            axes[i] = axis
+    origins = []
+    for origin in value.origins:
+        runs: list[tuple[int, ...] | None] = [() if size == 1 else None for size in shape]
+        for run, i, stays in zip(origin.axes, positions, whole, strict=True):
+            runs[i] = run if stays else None
+        origins.append(origin._replace(axes=tuple(runs)))
+    return value._replace(axes=tuple(axes), origins=tuple(origins))
 
 
 @rule("reshape")
@@ -132,13 +154,35 @@ def reshape(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Va
         return pin_everything(interpreter, equation, operands)
     old, new = list(operands[0].axes), list(shape)
     result: list[NodeAxis] = []
+    runs: list[list[tuple[int, ...] | None]] = [[] for _ in operands[0].origins]
     while old or new:
+        first = len(operands[0].axes) - len(old)
         taken, sizes = _take_equal(interpreter, old, new)
-        if len(taken) == len(sizes) == 1:
-            result.append(taken[0])
-        else:
-            result.extend(_regroup(interpreter, taken, sizes))
-    return [combine(result, operands)]
+        same = len(taken) == len(sizes) == 1
+        result.extend(taken if same else _regroup(interpreter, taken, sizes))
+        for run, origin in zip(runs, operands[0].origins, strict=True):
+            before = origin.axes[first : first + len(taken)]
+            run.extend(before if same else _cut_run(interpreter.leaf_shapes[origin.leaf], before, sizes))
+    origins = (o._replace(axes=tuple(run)) for o, run in zip(operands[0].origins, runs, strict=True))
+    return [combine(result, operands, tuple(origins))]
+
+
+def _cut_run(
+    leaf_shape: Sequence[int], runs: Sequence[tuple[int, ...] | None], sizes: Sequence[int]
+) -> list[tuple[int, ...] | None]:
+    """The leaf's axes in these runs, dealt out to axes of the given sizes; None where they do not fit."""
+    if any(run is None for run in runs):
+        return [None] * len(sizes)
+    left = [axis for run in runs if run for axis in run if leaf_shape[axis] > 1]
+    result: list[tuple[int, ...] | None] = []
+    for size in sizes:
+        taken: list[int] = []
+        while left and math.prod(leaf_shape[axis] for axis in taken) < size:
+            taken.append(left.pop(0))
+        if math.prod(leaf_shape[axis] for axis in taken) != size:
+            return [None] * len(sizes)
+        result.append(tuple(taken))
+    return result
 
 
 def _take_equal(interpreter: Interpreter, old: list[NodeAxis], new: list[int]) -> tuple[list[NodeAxis], list[int]]:
@@ -189,7 +233,13 @@ def concatenate(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
                 interpreter.nodes.merge(operands[0].axes[i], axis)
     axes = list(operands[0].axes)
     axes[dimension] = tuple(piece for value in operands for piece in value.axes[dimension])
-    return [combine(axes, operands)]
+    origins = tuple(_without_run(origin, [dimension]) for value in operands for origin in value.origins)
+    return [combine(axes, operands, origins)]
+
+
+def _without_run(origin: Origin, axes: Sequence[int]) -> Origin:
+    """An origin that no longer knows what some axes of the value run over."""
+    return origin._replace(axes=tuple(None if i in axes else run for i, run in enumerate(origin.axes)))
 
 
 @rule("split")
@@ -218,17 +268,18 @@ def _cut(
     interpreter: Interpreter, value: Value, bounds: dict[int, tuple[int, int]], operands: Sequence[Value]
 ) -> Value:
     """The part of a value within bounds; single entries are pinned out of their axis."""
-    axes = list(value.axes)
+    axes, cut = list(value.axes), []
     for i, (start, stop) in bounds.items():
         if stop - start == interpreter.nodes.length(axes[i]):
             continue
+        cut.append(i)
         part = interpreter.nodes.cut(axes[i], start, stop)
         interpreter.mix(value, [i])
         if part is None:
             interpreter.nodes.pin(axes[i], "a slice")
             part = interpreter.nodes.axis(stop - start, "a slice")
         axes[i] = part
-    return combine(axes, operands)
+    return combine(axes, operands, tuple(_without_run(origin, cut) for origin in value.origins))
 
 
 @rule("dynamic_slice")
@@ -282,6 +333,8 @@ def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Val
     rest = iter(indices.axes[:-1])
     if indices.leaves is None:
         interpreter.use(operand, whole_axes, "writes")
+        if tuple(numbers.start_index_map) == tuple(numbers.collapsed_slice_dims) == tuple(looked_up):
+            interpreter.multiply(1, operand, looked_up, lookup=True)
     return [combine([next(rest) if axis is None else axis for axis in axes], operands)]
 
 
@@ -294,12 +347,15 @@ def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
         for i, j in zip(*pairs, strict=True):
             interpreter.nodes.merge(left.axes[i], right.axes[j])
     free = []
-    for value, other, contracted, batched in zip(operands, (right, left), contracting, batch, strict=True):
-        free += [axis for i, axis in enumerate(value.axes) if i not in (*contracted, *batched)]
+    for i, (value, other, contracted, batched) in enumerate(
+        zip(operands, (right, left), contracting, batch, strict=True)
+    ):
+        free += [axis for j, axis in enumerate(value.axes) if j not in (*contracted, *batched)]
         interpreter.mix(value, contracted)
         if other.leaves is None and value.leaves is not None:
             interpreter.use(value, contracted, "reads")
-            interpreter.use(value, [i for i in range(len(value.axes)) if i not in contracted], "writes")
+            interpreter.use(value, [j for j in range(len(value.axes)) if j not in contracted], "writes")
+            interpreter.multiply(1 - i, value, contracted, batched)
     if left.leaves and right.leaves:  # a product of parameters: a factorised kernel
         interpreter.use(left, contracting[0], "writes")
         interpreter.use(right, contracting[1], "reads")
@@ -336,6 +392,7 @@ def convolution(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
     if image.leaves is None and kernel.leaves is not None:
         interpreter.use(kernel, [numbers.rhs_spec[1]], "reads")
         interpreter.use(kernel, [numbers.rhs_spec[0]], "writes")
+        interpreter.multiply(0, kernel, numbers.rhs_spec[1:], feature_groups=groups)
     axes: list[NodeAxis] = [nodes.axis(size, "a spatial axis of a convolution") for size in shape]
     axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = image.axes[numbers.lhs_spec[0]], outgoing
     return [combine(axes, operands)]
@@ -366,7 +423,9 @@ def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
 @rule("cond")
 def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Whatever branch is taken, its results have the same axes."""
+    repeatable, interpreter.repeatable = interpreter.repeatable, False
     branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
+    interpreter.repeatable = repeatable
     results = []
     for values in zip(*branches, strict=True):
         for value in values[1:]:
@@ -381,8 +440,10 @@ def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list
     """The state has the same axes before and after each turn."""
     num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     state = _carried(operands[num_cond + num_body :], operands)
+    repeatable, interpreter.repeatable = interpreter.repeatable, False
     interpreter.run_closed(equation.params["cond_jaxpr"], [*operands[:num_cond], *state])
     after = interpreter.run_closed(equation.params["body_jaxpr"], [*operands[num_cond : num_cond + num_body], *state])
+    interpreter.repeatable = repeatable
     return _close_loop(interpreter, state, after)
 
 
@@ -397,7 +458,10 @@ def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
         interpreter.nodes.merge(layers, value.axes[0])
     stack = frozenset(layers[0])
     state = _carried(operands[num_consts : num_consts + num_carry], operands)
-    entries = [Value(value.axes[1:], value.leaves, value.stacked | stack) for value in scanned]
+    entries = [
+        Value(value.axes[1:], value.leaves, value.stacked | stack, _entries(value.origins, interpreter.path))
+        for value in scanned
+    ]
     interpreter.values.extend(entries)
     results = interpreter.run_closed(equation.params["jaxpr"], [*consts, *state, *entries])
     after = _close_loop(interpreter, state, results[:num_carry])
@@ -405,10 +469,19 @@ def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     return [*after, *outputs]
 
 
+def _entries(origins: Sequence[Origin], path: Path) -> tuple[Origin, ...]:
+    """What one entry of a stack of leaves, scanned over by the equation at `path`, carries."""
+    return tuple(
+        origin._replace(axes=origin.axes[1:], stack=(*origin.stack, (path, origin.axes[0][0])))
+        for origin in origins
+        if origin.axes[0] is not None and len(origin.axes[0]) == 1
+    )
+
+
 def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
     """The state of a loop. It counts as data if anything in the loop is."""
     leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
-    return [value if leaves is not None else value._replace(leaves=None) for value in initial]
+    return [value._replace(leaves=value.leaves if leaves is not None else None, origins=()) for value in initial]
 
 
 def _close_loop(interpreter: Interpreter, before: Sequence[Value], after: Sequence[Value]) -> list[Value]:
@@ -436,7 +509,7 @@ def _replace(
     for i in touched:
         interpreter.nodes.pin(axes[i], reason)
         axes[i] = interpreter.nodes.axis(interpreter.nodes.length(axes[i]) if shape is None else shape[i], reason)
-    return value._replace(axes=tuple(axes))
+    return value._replace(axes=tuple(axes), origins=tuple(_without_run(origin, touched) for origin in value.origins))
 
 
 @rule(

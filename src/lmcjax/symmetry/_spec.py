@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from lmcjax.symmetry._leaves import named_leaves
 
@@ -40,6 +41,50 @@ class Segment:
     def length(self, size: int) -> int:
         """Entries that the segment covers when its group has `size` neurons."""
         return self.outer * (size if self.group is not None else 1) * self.inner
+
+
+class Place(NamedTuple):
+    """A stretch of a leaf on which a group acts."""
+
+    leaf: str
+    axis: int
+    offset: int  # of the stretch within the axis
+    size: int  # of the group
+    segment: Segment
+
+    def split(self, array: Array, position: int) -> Array:
+        """The stretch of axis `position` of an array that is laid out like the leaf's axis: three axes in its place,
+        `[outer, size, inner]`."""
+        part = jax.lax.slice_in_dim(array, self.offset, self.offset + self.segment.length(self.size), axis=position)
+        before, after = array.shape[:position], array.shape[position + 1 :]
+        return part.reshape(*before, self.segment.outer, self.size, self.segment.inner, *after)
+
+    def rows(self, array: Array, axes: Sequence[int | None]) -> Array:
+        """One row per neuron, `[*batch, size, rest]`.
+
+        Args:
+            array: any array some of whose axes are laid out like the leaf's.
+            axes: for each axis of the array, which of the leaf's it is; None: none.
+        """
+        position = axes.index(self.axis)
+        batch = [i + 2 * (i > position) for i in (axes.index(b) for b in self.segment.batch_axes)]
+        rows = jnp.moveaxis(self.split(array, position), (*batch, position + 1), range(len(batch) + 1))
+        return rows.reshape(*rows.shape[: len(batch) + 1], -1)
+
+
+class Kernel(NamedTuple):
+    """A leaf that the data are multiplied by; `[*batch, inputs, outputs]` once its axes are put in that order."""
+
+    name: str  # that of the leaf; a second kernel made of the same leaf has a number
+    leaf: str
+    inputs: tuple[int, ...]  # the leaf's axes that meet the data's features, ascending
+    batch: tuple[int, ...] = ()  # the leaf's axes along which every entry meets data of its own (stacked layers)
+    feature_groups: int = 1  # of a convolution: the outputs are so many blocks, each with inputs of its own
+    lookup: bool = False  # the data are positions along the one input axis, as in an embedding
+
+    def outputs(self, num_axes: int) -> tuple[int, ...]:
+        """The leaf's other axes."""
+        return tuple(i for i in range(num_axes) if i not in (*self.inputs, *self.batch))
 
 
 Axis: TypeAlias = tuple[Segment, ...]
@@ -82,22 +127,32 @@ class PermutationSpec:
     Attributes:
         leaves: `(leaf name, axes)` in order; each axis is a tuple of segments, empty where nothing acts.
         shapes: `(group, (*batch, n))` once `bind` has read the sizes off parameters; empty before.
+        kernels: the leaves that the data are multiplied by, in the order of the computation.
         unknown: primitives that `discover` did not know and where they stand; all that they touch is pinned.
         dead: leaves on which, as `discover` found, nothing depends.
     """
 
     leaves: tuple[tuple[str, tuple[Axis, ...]], ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    kernels: tuple[Kernel, ...] = ()
     unknown: tuple[tuple[str, str], ...] = dataclasses.field(default=(), compare=False)
     dead: tuple[str, ...] = dataclasses.field(default=(), compare=False)
 
     @classmethod
-    def from_axes(cls, axes: Mapping[str, Sequence[AxisLike]]) -> "PermutationSpec":
+    def from_axes(
+        cls, axes: Mapping[str, Sequence[AxisLike]], *, inputs: Mapping[str, Sequence[int]] | None = None
+    ) -> "PermutationSpec":
         """Write a spec by hand: for each leaf one entry per axis.
 
         An entry is None (nothing acts), a `Segment` (`writes("g")`, `reads("g")`, `both("g")`) or a sequence of
         segments (a concatenation). Every leaf is listed, also those on which nothing acts. Groups are ordered by first
         appearance, so list the leaves in the order of the computation: `match_layerwise` follows it.
+
+        Args:
+            axes: leaf name to its axes.
+            inputs: for a kernel that is laid out in an unusual way, the axes that meet the data's features. By default
+                a leaf of two or more axes is a kernel, whose outputs are the axes that write, or else the last one, and
+                whose inputs are the others (batch axes apart).
 
         >>> spec = PermutationSpec.from_axes({
         ...     "w1": (None, writes("hidden")), "b1": (writes("hidden"),), "w2": (reads("hidden"), None)})
@@ -107,7 +162,12 @@ class PermutationSpec:
         Raises:
             ValueError: a group that nothing writes or whose batch axes differ in number between leaves.
         """
-        spec = cls(tuple((name, tuple(_as_axis(axis) for axis in leaf)) for name, leaf in axes.items()))
+        leaves = {name: tuple(_as_axis(axis) for axis in leaf) for name, leaf in axes.items()}
+        given = inputs or {}
+        if unknown := sorted(given.keys() - leaves.keys()):
+            raise ValueError(f"inputs name leaf {unknown[0]!r}, the spec names only {sorted(leaves)}")
+        kernels = (_kernel(name, leaf, given.get(name)) for name, leaf in leaves.items())
+        spec = cls(tuple(leaves.items()), kernels=tuple(kernel for kernel in kernels if kernel.inputs))
         for group in spec.groups:
             used = [segment for _, _, segment in spec.segments(group)]
             if not any(segment.role in ("writes", "both") for segment in used):
@@ -127,6 +187,31 @@ class PermutationSpec:
         for name, axes in self.leaves:
             for i, axis in enumerate(axes):
                 yield from ((name, i, segment) for segment in axis if segment.group == group)
+
+    def places(self, group: str) -> Iterator[Place]:
+        """Where `group` acts, entry by entry, leaf by leaf; for a bound spec."""
+        sizes = {name: shape[-1] for name, shape in self.group_shapes().items()}
+        for name, axes in self.leaves:
+            for i, axis in enumerate(axes):
+                offset = 0
+                for segment in axis:
+                    if segment.group == group:
+                        yield Place(name, i, offset, sizes[group], segment)
+                    offset += segment.length(sizes.get(segment.group or "", 1))
+
+    def readers(self, group: str) -> Iterator[tuple[Kernel, Place]]:
+        """The kernels that see the activations of `group`; a convolution with feature groups is not said to."""
+        for place in self.places(group):
+            for kernel in self.kernels:
+                if kernel.leaf == place.leaf and place.axis in kernel.inputs and kernel.feature_groups == 1:
+                    yield kernel, place
+
+    def writers(self, group: str) -> Iterator[tuple[Kernel, Place]]:
+        """The kernels that put out the neurons of `group`."""
+        for place in self.places(group):
+            for kernel in self.kernels:
+                if kernel.leaf == place.leaf and place.axis not in (*kernel.inputs, *kernel.batch):
+                    yield kernel, place
 
     def group_shapes(self) -> dict[str, tuple[int, ...]]:
         """`(*batch, n)` of each group.
@@ -181,6 +266,17 @@ class PermutationSpec:
         rows += [f"unknown primitive {name!r}, pins what it touches: {source}" for name, source in self.unknown]
         rows += [f"dead leaf {name}" for name in self.dead]
         return "\n".join(rows)
+
+
+def _kernel(name: str, axes: tuple[Axis, ...], inputs: Sequence[int] | None) -> Kernel:
+    """A leaf as a kernel; one without inputs is none."""
+    batch = tuple(sorted({b for axis in axes for segment in axis for b in segment.batch_axes}))
+    rest = [i for i in range(len(axes)) if i not in batch]
+    outputs = [i for i in rest if any(s.group and s.role != "reads" for s in axes[i])] or rest[-1:]
+    found = [i for i in rest if i not in outputs] if inputs is None else sorted(inputs)
+    if not set(found) <= set(rest):
+        raise ValueError(f"leaf {name!r} has axes {rest} that can be inputs, not {found}")
+    return Kernel(name, name, tuple(found), batch)
 
 
 def _check_leaves(axes: Mapping[str, tuple[Axis, ...]], named: Mapping[str, tuple[int, ...]]) -> None:

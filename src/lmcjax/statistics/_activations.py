@@ -1,0 +1,219 @@
+"""The moments of what a network's kernels see and of its groups of neurons."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from lmcjax.statistics._moments import Moments, count_samples, merge_moments, over_batch, stream_moments
+from lmcjax.symmetry import (
+    Axis,
+    Kernel,
+    PermutationSpec,
+    Permutations,
+    Place,
+    check_same_shapes,
+    kernel_inputs,
+    kernel_outputs,
+    named_leaves,
+    permute_leaf,
+)
+
+_BATCH_BYTES = 2**28  # of activations, where the batch size is left open
+_LARGEST_BATCH = 1000
+
+
+class ActivationMoments(NamedTuple):
+    """Moments of networks A and B, by kernel; `vmap` prepends axes to every field.
+
+    Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers and the feature groups
+    of a convolution are leading axes.
+    """
+
+    inputs: dict[str, Moments]  # what each kernel sees
+    outputs: dict[str, Moments]  # what it says; only where a group that it writes is read by no kernel
+
+
+def activation_moments(
+    apply: Callable[[PyTree, Any], Any],
+    spec: PermutationSpec,
+    params_a: PyTree,
+    params_b: PyTree,
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+) -> ActivationMoments:
+    """The moments of what both networks' kernels see on the same inputs, streamed in batches with flat memory.
+
+    All patches of a convolution count as samples, but never more than a batch of them exists at a time.
+
+    Args:
+        apply: static; `apply(params, inputs)`.
+        spec: static.
+        params_a, params_b: the two networks' parameters, traced.
+        inputs: arrays with a leading axis of samples, traced.
+        batch_size: static, samples per batch; the last may be short. The result changes by rounding only. Default: as
+            many as fit a quarter of a gigabyte, at most 1,000.
+
+    Raises:
+        ValueError: shapes that differ between the networks or do not fit the spec, a kernel of the spec whose inputs are others in
+            the program, no samples, a batch size below 1.
+    """
+    check_same_shapes(params_a, params_b)
+    spec = spec.bind(params_a)
+    unread = {kernel for g in spec.groups if not any(spec.readers(g)) for kernel, _ in spec.writers(g)}
+
+    def activations(params: PyTree, x: PyTree) -> dict[str, Array]:
+        leaves, seen = named_leaves(params), kernel_inputs(apply, spec, params, x)
+        said = {k.name: kernel_outputs(k, leaves[k.leaf], seen[k.name]) for k in unread if k.name in seen}
+        return {f"inputs {n}": v for n, v in seen.items()} | {f"outputs {n}": v for n, v in said.items()}
+
+    if batch_size is None:
+        num_samples = count_samples(inputs)
+        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs)
+        arrays = jax.eval_shape(activations, params_a, sample).values()
+        per_sample = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
+        batch_size = max(1, min(_LARGEST_BATCH, num_samples, _BATCH_BYTES // max(per_sample, 1)))
+    one_hot = {f"inputs {kernel.name}" for kernel in spec.kernels if kernel.lookup}
+    found = stream_moments(activations, params_a, params_b, inputs, batch_size=batch_size, one_hot=one_hot)
+    inputs_of, outputs_of = (
+        {name.removeprefix(side): m for name, m in found.items() if name.startswith(side)}
+        for side in ("inputs ", "outputs ")
+    )
+    return ActivationMoments(inputs_of, outputs_of)
+
+
+def group_moments(
+    spec: PermutationSpec,
+    group: str,
+    params: PyTree,
+    moments: ActivationMoments,
+    permutations: Permutations | None = None,
+) -> Moments:
+    """The moments of a group's own activations, `[*batch, n]` and `[*batch, n, n]`, from those of the kernels.
+
+    A group's activations are all that its readers see of it: every reader, place in a window and entry of another axis
+    beside it counts as further samples. Of a group that no kernel reads (queries and keys), what its writers put out.
+
+    Args:
+        spec: static.
+        group: static.
+        params: of either network, read for shapes only.
+        moments: traced.
+        permutations: of the other groups, applied to B first; they matter where a kernel's features are a product of
+            two groups (heads and the channels within them). Default: B as it is.
+
+    Raises:
+        ValueError: there are no moments of the group's activations, or they are of the wrong size.
+    """
+    spec = spec.bind(params)
+    leaves, axes = named_leaves(params), dict(spec.leaves)
+    parts = []
+    for kernel, place, features, source in activation_sources(spec, group, moments):
+        shape = jnp.shape(leaves[kernel.leaf])
+        fan = math.prod(shape[i] for i in features)
+        if source.mean_a.shape[-1] != fan:
+            raise ValueError(f"kernel {kernel.name!r} has {fan} features, its moments are of {source.mean_a.shape[-1]}")
+        parts.append(_Features(kernel, place, features, axes[kernel.leaf], shape, permutations or {}).pool(source))
+    total = parts[0]
+    for part in parts[1:]:
+        total = over_batch(merge_moments, total.num_samples.ndim)(total, part)
+    return total
+
+
+def activation_sources(
+    spec: PermutationSpec, group: str, moments: ActivationMoments
+) -> list[tuple[Kernel, Place, tuple[int, ...], Moments]]:
+    """Where a group's activations are seen: kernel, place, the leaf's axes that the moments' features are, and these.
+
+    Raises:
+        ValueError: nowhere.
+    """
+    readers = [(k, p, k.inputs, moments.inputs[k.name]) for k, p in spec.readers(group) if k.name in moments.inputs]
+    if readers:
+        return readers
+    axes = {name: len(leaf) for name, leaf in spec.leaves}
+    writers = [
+        (k, p, k.outputs(axes[k.leaf]), moments.outputs[k.name])
+        for k, p in spec.writers(group)
+        if k.name in moments.outputs
+    ]
+    if not writers:
+        have = sorted([*moments.inputs, *moments.outputs])
+        raise ValueError(f"there are no moments of the activations of group {group!r}, only for {have}")
+    return writers
+
+
+class _Features(NamedTuple):
+    """The features of a kernel, laid out along some axes of its leaf, one of which holds a group's neurons."""
+
+    kernel: Kernel
+    place: Place
+    features: tuple[int, ...]  # axes of the leaf
+    axes: tuple[Axis, ...]
+    shape: tuple[int, ...]
+    permutations: Permutations
+
+    def pool(self, moments: Moments) -> Moments:
+        """The moments of the group's neurons, all else counting as samples."""
+        mean_a = self._rows(self._unflatten(moments.mean_a, 1))
+        mean_b = self._rows(self._align(self._unflatten(moments.mean_b, 1), len(self.kernel.batch)))
+        share = mean_a.shape[-1]
+        count = jnp.full(mean_a.shape[:-2], moments.num_samples.reshape(-1)[0])
+        centre_a, centre_b = mean_a.mean(-1, keepdims=True), mean_b.mean(-1, keepdims=True)
+
+        def between(x: Array, y: Array) -> Array:
+            return count[..., None, None] * jnp.matmul(x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
+
+        apart_a, apart_b = mean_a - centre_a, mean_b - centre_b
+        return Moments(
+            share * count,
+            centre_a[..., 0],
+            centre_b[..., 0],
+            self._within(moments.centred_aa, align=(False, False)) + between(apart_a, apart_a),
+            self._within(moments.centred_bb, align=(True, True)) + between(apart_b, apart_b),
+            self._within(moments.centred_ab, align=(False, True)) + between(apart_a, apart_b),
+        )
+
+    def _unflatten(self, array: Array, times: int) -> Array:
+        """`[*batch, features, ...]`, each axis of features as axes of the leaf."""
+        lengths = [self.shape[i] for i in self.features]
+        return array.reshape(*array.shape[: len(self.kernel.batch)], *times * lengths)
+
+    def _align(self, array: Array, first: int) -> Array:
+        """The other groups' permutations applied to the features that start at axis `first`."""
+        position = {axis: first + i for i, axis in enumerate(self.features)}
+        position |= {axis: i for i, axis in enumerate(self.kernel.batch)}
+        axes: list[Axis] = [()] * array.ndim
+        for i in self.features:
+            if i != self.place.axis and all(segment.group in self.permutations for segment in self.axes[i]):
+                axes[position[i]] = tuple(
+                    dataclasses.replace(segment, batch_axes=tuple(position[b] for b in segment.batch_axes))
+                    for segment in self.axes[i]
+                )
+        return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))
+
+    def _rows(self, mean: Array) -> Array:
+        """`[*batch, n, rest]`"""
+        return self.place.rows(mean, (*self.kernel.batch, *self.features))
+
+    def _within(self, centred: Array, align: tuple[bool, bool]) -> Array:
+        """The sum over everything but the group's neurons of the diagonal blocks of `[*batch, features, features]`."""
+        num_batch, num_features = len(self.kernel.batch), len(self.features)
+        array = self._unflatten(centred, 2)
+        for side in (0, 1):
+            if align[side]:
+                array = self._align(array, num_batch + side * num_features)
+        first = num_batch + self.features.index(self.place.axis)
+        array = self.place.split(self.place.split(array, first), first + num_features + 2)
+        neuron_a, neuron_b, outer, inner = (len(self.shape) + i for i in range(4))
+
+        def labels(neuron: int) -> list[int]:
+            return [j for i in self.features for j in ((outer, neuron, inner) if i == self.place.axis else (i,))]
+
+        kept = [*self.place.segment.batch_axes, neuron_a, neuron_b]
+        return jnp.einsum(array, [*self.kernel.batch, *labels(neuron_a), *labels(neuron_b)], kept)
