@@ -82,6 +82,45 @@ def finite_difference() -> Callable[..., np.ndarray]:
     return gradient
 
 
+@pytest.fixture(scope="session")
+def generic_like() -> Callable[[PyTree], PyTree]:
+    """`generic_like(shapes)`: arrays without special values (no zero biases, no unit scales, positive variances)."""
+
+    def generic(leaf: jax.ShapeDtypeStruct) -> Array:
+        rng = np.random.default_rng(leaf.size)
+        if leaf.ndim < 2:
+            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
+        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1]), leaf.dtype)
+
+    return lambda shapes: jax.tree.map(generic, shapes)
+
+
+@pytest.fixture
+def verified_spec(monkeypatch: pytest.MonkeyPatch) -> Callable[..., lmcjax.PermutationSpec]:
+    """`verified_spec(apply, params, x)`: what is discovered, once permuting each group has kept the outputs.
+
+    To 1e-5 in float32; to 1e-9 where x64 is on, in float64. Parameters are from `generic_like`.
+    """
+    # these parameters need no perturbation, and it compiles for seconds per shape of a leaf
+    monkeypatch.setattr("lmcjax.symmetry._verify.perturb", lambda key, params: params)
+
+    def widest(leaf: Array) -> Array:
+        return leaf.astype(jnp.result_type(float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    def discover_and_verify(apply: Callable[[PyTree, Array], Array], params: PyTree, x: Array):
+        params, x = jax.tree.map(widest, (params, x))
+        spec = lmcjax.discover(apply, params, x)
+        result = lmcjax.verify(apply, spec, params, x)
+        assert result.finite
+        assert set(result.difference) == set(spec.groups)
+        tolerance = 1e-9 if jax.config.jax_enable_x64 else 1e-5
+        assert max(result.difference.values()) <= tolerance, result.difference
+        assert (spec.unknown, spec.dead) == ((), ())
+        return spec
+
+    return discover_and_verify
+
+
 class Pair(NamedTuple):
     """Two random networks of one architecture, and data to probe them with."""
 

@@ -1,0 +1,277 @@
+"""Discovery on well-known networks and in every neural network library, against groups written by hand."""
+
+import functools
+
+import equinox as eqx
+import flax.linen as nn
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from lmcjax import FlaxNetwork, resnet20, resnet50, vgg16
+from lmcjax.symmetry import PermutationSpec, reads, writes
+
+IMAGES = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+TOKENS = jnp.arange(10).reshape(2, 5)
+VECTORS = jax.random.normal(jax.random.key(2), (4, 3))
+
+
+def generic_network(module, x, generic_like):
+    """`apply` and parameters of a linen module that has nothing else."""
+    network = FlaxNetwork(module, x.shape[1:])
+    return network.apply, generic_like(jax.eval_shape(network.init, jax.random.key(0)))
+
+
+def test_vgg16(verified_spec, generic_like):
+    """A group per layer; an image of 4 pixels is a single one after two of the five stages."""
+    spec = verified_spec(*generic_network(vgg16(4), IMAGES, generic_like), IMAGES)
+    widths = [4, 4, 8, 8, *[16] * 3, *[32] * 6]
+    expected = {f"Conv_{i}": (width,) for i, width in enumerate(widths)}
+    assert dict(spec.shapes) == expected | {"Dense_0": (256,), "Dense_1": (256,)}
+
+
+def test_resnet50(verified_spec, generic_like):
+    """The stem, a stream per stage that its first block writes, and two inner groups per block."""
+    spec = verified_spec(*generic_network(resnet50(4), IMAGES, generic_like), IMAGES)
+    expected = {"Conv_0": (4,)}
+    block = 0
+    for stage, num_blocks in enumerate((3, 4, 6, 3)):
+        width = 4 * 2**stage
+        expected[f"ResidualBlock_{block}/Conv_2"] = (4 * width,)
+        for _ in range(num_blocks):
+            expected |= {f"ResidualBlock_{block}/Conv_{i}": (width,) for i in range(2)}
+            block += 1
+    assert dict(spec.shapes) == expected
+
+
+def check_batch_norm(verified_spec, generic_like):
+    """ResNet-20 in evaluation mode: the running statistics are permuted with the channels that they describe."""
+    module = resnet20(4, norm=functools.partial(nn.BatchNorm, use_running_average=True))
+    variables = generic_like(jax.eval_shape(module.init, jax.random.key(0), IMAGES))
+    spec = verified_spec(module.apply, variables, IMAGES)
+    stream = ["params/Conv_0", "params/ResidualBlock_3/Conv_1", "params/ResidualBlock_6/Conv_1"]
+    expected = {stream[stage]: (4 * 2**stage,) for stage in range(3)}
+    expected |= {f"params/ResidualBlock_{i}/Conv_0": (4 * 2 ** (i // 3),) for i in range(9)}
+    assert dict(spec.shapes) == expected
+    for i in range(9):
+        groups = {
+            "BatchNorm_0": f"params/ResidualBlock_{i}/Conv_0",
+            "BatchNorm_1": stream[i // 3],
+            "projection_norm": stream[i // 3],
+        }
+        for norm in set(variables["batch_stats"][f"ResidualBlock_{i}"]):
+            for statistic in ("mean", "var"):
+                ((segment,),) = dict(spec.leaves)[f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"]
+                assert segment == writes(groups[norm])
+
+
+def test_batch_norm(verified_spec, generic_like):
+    check_batch_norm(verified_spec, generic_like)
+
+
+def test_batch_norm_in_float64(x64, verified_spec, generic_like):
+    check_batch_norm(verified_spec, generic_like)
+
+
+def rotate(x):
+    """Rotary positions of `[num_samples, tokens, heads, channels]`: channels i and i + n / 2 turn at a speed for i."""
+    half = x.shape[-1] // 2
+    angles = jnp.arange(x.shape[1])[:, None, None] * 10.0 ** -jnp.arange(half, dtype=x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return jnp.concatenate([a * jnp.cos(angles) - b * jnp.sin(angles), a * jnp.sin(angles) + b * jnp.cos(angles)], -1)
+
+
+class Rotary(nn.Module):
+    """A decoder layer of the Llama kind on an embedding."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        x = nn.Embed(10, 8, name="embedding")(tokens)
+        y = nn.RMSNorm()(x)
+        q, k, v = (nn.DenseGeneral((2, 4), use_bias=False, name=name)(y) for name in ("query", "key", "value"))
+        y = nn.dot_product_attention(rotate(q), rotate(k), v, mask=nn.make_causal_mask(tokens))
+        x = x + nn.DenseGeneral(8, (-2, -1), use_bias=False, name="out")(y)
+        y = nn.RMSNorm()(x)
+        y = nn.silu(nn.Dense(12, name="gate")(y)) * nn.Dense(12, name="up")(y)
+        return nn.Dense(3)(nn.RMSNorm()(x + nn.Dense(8, name="down")(y)))
+
+
+def check_rotary(verified_spec, generic_like):
+    """Each pair of channels of queries and keys turns at its own speed: those stay; heads, values and the rest do not."""
+    module = Rotary()
+    params = generic_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))["params"]
+    spec = verified_spec(lambda p, x: module.apply({"params": p}, x), params, TOKENS)
+    assert dict(spec.shapes) == {"embedding": (8,), "query": (2,), "value": (4,), "gate": (12,)}
+    leaves = dict(spec.leaves)
+    for name in ("query", "key"):
+        assert leaves[f"{name}/kernel"] == ((reads("embedding"),), (writes("query"),), ())
+    assert leaves["value/kernel"] == ((reads("embedding"),), (writes("query"),), (writes("value"),))
+    assert leaves["out/kernel"] == ((reads("query"),), (reads("value"),), (writes("embedding"),))
+
+
+def test_rotary_positions(verified_spec, generic_like):
+    check_rotary(verified_spec, generic_like)
+
+
+def test_rotary_positions_in_float64(x64, verified_spec, generic_like):
+    check_rotary(verified_spec, generic_like)
+
+
+# The same MLP 3-6-5-2 and the same small CNN, convolutions of 4 and 5 channels and a dense layer, in each library:
+# functions from inputs to `(apply, shapes of the parameters)`.
+
+
+def nnx_network(make):
+    def build(x):
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+        return lambda p, x: nnx.merge(graphdef, p)(x), state
+
+    return build
+
+
+class NNXMLP(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.b, self.c = (nnx.Linear(m, n, rngs=rngs) for m, n in ((3, 6), (6, 5), (5, 2)))
+
+    def __call__(self, x):
+        return self.c(nnx.relu(self.b(nnx.relu(self.a(x)))))
+
+
+class NNXCNN(nnx.Module):
+    def __init__(self, rngs):
+        self.a, self.b = (nnx.Conv(m, n, (3, 3), rngs=rngs) for m, n in ((3, 4), (4, 5)))
+        self.c = nnx.Linear(4 * 5, 2, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.max_pool(nnx.relu(self.b(nnx.relu(self.a(x)))), (2, 2), (2, 2))
+        return self.c(x.reshape(x.shape[0], -1))
+
+
+def equinox_network(make):
+    def build(x):
+        params, static = eqx.partition(
+            eqx.filter_eval_shape(make, jax.random.key(0)), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+        )
+        return lambda p, x: jax.vmap(eqx.combine(p, static))(x), params
+
+    return build
+
+
+def equinox_mlp(key):
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Linear(3, 6, key=key),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Linear(6, 5, key=key),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Linear(5, 2, key=key),
+        ]
+    )
+
+
+def equinox_cnn(key):
+    """Channels first: `[height, width, channels]` comes transposed."""
+    return eqx.nn.Sequential(
+        [
+            eqx.nn.Lambda(lambda x: x.transpose(2, 0, 1)),
+            eqx.nn.Conv2d(3, 4, 3, padding=1, key=key),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Conv2d(4, 5, 3, padding=1, key=key),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.MaxPool2d(2, 2),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.Linear(4 * 5, 2, key=key),
+        ]
+    )
+
+
+def haiku_network(f):
+    def build(x):
+        transformed = hk.without_apply_rng(hk.transform(f))
+        return transformed.apply, jax.eval_shape(transformed.init, jax.random.key(0), x)
+
+    return build
+
+
+def haiku_mlp(x):
+    return hk.nets.MLP([6, 5, 2])(x)
+
+
+def haiku_cnn(x):
+    x = jax.nn.relu(hk.Conv2D(5, 3)(jax.nn.relu(hk.Conv2D(4, 3)(x))))
+    return hk.Linear(2)(hk.Flatten()(hk.max_pool(x, (2, 2, 1), (2, 2, 1), "VALID")))
+
+
+def mlp_axes(layers, kernel, bias, *, outputs_first=False):
+    """The hand-written spec of the MLP: two groups."""
+    first, second, third = layers
+    order = -1 if outputs_first else 1
+    return {
+        f"{first}/{kernel}": (None, writes(first))[::order],
+        f"{first}/{bias}": (writes(first),),
+        f"{second}/{kernel}": (reads(first), writes(second))[::order],
+        f"{second}/{bias}": (writes(second),),
+        f"{third}/{kernel}": (reads(second), None)[::order],
+        f"{third}/{bias}": (None,),
+    }
+
+
+def cnn_axes(layers, kernel, bias, *, channels_first=False):
+    """The hand-written spec of the CNN: two groups; four pixels hold channels inside, or lie inside channels."""
+    first, second, third = layers
+    order = -1 if channels_first else 1
+    flat = reads(second, inner=4) if channels_first else reads(second, outer=4)
+    bias_axes = (None, None) if channels_first else ()  # Equinox stores [channels, 1, 1]
+    return {
+        f"{first}/{kernel}": (writes(first), None, None, None) if channels_first else (None, None, None, writes(first)),
+        f"{first}/{bias}": (writes(first), *bias_axes),
+        f"{second}/{kernel}": (writes(second), reads(first), None, None)
+        if channels_first
+        else (None, None, reads(first), writes(second)),
+        f"{second}/{bias}": (writes(second), *bias_axes),
+        f"{third}/{kernel}": (flat, None)[::order],
+        f"{third}/{bias}": (None,),
+    }
+
+
+HAIKU_MLP = tuple(f"mlp/~/linear_{i}" for i in range(3))
+EQUINOX_MLP = ("layers/0", "layers/2", "layers/4")
+EQUINOX_CNN = ("layers/1", "layers/3", "layers/7")
+LIBRARIES = {
+    "NNX MLP": (nnx_network(NNXMLP), VECTORS, mlp_axes("abc", "kernel", "bias")),
+    "NNX CNN": (nnx_network(NNXCNN), IMAGES, cnn_axes("abc", "kernel", "bias")),
+    "Equinox MLP": (
+        equinox_network(equinox_mlp),
+        VECTORS,
+        mlp_axes(EQUINOX_MLP, "weight", "bias", outputs_first=True),
+    ),
+    "Equinox CNN": (
+        equinox_network(equinox_cnn),
+        IMAGES,
+        cnn_axes(EQUINOX_CNN, "weight", "bias", channels_first=True),
+    ),
+    "Haiku MLP": (haiku_network(haiku_mlp), VECTORS, mlp_axes(HAIKU_MLP, "w", "b")),
+    "Haiku CNN": (haiku_network(haiku_cnn), IMAGES, cnn_axes(("conv2_d", "conv2_d_1", "linear"), "w", "b")),
+}
+
+
+def check_library(name, verified_spec, generic_like):
+    build, x, axes = LIBRARIES[name]
+    apply, shapes = build(x)
+    params = generic_like(shapes)
+    spec = verified_spec(apply, params, x)
+    expected = PermutationSpec.from_axes(axes).bind(params)
+    assert dict(spec.leaves) == dict(expected.leaves)
+    assert spec.shapes == expected.shapes
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_libraries(name, verified_spec, generic_like):
+    check_library(name, verified_spec, generic_like)
+
+
+@pytest.mark.parametrize("name", [name for name in LIBRARIES if "CNN" in name])
+def test_libraries_in_float64(name, x64, verified_spec, generic_like):
+    check_library(name, verified_spec, generic_like)
