@@ -25,7 +25,7 @@ def generic_network(module, x, generic_like):
 
 
 def test_vgg16(verified_spec, generic_like):
-    """A group per layer; an image of 4 pixels is a single one after two of the five stages."""
+    """A group per layer; an image of 4x4 pixels is a single one after two of the five stages."""
     spec = verified_spec(*generic_network(vgg16(4), IMAGES, generic_like), IMAGES)
     widths = [4, 4, 8, 8, *[16] * 3, *[32] * 6]
     expected = {f"Conv_{i}": (width,) for i, width in enumerate(widths)}
@@ -99,7 +99,7 @@ class Rotary(nn.Module):
 
 
 def check_rotary(verified_spec, generic_like):
-    """Each pair of channels of queries and keys turns at its own speed: those stay; heads, values and the rest do not."""
+    """Pairs of channels of queries and keys turn at their own speeds and stay; heads, values and the rest are free."""
     module = Rotary()
     params = generic_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))["params"]
     spec = verified_spec(lambda p, x: module.apply({"params": p}, x), params, TOKENS)
@@ -200,48 +200,47 @@ def haiku_mlp(x):
 
 
 def haiku_cnn(x):
-    x = jax.nn.relu(hk.Conv2D(5, 3)(jax.nn.relu(hk.Conv2D(4, 3)(x))))
+    x = jax.nn.relu(hk.Conv2D(4, 3)(x))
+    x = jax.nn.relu(hk.Conv2D(5, 3)(x))
     return hk.Linear(2)(hk.Flatten()(hk.max_pool(x, (2, 2, 1), (2, 2, 1), "VALID")))
 
 
-def mlp_axes(layers, kernel, bias, *, outputs_first=False):
+def mlp_axes(layers, kernel, bias, *, groups=None, outputs_first=False):
     """The hand-written spec of the MLP: two groups."""
-    first, second, third = layers
+    first, second = groups or layers[:2]
     order = -1 if outputs_first else 1
-    return {
-        f"{first}/{kernel}": (None, writes(first))[::order],
-        f"{first}/{bias}": (writes(first),),
-        f"{second}/{kernel}": (reads(first), writes(second))[::order],
-        f"{second}/{bias}": (writes(second),),
-        f"{third}/{kernel}": (reads(second), None)[::order],
-        f"{third}/{bias}": (None,),
+    axes = {
+        kernel: [(None, writes(first)), (reads(first), writes(second)), (reads(second), None)],
+        bias: [(writes(first),), (writes(second),), (None,)],
     }
+    return {f"{layer}/{leaf}": axes[leaf][i][::order] for i, layer in enumerate(layers) for leaf in (kernel, bias)}
 
 
-def cnn_axes(layers, kernel, bias, *, channels_first=False):
+def cnn_axes(layers, kernel, bias, *, groups=None, channels_first=False):
     """The hand-written spec of the CNN: two groups; four pixels hold channels inside, or lie inside channels."""
-    first, second, third = layers
-    order = -1 if channels_first else 1
-    flat = reads(second, inner=4) if channels_first else reads(second, outer=4)
-    bias_axes = (None, None) if channels_first else ()  # Equinox stores [channels, 1, 1]
-    return {
-        f"{first}/{kernel}": (writes(first), None, None, None) if channels_first else (None, None, None, writes(first)),
-        f"{first}/{bias}": (writes(first), *bias_axes),
-        f"{second}/{kernel}": (writes(second), reads(first), None, None)
-        if channels_first
-        else (None, None, reads(first), writes(second)),
-        f"{second}/{bias}": (writes(second), *bias_axes),
-        f"{third}/{kernel}": (flat, None)[::order],
-        f"{third}/{bias}": (None,),
-    }
+    first, second = groups or layers[:2]
+    if channels_first:  # as in Equinox: kernels [out, in, height, width], biases [out, 1, 1]
+        axes = {
+            kernel: [(writes(first), *3 * [None]), (writes(second), reads(first), None, None)],
+            bias: [(writes(first), None, None), (writes(second), None, None), (None,)],
+        }
+        axes[kernel].append((None, reads(second, inner=4)))
+    else:
+        axes = {
+            kernel: [(*3 * [None], writes(first)), (None, None, reads(first), writes(second))],
+            bias: [(writes(first),), (writes(second),), (None,)],
+        }
+        axes[kernel].append((reads(second, outer=4), None))
+    return {f"{layer}/{leaf}": axes[leaf][i] for i, layer in enumerate(layers) for leaf in (kernel, bias)}
 
 
+NNX = {"layers": "abc", "kernel": "kernel/value", "bias": "bias/value", "groups": ("a/kernel", "b/kernel")}
 HAIKU_MLP = tuple(f"mlp/~/linear_{i}" for i in range(3))
 EQUINOX_MLP = ("layers/0", "layers/2", "layers/4")
 EQUINOX_CNN = ("layers/1", "layers/3", "layers/7")
 LIBRARIES = {
-    "NNX MLP": (nnx_network(NNXMLP), VECTORS, mlp_axes("abc", "kernel", "bias")),
-    "NNX CNN": (nnx_network(NNXCNN), IMAGES, cnn_axes("abc", "kernel", "bias")),
+    "NNX MLP": (nnx_network(NNXMLP), VECTORS, mlp_axes(**NNX)),
+    "NNX CNN": (nnx_network(NNXCNN), IMAGES, cnn_axes(**NNX)),
     "Equinox MLP": (
         equinox_network(equinox_mlp),
         VECTORS,
