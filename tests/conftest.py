@@ -95,15 +95,12 @@ def generic_like() -> Callable[[PyTree], PyTree]:
     return lambda shapes: jax.tree.map(generic, shapes)
 
 
-@pytest.fixture
-def verified_spec(monkeypatch: pytest.MonkeyPatch) -> Callable[..., lmcjax.PermutationSpec]:
+@pytest.fixture(scope="session")
+def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
     """`verified_spec(apply, params, x)`: what is discovered, once permuting each group has kept the outputs.
 
     To 1e-5 in float32; to 1e-9 where x64 is on, in float64. Parameters are from `generic_like`.
     """
-    # these parameters need no perturbation, and it compiles for seconds per shape of a leaf
-    monkeypatch.setattr("lmcjax.symmetry._verify.perturb", lambda key, params: params)
-
     def widest(leaf: Array) -> Array:
         return leaf.astype(jnp.result_type(float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 

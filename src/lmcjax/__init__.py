@@ -23,12 +23,12 @@ from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.models import MLP as MLP
 from lmcjax.models import VGG as VGG
 from lmcjax.models import FlaxNetwork as FlaxNetwork
-from lmcjax.statistics import ActivationMoments as ActivationMoments
 from lmcjax.models import ResNet as ResNet
 from lmcjax.models import TransformerEncoder as TransformerEncoder
 from lmcjax.models import resnet20 as resnet20
 from lmcjax.models import resnet50 as resnet50
 from lmcjax.models import vgg16 as vgg16
+from lmcjax.statistics import ActivationMoments as ActivationMoments
 from lmcjax.statistics import Moments as Moments
 from lmcjax.statistics import activation_moments as activation_moments
 from lmcjax.statistics import approximate_dimension as approximate_dimension

@@ -12,8 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmcjax import Moments
-from lmcjax.statistics import stream_moments
-from lmcjax.statistics import cross_correlation, cross_covariance, merge_moments, sample_moments, second_moment
+from lmcjax.statistics import (
+    cross_correlation,
+    cross_covariance,
+    merge_moments,
+    sample_moments,
+    second_moment,
+    stream_moments,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

@@ -412,14 +412,22 @@ def stack(p: Plan) -> None:
     p.add(function, leaves, [value], [layout])
 
 
+MIXES = {
+    "nothing": lambda y: y,
+    "mean over time": lambda y: y + y.mean(-2, keepdims=True),
+    "times attend": lambda y: y + jnp.tanh(jnp.einsum("...tj,...sj->...ts", y, y)).sum(-1, keepdims=True),
+}
+
+
 def local(p: Plan) -> None:
     """Kernels of their own at every time: a permutation each, unless something works along time."""
-    (value, layout), new, mixed = p.pick(), p.plant(), p.draw(st.booleans())
-    hidden, time = p.index_set(p.size(), layers=not mixed), p.fixed(TIME)
+    (value, layout), new = p.pick(), p.plant()
+    mix = p.choose(MIXES)
+    hidden, time = p.index_set(p.size(), layers=mix is MIXES["nothing"]), p.fixed(TIME)
 
     def function(w: list, h: Any) -> Any:
-        y = jnp.tanh(jnp.einsum("...ti,tij->...tj", h, w[0]))
-        return jnp.einsum("...tj,tjo->...to", y + y.mean(-2, keepdims=True) if mixed else y, w[1]) + w[2]
+        y = mix(jnp.tanh(jnp.einsum("...ti,tij->...tj", h, w[0])))
+        return jnp.einsum("...tj,tjo->...to", y, w[1]) + w[2]
 
     p.add(function, [p.leaf(time, layout, hidden), p.leaf(time, hidden, new), p.leaf(new)], [value], [new])
 
@@ -593,7 +601,6 @@ def positions_meet(params: dict[str, Any], x: Any) -> Any:
     return jnp.einsum("btc,bsc->bts", q, k)
 
 
-@pytest.mark.xfail(strict=True, reason="a contracted axis may be permuted only along batch axes of the contraction")
 @pytest.mark.parametrize(
     ("apply", "shape_a", "shape_b", "shape_x"),
     [(low_rank, (3, 5), (5, 3), (4, 3)), (positions_meet, (3, 2, 5), (3, 2, 5), (4, 3, 2))],
@@ -607,7 +614,6 @@ def test_rows_of_a_contraction_share_their_permutation(apply, shape_a, shape_b, 
     assert dict(spec.shapes).popitem()[1] == (5,)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="a stretch of no entries makes no segment")
 def test_an_empty_leaf_beside_a_group():
     def apply(params: dict[str, Any], x: Any) -> Any:
         return jnp.tanh(x @ jnp.concatenate([params["w"], params["empty"]])) @ params["v"]
@@ -616,7 +622,6 @@ def test_an_empty_leaf_beside_a_group():
     assert dict(discover(apply, params, jnp.ones((4, 3))).shapes) == {"w": (5,)}
 
 
-@pytest.mark.xfail(strict=True, reason="missed: a concatenation is pinned when it is reshaped")
 def test_a_class_token_and_a_flatten_keep_the_group():
     def apply(params: dict[str, Any], x: Any) -> Any:
         token = jnp.broadcast_to(params["token"], (x.shape[0], 1, 5))

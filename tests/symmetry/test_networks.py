@@ -138,10 +138,7 @@ def check_rotary(rotate, verified_spec, generic_like):
     [
         rotate_halves,
         rotate_neighbours,
-        pytest.param(
-            rotate_stacked,
-            marks=pytest.mark.xfail(strict=True, reason="discovery does not know the primitive stack and pins heads"),
-        ),
+        rotate_stacked,
     ],
 )
 def test_rotary_positions(rotate, verified_spec, generic_like):
@@ -152,7 +149,6 @@ def test_rotary_positions_in_float64(x64, verified_spec, generic_like):
     check_rotary(rotate_halves, verified_spec, generic_like)
 
 
-@pytest.mark.xfail(strict=True, reason="bind solves for the sizes of groups again, although the spec has them")
 def test_branches_of_one_layer(verified_spec, generic_like):
     """Two groups that share every axis: four neurons with one activation beside six with another."""
 

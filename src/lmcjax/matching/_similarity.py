@@ -22,8 +22,8 @@ from lmcjax.statistics import (
 )
 from lmcjax.symmetry import (
     Kernel,
-    PermutationSpec,
     Permutations,
+    PermutationSpec,
     Place,
     from_kernel_matrix,
     identity_permutations,
@@ -73,8 +73,8 @@ def layer_similarity(
     - `"activations"`: `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`, of the group's own activations
     - `"correlation"`: the same, standardised
 
-    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side in it. Several kernels
-    that write the group add up. Arguments as in `match_layerwise`, and
+    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side in it. Several
+    kernels that write the group add up. Arguments as in `match_layerwise`, and
 
         permutations: of all groups, applied to B first, but for the neurons that are compared. Default: B as it is.
         kernels: static, names of those that count for the first two. Default: all that write the group.

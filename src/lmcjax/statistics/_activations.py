@@ -13,8 +13,8 @@ from lmcjax.statistics._moments import Moments, count_samples, merge_moments, ov
 from lmcjax.symmetry import (
     Axis,
     Kernel,
-    PermutationSpec,
     Permutations,
+    PermutationSpec,
     Place,
     check_same_shapes,
     kernel_inputs,
@@ -30,8 +30,8 @@ _LARGEST_BATCH = 1000
 class ActivationMoments(NamedTuple):
     """Moments of networks A and B, by kernel; `vmap` prepends axes to every field.
 
-    Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers and the feature groups
-    of a convolution are leading axes.
+    Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers and the feature
+    groups of a convolution are leading axes.
     """
 
     inputs: dict[str, Moments]  # what each kernel sees
@@ -60,8 +60,8 @@ def activation_moments(
             many as fit a quarter of a gigabyte, at most 1,000.
 
     Raises:
-        ValueError: shapes that differ between the networks or do not fit the spec, a kernel of the spec whose inputs are others in
-            the program, no samples, a batch size below 1.
+        ValueError: shapes that differ between the networks or do not fit the spec, a kernel of the spec whose inputs
+            are others in the program, no samples, a batch size below 1.
     """
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
@@ -201,8 +201,9 @@ class _Features(NamedTuple):
         """`[*batch, n, rest]`"""
         return self.place.rows(mean, (*self.kernel.batch, *self.features))
 
-    def _within(self, centred: Array, align: tuple[bool, bool]) -> Array:
+    def _within(self, centred: Array | None, align: tuple[bool, bool]) -> Array:
         """The sum over everything but the group's neurons of the diagonal blocks of `[*batch, features, features]`."""
+        assert centred is not None  # one-hot vectors are no group's activations
         num_batch, num_features = len(self.kernel.batch), len(self.features)
         array = self._unflatten(centred, 2)
         for side in (0, 1):

@@ -39,14 +39,15 @@ def discover(
         params: any pytree of arrays or `jax.ShapeDtypeStruct`; state such as BatchNorm's statistics included.
         x: example inputs, a pytree of arrays or `jax.ShapeDtypeStruct`.
         pin: names of groups that are not to be permuted.
-        names: new names of groups, by old name.
+        names: new names of groups, by old name. Two groups of one shape that get the same name are merged: one
+            permutation for both.
 
     Returns:
         A spec bound to the parameters' shapes; leaves and groups in the order of their first use. `spec.dead` names the
-        leaves that the outputs do not depend on.
+        leaves that nothing uses.
 
     Raises:
-        ValueError: `pin` or `names` names a group that there is not.
+        ValueError: `pin` or `names` names a group that there is not, or merges groups of different shapes.
     """
     _, interpreter, parameters = interpret(apply, params, x)
     spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
@@ -89,7 +90,10 @@ class _Reader:
         return self.interpreter.nodes
 
     def spec(self) -> PermutationSpec:
-        order = [*self.interpreter.order, *(i for i in range(len(self.names)) if i not in self.interpreter.order)]
+        dead = [i for i in range(len(self.names)) if i not in self.interpreter.order]
+        order = [*self.interpreter.order, *dead]
+        for axis in (axis for i in dead for axis in self.parameters[i].axes):
+            self.nodes.pin(axis, "an axis of a leaf that nothing uses")
         self._pin_doubles()
         batches = self._batch_atoms()
         group_names = self._name_groups(order)
@@ -99,12 +103,11 @@ class _Reader:
             for atom, name in group_names.items()
         )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
-        dead = tuple(self.names[i] for i in order if i not in self.interpreter.order)
         kernels = tuple(dict.fromkeys(m.kernel for m in self._multiplications))
-        return PermutationSpec(leaves, shapes, kernels, unknown, dead)
+        return PermutationSpec(leaves, shapes, kernels, unknown, dead=tuple(self.names[i] for i in dead))
 
     def _is_group(self, atom: int) -> bool:
-        return self.nodes.pinned(atom) is None
+        return self.nodes.pinned(atom) is None and self.nodes.size(atom) > 1
 
     def _axes(self, leaf: int) -> tuple[NodeAxis, ...]:
         return tuple(self.nodes.expand(axis) for axis in self.parameters[leaf].axes)
@@ -208,7 +211,8 @@ class _Reader:
         for piece in axes[i]:
             position = next((j for j, atom in enumerate(piece) if atom in names), None)
             if position is None:
-                length = self._length(piece)
+                if (length := self._length(piece)) == 0:
+                    continue
                 if segments and segments[-1].group is None:
                     length += segments.pop().outer
                 segments.append(Segment(None, outer=length))
@@ -226,7 +230,7 @@ class _Reader:
 
 
 def _override(spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, str]) -> PermutationSpec:
-    """Groups pinned and renamed as the user says."""
+    """Groups pinned, renamed and merged as the user says."""
     if unknown := sorted((pin | names.keys()) - set(spec.groups)):
         raise ValueError(f"there is no group {unknown[0]!r}, only {spec.groups}")
     shapes = dict(spec.shapes)
@@ -241,5 +245,11 @@ def _override(spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, st
         return changed if any(segment.group for segment in changed) else ()
 
     leaves = tuple((name, tuple(map(change_axis, axes))) for name, axes in spec.leaves)
-    kept = tuple((names.get(group, group), shape) for group, shape in spec.shapes if group not in pin)
-    return dataclasses.replace(spec, leaves=leaves, shapes=kept)
+    kept: dict[str, tuple[int, ...]] = {}
+    for group, shape in spec.shapes:
+        name = names.get(group, group)
+        if group in pin:
+            continue
+        if kept.setdefault(name, shape) != shape:
+            raise ValueError(f"groups of shapes {kept[name]} and {shape} cannot be merged as {name!r}")
+    return dataclasses.replace(spec, leaves=leaves, shapes=tuple(kept.items()))

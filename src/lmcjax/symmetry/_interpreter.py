@@ -14,7 +14,6 @@ from jax.extend import core, source_info_util
 
 from lmcjax.symmetry._nodes import NodeAxis, Nodes
 
-
 Path: TypeAlias = tuple[int, ...]
 """Where an equation stands: its number in the program, and so on into the programs that equations call."""
 

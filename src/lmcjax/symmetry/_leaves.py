@@ -9,9 +9,19 @@ from jaxtyping import PyTree
 
 
 def named_leaves(params: PyTree) -> dict[str, Any]:
-    """The leaves of any pytree by path, `"Dense_0/kernel"`, in the tree's own order."""
+    """The leaves of any pytree by path, `"Dense_0/kernel"`, in the tree's own order.
+
+    Raises:
+        ValueError: two leaves have the same path (keys that contain "/").
+    """
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    named: dict[str, Any] = {}
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name in named:
+            raise ValueError(f"two leaves are named {name!r}: rename the keys that contain '/'")
+        named[name] = leaf
+    return named
 
 
 def rebuild(params: PyTree, leaves: Mapping[str, Any]) -> PyTree:

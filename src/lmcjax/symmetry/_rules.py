@@ -40,6 +40,13 @@ def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
     return long[0] if long else ((),)
 
 
+@rule("bitcast_convert_type")
+def bitcast(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Entry by entry between types of one size; otherwise an axis of bytes comes or goes."""
+    rule_ = entry_by_entry if len(shapes(equation)[0]) == len(operands[0].axes) else pin_everything
+    return rule_(interpreter, equation, operands)
+
+
 @rule("optimization_barrier")
 def identity(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Each operand comes out as it went in."""
@@ -100,7 +107,7 @@ def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
 @rule("transpose")
 def transpose(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Axes change places."""
-    return [_select(operands[0], equation.params["permutation"])]
+    return [_select(operands[0], [int(i) for i in equation.params["permutation"]])]
 
 
 @rule("squeeze")
@@ -127,7 +134,7 @@ def expand_dims(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
 def broadcast(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """New axes are uniform, hence free."""
     (shape,) = shapes(equation)
-    return [_spread(interpreter, operands[0], equation.params["broadcast_dimensions"], shape)]
+    return [_spread(interpreter, operands[0], [int(i) for i in equation.params["broadcast_dimensions"]], shape)]
 
 
 def _spread(interpreter: Interpreter, value: Value, positions: Sequence[int], shape: Sequence[int]) -> Value:
@@ -217,6 +224,9 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
     long = [axis for axis in taken if nodes.length(axis) > 1]
     if len(long) == 1 and sum(size > 1 for size in sizes) == 1:  # only axes of length 1 come and go
         return [long[0] if size > 1 else ((),) for size in sizes]
+    if len(sizes) == 1 and all(len(axis) == 1 for axis in expanded[1:]):  # flattened with the concatenation outermost
+        inner = tuple(node for axis in expanded[1:] for node in axis[0])
+        return [tuple((*piece, *inner) for piece in expanded[0])]
     for axis in taken:
         nodes.pin(axis, "a concatenation that is reshaped")
     return [nodes.axis(size, "a concatenation that is reshaped") for size in sizes]
@@ -225,7 +235,10 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
 @rule("concatenate")
 def concatenate(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """One axis is laid end to end, the others are the same."""
-    dimension = equation.params["dimension"]
+    return _concatenate(interpreter, operands, int(equation.params["dimension"]))
+
+
+def _concatenate(interpreter: Interpreter, operands: list[Value], dimension: int) -> list[Value]:
     interpreter.meet(operands)
     for value in operands[1:]:
         for i, axis in enumerate(value.axes):
@@ -240,6 +253,27 @@ def concatenate(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
 def _without_run(origin: Origin, axes: Sequence[int]) -> Origin:
     """An origin that no longer knows what some axes of the value run over."""
     return origin._replace(axes=tuple(None if i in axes else run for i, run in enumerate(origin.axes)))
+
+
+@rule("stack")
+def stack(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Concatenation along a new axis."""
+    (shape,) = shapes(equation)
+    axis = int(equation.params["axis"])
+    kept = [i for i in range(len(shape)) if i != axis]
+    single = tuple(1 if i == axis else size for i, size in enumerate(shape))
+    entries = [_spread(interpreter, value, kept, single) for value in operands]
+    return _concatenate(interpreter, entries, axis)
+
+
+@rule("tile")
+def tile(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """An axis is laid end to end with itself."""
+    value = operands[0]
+    repeats = equation.params["reps"]
+    axes = [axis * repeat for axis, repeat in zip(value.axes, repeats, strict=True)]
+    repeated = [i for i, repeat in enumerate(repeats) if repeat != 1]
+    return [combine(axes, operands, tuple(_without_run(origin, repeated) for origin in value.origins))]
 
 
 @rule("split")
@@ -352,6 +386,7 @@ def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
     ):
         free += [axis for j, axis in enumerate(value.axes) if j not in (*contracted, *batched)]
         interpreter.mix(value, contracted)
+        interpreter.mix(value, [j for j in range(len(value.axes)) if j not in (*contracted, *batched)])
         if other.leaves is None and value.leaves is not None:
             interpreter.use(value, contracted, "reads")
             interpreter.use(value, [j for j in range(len(value.axes)) if j not in contracted], "writes")
@@ -374,6 +409,7 @@ def convolution(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
         for i in spec[2:]:
             nodes.pin(value.axes[i], "a spatial axis of a convolution")
         interpreter.mix(value, spec[2:])
+        interpreter.mix(value, spec[:1])
     groups = equation.params["feature_group_count"]
     features, incoming = image.axes[numbers.lhs_spec[1]], kernel.axes[numbers.rhs_spec[1]]
     outgoing = kernel.axes[numbers.rhs_spec[0]]

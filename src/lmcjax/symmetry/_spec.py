@@ -320,6 +320,7 @@ def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) ->
                 )
             sizes[group] = size
             progress = True
+    sizes |= {group: shape[-1] for group, shape in spec.shapes if group not in sizes}
     if missing := [group for group in spec.groups if group not in sizes]:
         raise ValueError(f"the sizes of groups {missing} do not follow from the parameters' shapes")
     for name, i, axis in constraints:

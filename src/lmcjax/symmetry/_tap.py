@@ -19,8 +19,8 @@ from lmcjax.symmetry._spec import Kernel, PermutationSpec, Place
 class Taps(NamedTuple):
     """What the kernels of one network see and say; whatever is not a feature is flattened into samples.
 
-    With W a kernel whose axes are put in the order `[*batch, inputs, outputs]`, the outputs are `inputs @ W`: biases, norms and
-    nonlinearities come later. Convolutions see patches, look-ups see one-hot vectors.
+    With W a kernel whose axes are put in the order `[*batch, inputs, outputs]`, the outputs are `inputs @ W`: biases,
+    norms and nonlinearities come later. Convolutions see patches, look-ups see one-hot vectors.
     """
 
     inputs: dict[str, Float[Array, "*batch num_samples fan_in"]]  # per kernel
@@ -31,9 +31,9 @@ class Taps(NamedTuple):
 def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTree, x: Any) -> Taps:
     """Run a network and keep what its kernels see: the inputs of each, the activations of every group.
 
-    The program of `apply` is run equation by equation. Inside a `scan`, a stack of layers gives a batch axis, and steps in
-    time are samples; a kernel inside a branch or a loop of unknown length is left out. Under `jit`, what is not used is
-    not computed.
+    The program of `apply` is run equation by equation. Inside a `scan`, a stack of layers gives a batch axis, and steps
+    in time are samples; a kernel inside a branch or a loop of unknown length is left out. Under `jit`, what is not used
+    is not computed.
 
     Args:
         apply: static; `apply(params, x)`.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from lmcjax.symmetry._permutations import identity_permutations, permute, random_permutations
@@ -25,15 +26,20 @@ def perturb(key: Key[Array, ""], params: PyTree) -> PyTree:
     Fresh parameters hide false symmetries: biases are 0 and scales are 1, the same for every neuron. Each entry is
     multiplied by `exp(z / 4)` and moved away from 0 by up to a tenth of the leaf's root mean square (0.1 if it is 0).
     """
-    leaves, structure = jax.tree.flatten(params)
-    return jax.tree.unflatten(structure, [_perturb_leaf(jax.random.fold_in(key, i), x) for i, x in enumerate(leaves)])
+    leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
+    moved = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
+    ends = np.cumsum([leaves[i].size for i in moved])
+    # one draw for all leaves: a draw compiles for seconds per shape
+    stretch, shift = jax.random.normal(key, (2, int(ends[-1]) if moved else 0), jnp.result_type(float))
+    for i, end in zip(moved, ends, strict=True):
+        start = end - leaves[i].size
+        leaves[i] = _perturb_leaf(leaves[i], stretch[start:end], shift[start:end])
+    return jax.tree.unflatten(structure, leaves)
 
 
-def _perturb_leaf(key: Array, leaf: Any) -> Array:
-    leaf = jnp.asarray(leaf)
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.size == 0:
-        return leaf
-    stretch, shift = jax.random.normal(key, (2, *leaf.shape), leaf.dtype)
+@jax.jit
+def _perturb_leaf(leaf: Array, stretch: Array, shift: Array) -> Array:
+    stretch, shift = (draw.reshape(leaf.shape).astype(leaf.dtype) for draw in (stretch, shift))
     size = jnp.sqrt(jnp.mean(leaf**2))
     away = jnp.where(leaf < 0, -1, 1).astype(leaf.dtype) * jnp.where(size == 0, jnp.ones_like(size), size) / 10
     return leaf * jnp.exp(stretch / 4) + away * jnp.abs(jnp.tanh(shift))
