@@ -101,6 +101,7 @@ def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
 
     To 1e-5 in float32; to 1e-9 where x64 is on, in float64. Parameters are from `generic_like`.
     """
+
     def widest(leaf: Array) -> Array:
         return leaf.astype(jnp.result_type(float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 

@@ -23,6 +23,7 @@ from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.models import MLP as MLP
 from lmcjax.models import VGG as VGG
 from lmcjax.models import FlaxNetwork as FlaxNetwork
+from lmcjax.models import FunctionNetwork as FunctionNetwork
 from lmcjax.models import ResNet as ResNet
 from lmcjax.models import TransformerEncoder as TransformerEncoder
 from lmcjax.models import resnet20 as resnet20

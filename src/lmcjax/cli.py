@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import tyro
 
@@ -19,10 +19,19 @@ if TYPE_CHECKING:
     from lmcjax.data import Dataset
     from lmcjax.experiments.figure2 import Figure2Config
 
+ModelName: TypeAlias = Literal["mlp", "vgg", "resnet20", "transformer"]
+_RATES = ("1e-4:1e-1:6",)
 SCALES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 16, "epochs": 2, "batch_size": 50, "learning_rates": ("0.01", "0.1"), "repetitions": 2},
-    "default": {"width": 128, "epochs": 20, "batch_size": 100, "learning_rates": ("1e-4:1e-1:6",), "repetitions": 4},
-    "paper": {"width": 512, "epochs": 50, "batch_size": 500, "learning_rates": ("1e-4:1e-1:6",), "repetitions": 4},
+    "default": {"width": 128, "epochs": 20, "batch_size": 100, "learning_rates": _RATES, "repetitions": 4},
+    "paper": {"width": 512, "epochs": 50, "batch_size": 500, "learning_rates": _RATES, "repetitions": 4},
+}
+for _scale in SCALES.values():
+    _scale |= {"num_points": 25, "moment_samples": None}
+_SMALL = {"learning_rates": ("0.03", "0.1"), "repetitions": 2, "num_points": 5, "moment_samples": 500}
+OTHER_SCALES: dict[str, dict[str, Any]] = {  # of models that cost more than the MLP
+    "tiny": {**_SMALL, "width": 4, "epochs": 1, "batch_size": 100, "num_points": 3, "moment_samples": 50},
+    "default": {**_SMALL, "width": 8, "epochs": 5, "batch_size": 100},
 }
 _PAPER_STEPS = 6000
 
@@ -47,10 +56,15 @@ class Figure2:
     dataset-fashion-mnist), or a folder with MNIST's four IDX files, gzipped or not."""
     scale: Literal["tiny", "default", "paper"] = "default"
     """paper: width 512, 50 epochs, batch 500. tiny: seconds, to see that everything works. Other options override."""
+    model: ModelName = "mlp"
+    """mlp, or scaled down for small images: vgg (3 convolutions, 2 dense layers), resnet20, transformer (patches)."""
+    apply: str | None = None
+    """A network of your own, package.module:function: function(params, inputs) gives logits, and init(key) beside it
+    gives params. What may be permuted is read off its program. Defaults are those of --model vgg."""
     width: Annotated[int | None, _by_scale("width")] = None
-    """Neurons in each hidden layer."""
-    num_hidden_layers: int = 3
-    """Hidden layers."""
+    """Neurons in each hidden layer; channels of the first stage, or features of the stream (other models: 8)."""
+    num_hidden_layers: int | None = None
+    """Hidden layers of the mlp, layers of the transformer (default: 3)."""
     epochs: Annotated[int | None, _by_scale("epochs")] = None
     """Passes over the training set."""
     batch_size: Annotated[int | None, _by_scale("batch_size")] = None
@@ -63,8 +77,10 @@ class Figure2:
     """sgd has momentum 0.9."""
     seed: int = 0
     """Seed of initial weights and shuffles; the same seed gives the same results."""
-    num_points: int = 25
-    """Points on the line between two networks."""
+    num_points: Annotated[int | None, _by_scale("num_points")] = None
+    """Points on the line between two networks (other models: 5)."""
+    moment_samples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Training images on which activations are compared (other models: 500)."""
     networks_per_batch: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: by memory)")] = (
         None
     )
@@ -101,8 +117,18 @@ class Figure2:
         """
         from lmcjax.experiments.figure2 import Figure2Config
 
+        if self.apply is not None and (self.model != "mlp" or self.width or self.num_hidden_layers):
+            raise ValueError("--apply brings a network of its own: leave out --model, --width and --num-hidden-layers")
+        if self.num_hidden_layers is not None and self.model not in ("mlp", "transformer"):
+            raise ValueError(f"--num-hidden-layers is of the mlp and the transformer, not of {self.model}")
+        plain = self.model == "mlp" and self.apply is None
+        scales = SCALES if plain else OTHER_SCALES
+        if self.scale not in scales:
+            raise ValueError(f"--scale {self.scale} is of the mlp; others have {', '.join(scales)}")
         options = {field.name: getattr(self, field.name) for field in dataclasses.fields(Figure2Config)}
-        options |= {name: value for name, value in SCALES[self.scale].items() if options[name] in (None, ())}
+        options |= {name: value for name, value in scales[self.scale].items() if options[name] in (None, ())}
+        options["num_hidden_layers"] = self.num_hidden_layers or 3
+        options["model"] = self.apply or self.model
         return Figure2Config(**{**options, "learning_rates": parse_learning_rates(options["learning_rates"])})
 
 
@@ -175,7 +201,6 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
 
     stages = {
         "train": "train networks",
-        "activations": "measure activations",
         "match": "match neurons",
         "evaluate": "walk between networks",
     }
@@ -204,13 +229,16 @@ def _print_plan(config: "Figure2Config", dataset: "Dataset") -> None:
     """Say what is about to be done, after checking that it can be."""
     import rich
 
-    from lmcjax.experiments.figure2 import train_config
+    from lmcjax.experiments.figure2 import network_spec, train_config
 
-    steps = train_config(config, dataset).num_steps
+    train = train_config(config, dataset)
+    groups = network_spec(train.network, dataset).group_shapes()
+    neurons = sum(math.prod(shape) for shape in groups.values())
     rich.print(
-        f"{2 * config.num_pairs} networks of {config.num_hidden_layers} hidden layers of {config.width} on "
-        f"{dataset.name} ({len(dataset.train.labels):,} training images), {steps:,} steps each"
+        f"{2 * config.num_pairs} networks ({config.model}, {neurons:,} neurons in {len(groups)} groups) on "
+        f"{dataset.name} ({len(dataset.train.labels):,} training images), {train.num_steps:,} steps each"
     )
+    steps = train.num_steps
     if config.width >= 512 and steps < _PAPER_STEPS:
         rich.print(f"Note: the paper trains {_PAPER_STEPS:,} steps on 60,000 images; this data set gives {steps:,}.")
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lmcjax.experiments.summary import MATCHING_NAMES, mean_and_std, measured
+from lmcjax.experiments.summary import MANY_LAYERS, MATCHING_NAMES, mean_and_std, measured
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too
 _COLOURS = {
@@ -44,8 +44,13 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", yscale="log", title="What the matchings compare", ylabel="approximate dimension")
     lines = ("-", "--", ":", "-.")
     for similarity in results.similarity.values:
+        dimensions = results["approximate_dimension"].sel(similarity=similarity)
+        if results.sizes["layer"] > MANY_LAYERS:
+            label = f"{MATCHING_NAMES[similarity]}, median of {results.sizes['layer']} groups"
+            _curve(axes, similarity, label, *mean_and_std(dimensions.median("layer")))
+            continue
         for number, layer in enumerate(results.layer.values):
-            values = results["approximate_dimension"].sel(similarity=similarity, layer=layer)
+            values = dimensions.sel(layer=layer)
             label = f"{MATCHING_NAMES[similarity]}, layer {number + 1}"
             _curve(axes, similarity, label, *mean_and_std(values), line=lines[number % len(lines)])
     _plain_log_ticks(axes)
@@ -83,9 +88,11 @@ def plot_figure2(results: xr.Dataset) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=9)
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    neurons = (results["permutation"].isel(learning_rate=0, repetition=0, matching=0) >= 0).sum("neuron").values
+    groups = f"{len(neurons)} x {neurons[0]}" if len(set(neurons)) == 1 else f"{neurons.sum():,}"
     figure.suptitle(
         f"{results.attrs['dataset']}, {results.sizes['learning_rate']} rates, {results.sizes['repetition']} pairs, "
-        f"{results.sizes['layer']} x {results.sizes['neuron']} hidden neurons, {results.attrs['training_steps']} steps"
+        f"{groups} hidden neurons, {results.attrs['training_steps']} steps"
     )
     return figure
 

@@ -33,7 +33,7 @@ def dataset() -> lmcjax.Dataset:
 def results(dataset) -> xr.Dataset:
     stages: dict[str, tuple[int, int]] = {}
     results = run_figure2(CONFIG, dataset, on_progress=lambda stage, done, total: stages.update({stage: (done, total)}))
-    assert list(stages) == ["train", "activations", "match", "evaluate"]
+    assert list(stages) == ["train", "match", "evaluate"]
     assert all(done == total for done, total in stages.values())
     return results
 

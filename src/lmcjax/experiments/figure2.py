@@ -1,6 +1,7 @@
 """The paper's Figure 2: test loss half-way between two networks, by learning rate and matching."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import operator
@@ -17,17 +18,17 @@ from jaxtyping import Array, PyTree
 from lmcjax.batching import map_in_chunks, network_map, replicate
 from lmcjax.data import Dataset
 from lmcjax.evaluation import BarrierResult, batched_loss, cross_entropy_and_accuracy, linear_barrier
+from lmcjax.experiments.networks import build_network
 from lmcjax.matching import Matching, Similarity, approximate_dimensions, match_layerwise
-from lmcjax.models import MLP, FlaxNetwork
-from lmcjax.statistics import Moments, activation_moments
-from lmcjax.symmetry import PermutationSpec, identity_permutations, mlp_spec, permute
+from lmcjax.models import Network
+from lmcjax.statistics import activation_moments
+from lmcjax.symmetry import PermutationSpec, discover, identity_permutations, permute
 from lmcjax.training import Optimizer, TrainConfig, TrainResult, train_networks
 
 SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
 MATCHINGS = ("none", *SIMILARITIES)
 SPLITS = ("train", "test")
 _CALLS = 8  # compiled calls that a stage is cut into, for its progress bar
-_FIRST_KERNEL = "Dense_0/kernel"
 
 OnProgress: TypeAlias = Callable[[str, int, int], None]
 """`on_progress(stage, done, total)`, called on the host."""
@@ -38,8 +39,9 @@ class Figure2Config:
     """What to train, match and measure.
 
     Attributes:
-        width: neurons in each hidden layer.
-        num_hidden_layers: hidden layers.
+        model: of what kind the networks are, see `build_network`.
+        width: neurons in each hidden layer; of other models, channels of the first stage or features of the stream.
+        num_hidden_layers: hidden layers; of the transformer, its layers. Other models have their own depth.
         epochs: passes over the training set.
         batch_size: samples per step.
         learning_rates: peak rates.
@@ -47,9 +49,11 @@ class Figure2Config:
         optimizer: `"sgd"` with momentum 0.9, `"adam"` or `"adamw"`.
         seed: of everything random.
         num_points: points on the line between two networks.
+        moment_samples: training images on which activations are compared; None: all.
         networks_per_batch: networks per compiled call; None: chosen from the memory.
     """
 
+    model: str = "mlp"
     width: int = 128
     num_hidden_layers: int = 3
     epochs: int = 20
@@ -59,6 +63,7 @@ class Figure2Config:
     optimizer: Optimizer = "sgd"
     seed: int = 0
     num_points: int = 25
+    moment_samples: int | None = None
     networks_per_batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -71,8 +76,10 @@ class Figure2Config:
             raise ValueError(f"learning rates are positive numbers, at least one, not {self.learning_rates}")
         if len(set(self.learning_rates)) < len(self.learning_rates):
             raise ValueError(f"learning rates are given twice: {self.learning_rates}")
-        if self.networks_per_batch is not None and self.networks_per_batch < 1:
-            raise ValueError(f"networks_per_batch is at least 1, not {self.networks_per_batch}")
+        for name, least in (("networks_per_batch", 1), ("moment_samples", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is at least {least}, not {value}")
 
     @property
     def num_pairs(self) -> int:
@@ -94,12 +101,6 @@ class PairBarriers(NamedTuple):
     test: BarrierResult
 
 
-def build_network(config: Figure2Config, dataset: Dataset) -> FlaxNetwork:
-    """The MLP that the experiment trains."""
-    module = MLP((config.width,) * config.num_hidden_layers, dataset.num_classes)
-    return FlaxNetwork(module, dataset.input_shape)
-
-
 def train_config(config: Figure2Config, dataset: Dataset) -> TrainConfig:
     """The training runs, rate by rate, repetition by repetition, network A before B."""
     steps_per_epoch = len(dataset.train.labels) // config.batch_size
@@ -109,11 +110,29 @@ def train_config(config: Figure2Config, dataset: Dataset) -> TrainConfig:
         )
     return TrainConfig(
         learning_rate=np.repeat(config.learning_rates, 2 * config.repetitions),
-        network=build_network(config, dataset),
+        network=build_network(
+            config.model,
+            dataset.input_shape,
+            dataset.num_classes,
+            width=config.width,
+            num_hidden_layers=config.num_hidden_layers,
+        ),
         num_steps=config.epochs * steps_per_epoch,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
     )
+
+
+def network_spec(network: Network, dataset: Dataset) -> PermutationSpec:
+    """What may be permuted in a network.
+
+    Raises:
+        ValueError: nothing.
+    """
+    spec = discover(network.apply, jax.eval_shape(network.init, jax.random.key(0)), dataset.train.inputs[:2])
+    if not spec.groups:
+        raise ValueError(f"no neurons of this network can be permuted, as far as its program shows: {spec}")
+    return spec
 
 
 def _train(config: Figure2Config, dataset: Dataset, on_progress: OnProgress) -> TrainResult:
@@ -131,36 +150,20 @@ def _train(config: Figure2Config, dataset: Dataset, on_progress: OnProgress) -> 
     return jax.device_get(result)
 
 
-def _measure_moments(
-    network: FlaxNetwork, pairs: tuple[PyTree, PyTree], inputs: Array, chunk: int, on_progress: OnProgress
-) -> tuple[dict[str, Moments], dict[str, Moments]]:
-    """Moments of the hidden activations of every pair, and, once for all, those of the inputs."""
-
-    def hidden_taps(params: PyTree, x: Array) -> dict[str, Array]:
-        return {name: value for name, value in network.taps(params, x).items() if name != _FIRST_KERNEL}
-
-    def input_taps(_: PyTree, x: Array) -> dict[str, Array]:
-        return {_FIRST_KERNEL: x.reshape(x.shape[0], -1)}
-
-    of_pair = jax.jit(
-        network_map(lambda a, b, x: activation_moments(hidden_taps, a, b, x), in_axes=(0, 0, None)),
-    )
-    hidden = map_in_chunks(
-        of_pair, chunk, pairs, (inputs,), on_progress=lambda done, total: on_progress("activations", done, total)
-    )
-    return hidden, jax.device_get(jax.jit(lambda x: activation_moments(input_taps, (), (), x))(inputs))
-
-
-def match_pair(spec: PermutationSpec, params_a: PyTree, params_b: PyTree, moments: dict[str, Moments]) -> PairMatchings:
+def match_pair(
+    network: Network, spec: PermutationSpec, params_a: PyTree, params_b: PyTree, inputs: Array
+) -> PairMatchings:
     """The three matchings of one pair, and the approximate dimensions that each compares."""
+    moments = activation_moments(network.apply, spec, params_a, params_b, inputs)
+    dimensions = {s: approximate_dimensions(spec, params_a, similarity=s, moments=moments) for s in SIMILARITIES}
     return PairMatchings(
         {s: match_layerwise(spec, params_a, params_b, similarity=s, moments=moments) for s in SIMILARITIES},
-        {s: approximate_dimensions(spec, params_a, similarity=s, moments=moments) for s in SIMILARITIES},
+        {s: {group: value.mean() for group, value in by_group.items()} for s, by_group in dimensions.items()},
     )
 
 
 def measure_pair(
-    network: FlaxNetwork,
+    network: Network,
     spec: PermutationSpec,
     num_points: int,
     params_a: PyTree,
@@ -196,7 +199,7 @@ def run_figure2(
     Args:
         config: static.
         dataset: images and labels.
-        on_progress: called with the stage (`"train"`, `"activations"`, `"match"`, `"evaluate"`), done and total.
+        on_progress: called with the stage (`"train"`, `"match"`, `"evaluate"`), done and total.
 
     Returns:
         Labelled results with units; the configuration, versions and timings in the attributes. Losses are in nats.
@@ -206,8 +209,8 @@ def run_figure2(
 
     Source: the paper, Section 6, Figure 2. The same seeds serve all learning rates.
     """
-    network = build_network(config, dataset)
-    spec = mlp_spec(config.num_hidden_layers)
+    network = train_config(config, dataset).network
+    spec = network_spec(network, dataset)
     timings: dict[str, float] = {}
 
     def timed(stage: str, work: Callable[[], Any]) -> Any:
@@ -218,44 +221,26 @@ def run_figure2(
 
     trained = timed("train", lambda: _train(config, dataset, on_progress))
     pairs = tuple(jax.tree.map(operator.itemgetter(np.s_[side::2]), trained.params) for side in (0, 1))
-    spec = spec.bind(jax.tree.map(lambda leaf: leaf[0], pairs[0]))
     devices = jax.local_devices()[: config.num_pairs]
     train, test = replicate((tuple(dataset.train), tuple(dataset.test)), devices)
     chunk = len(devices) * -(-config.num_pairs // (_CALLS * len(devices)))
 
-    moments, input_moments = timed(
-        "activations", lambda: _measure_moments(network, pairs, train[0], chunk, on_progress)
+    def over_pairs(stage: str, fn: Callable[..., Any], mapped: tuple, shared: tuple) -> Any:
+        """`fn` over all pairs, in pieces, timed."""
+        compiled = jax.jit(network_map(fn, in_axes=(0,) * len(mapped) + (None,) * len(shared)))
+        report = functools.partial(on_progress, stage)
+        return timed(stage, lambda: map_in_chunks(compiled, chunk, mapped, shared, on_progress=report))
+
+    matched = over_pairs(
+        "match", functools.partial(match_pair, network, spec), pairs, (train[0][: config.moment_samples],)
     )
-
-    def match_all() -> PairMatchings:
-        on_progress("match", 0, config.num_pairs)
-        match = jax.vmap(lambda a, b, m, i: match_pair(spec, a, b, {**m, **i}), in_axes=(0, 0, 0, None))
-        matched = jax.device_get(jax.jit(match)(*pairs, moments, input_moments))
-        on_progress("match", config.num_pairs, config.num_pairs)
-        return matched
-
-    matched = timed("match", match_all)
     identity = {g: np.broadcast_to(p, (config.num_pairs, *p.shape)) for g, p in identity_permutations(spec).items()}
     permutations = {
         g: np.stack([identity[g], *(matched.matchings[s].permutations[g] for s in SIMILARITIES)], axis=1)
         for g in spec.groups
     }
-    measure = jax.jit(
-        network_map(
-            lambda a, b, p, x, y: measure_pair(network, spec, config.num_points, a, b, p, x, y),
-            in_axes=(0, 0, 0, None, None),
-        )
-    )
-    barriers = timed(
-        "evaluate",
-        lambda: map_in_chunks(
-            measure,
-            chunk,
-            (*pairs, permutations),
-            (train, test),
-            on_progress=lambda done, total: on_progress("evaluate", done, total),
-        ),
-    )
+    measure = functools.partial(measure_pair, network, spec, config.num_points)
+    barriers = over_pairs("evaluate", measure, (*pairs, permutations), (train, test))
     return _label(config, dataset, spec, trained, matched, permutations, barriers, timings)
 
 
@@ -322,8 +307,8 @@ def _label(
         "similarity_of_identity": (layers, by_similarity(lambda s, g: matched.matchings[s].identity_objective[g]), {}),
         "permutation": (
             ("layer", *cell, "matching", "neuron"),
-            np.stack([by_pair(permutations[g]) for g in spec.groups]),
-            {"long_name": "neuron of B that takes the place of A's"},
+            _pad([by_pair(permutations[g]) for g in spec.groups], len(path)),
+            {"long_name": "neuron of B that takes the place of A's; -1 beyond a layer's width"},
         ),
     }
     return xr.Dataset(
@@ -339,6 +324,14 @@ def _label(
         },
         attrs=_provenance(config, dataset, timings),
     )
+
+
+def _pad(layers: list[np.ndarray], num_axes: int) -> np.ndarray:
+    """Permutations of layers of different widths in one array, filled up with -1; stacked layers lie end to end."""
+    flat = [layer.reshape(*layer.shape[: num_axes - 1], -1) for layer in layers]
+    width = max(layer.shape[-1] for layer in flat)
+    padding = [(0, 0)] * (num_axes - 1)
+    return np.stack([np.pad(x, (*padding, (0, width - x.shape[-1])), constant_values=-1) for x in flat])
 
 
 def _provenance(config: Figure2Config, dataset: Dataset, timings: dict[str, float]) -> dict[str, Any]:

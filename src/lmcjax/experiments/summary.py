@@ -12,6 +12,7 @@ MATCHING_NAMES = {
     "covariance": "covariance",
     "activations": "activations",
 }
+MANY_LAYERS = 4  # more are summarised
 COMPARISONS = (("covariance", "weights"), ("activations", "weights"), ("covariance", "activations"))
 
 
@@ -106,16 +107,23 @@ def endpoint_table(results: xr.Dataset) -> Table:
 
 
 def dimension_table(results: xr.Dataset) -> Table:
-    """Approximate dimensions by similarity and layer, means over repetitions."""
+    """Approximate dimensions by similarity and layer, means over repetitions; of many layers median, least and most."""
     dimensions = results["approximate_dimension"].mean("repetition")
+    few = results.sizes["layer"] <= MANY_LAYERS
     layers = " / ".join(str(number + 1) for number in range(results.sizes["layer"]))
+    title = f"layers {layers}" if few else f"median (range) over {results.sizes['layer']} groups"
     table = _table(
-        f"Approximate dimension of network A, layers {layers}", *(MATCHING_NAMES[s] for s in results.similarity.values)
+        f"Approximate dimension of network A, {title}", *(MATCHING_NAMES[s] for s in results.similarity.values)
     )
+
+    def cell(values: np.ndarray) -> str:
+        if few:
+            return " / ".join(f"{value:.3g}" for value in values)
+        return f"{np.median(values):.3g} ({values.min():.3g} to {values.max():.3g})"
+
     for rate in results.learning_rate.values:
         row = dimensions.sel(learning_rate=rate)
-        cells = (row.sel(similarity=similarity).values for similarity in results.similarity.values)
-        table.add_row(f"{rate:.3g}", *(" / ".join(f"{value:.3g}" for value in cell) for cell in cells))
+        table.add_row(f"{rate:.3g}", *(cell(row.sel(similarity=s).values) for s in results.similarity.values))
     return table
 
 

@@ -3,6 +3,7 @@
 from lmcjax.models._mlp import MLP as MLP
 from lmcjax.models._mlp import lecun_normal_per_neuron as lecun_normal_per_neuron
 from lmcjax.models._network import FlaxNetwork as FlaxNetwork
+from lmcjax.models._network import FunctionNetwork as FunctionNetwork
 from lmcjax.models._network import Network as Network
 from lmcjax.models._resnet import ResNet as ResNet
 from lmcjax.models._resnet import resnet20 as resnet20

@@ -1,6 +1,7 @@
 """A network as a pure pair of functions."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -47,3 +48,17 @@ class FlaxNetwork:
     def apply(self, params: PyTree, inputs: ArrayLike) -> Array:
         """The module's outputs for a batch of inputs `[num_samples, *input_shape]`."""
         return self.module.apply({"params": params}, jnp.asarray(inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class FunctionNetwork:
+    """Two functions of any library as a network: `init(key)` and `apply(params, inputs)`.
+
+    >>> import jax
+    >>> network = FunctionNetwork(lambda key: {"w": jax.random.normal(key, (3, 2))}, lambda p, x: x @ p["w"])
+    >>> network.apply(network.init(jax.random.key(0)), jnp.ones((5, 3))).shape
+    (5, 2)
+    """
+
+    init: Callable[..., PyTree]
+    apply: Callable[..., Array]

@@ -175,15 +175,18 @@ def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
 
 def cross_covariance(moments: Moments, *, ddof: int = 1) -> Float[Array, "n n"]:
     """The centred `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - ddof)`; rows A, columns B."""
+    assert moments.centred_ab is not None  # one-hot vectors are no neurons
     return moments.centred_ab / (moments.num_samples - ddof)
 
 
 def cross_correlation(moments: Moments) -> Float[Array, "n n"]:
     """Pearson's correlation of every neuron of A with every neuron of B, in [-1, 1]; 0 for a constant neuron."""
 
-    def inverse_norm(centred: Array) -> Array:
+    def inverse_norm(centred: Array | None) -> Array:
+        assert centred is not None
         squared = jnp.diagonal(centred)
         return jnp.where(squared == 0, 0, jax.lax.rsqrt(jnp.where(squared == 0, 1, squared)))
 
+    assert moments.centred_ab is not None  # one-hot vectors are no neurons
     correlation = inverse_norm(moments.centred_aa)[:, None] * moments.centred_ab * inverse_norm(moments.centred_bb)
     return jnp.clip(correlation, -1, 1)  # rounding

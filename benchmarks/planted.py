@@ -1,0 +1,160 @@
+"""How many planted permutations come back exactly, network by network and similarity by similarity."""
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+import lmcjax
+from _report import write_result
+from lmcjax.matching import Similarity
+from lmcjax.symmetry import invert, perturb
+
+SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
+NUM_SAMPLES = 32
+
+
+class Subject(NamedTuple):
+    """A network, and how to draw inputs for it."""
+
+    name: str
+    module: nn.Module
+    draw: Callable[[Array, int], Array]
+
+
+class Recurrent(nn.Module):
+    """An LSTM over time, the last state read out."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # noqa: D102
+        return nn.Dense(10)(nn.RNN(nn.OptimizedLSTMCell(self.width))(x)[:, -1])
+
+
+class Concatenating(nn.Module):
+    """A block of DenseNet: every convolution reads all before it."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # noqa: D102
+        x = nn.Conv(2 * self.width, (3, 3))(x)
+        for _ in range(4):
+            x = jnp.concatenate([x, nn.Conv(self.width, (3, 3))(nn.relu(nn.LayerNorm()(x)))], -1)
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+class Stacked(nn.Module):
+    """Residual layers in one `nn.scan`."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:  # noqa: D102
+        class Layer(nn.Module):
+            hidden: int
+
+            @nn.compact
+            def __call__(self, x: Array, _: None) -> tuple[Array, None]:
+                return x + nn.Dense(x.shape[-1])(nn.relu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))), None
+
+        layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=6)
+        return nn.Dense(10)(layers(2 * self.width)(nn.Dense(self.width)(x), None)[0])
+
+
+def subjects() -> Iterator[Subject]:
+    """What is matched."""
+
+    def normal(*shape: int) -> Callable[[Array, int], Array]:
+        return lambda key, n: jax.random.normal(key, (n, *shape))
+
+    def tokens(key: Array, n: int) -> Array:
+        return jax.random.randint(key, (n, 16), 0, 50)
+
+    images = normal(16, 16, 3)
+    yield Subject("MLP, 3 layers of 512", lmcjax.MLP((512, 512, 512), 10), normal(784))
+    yield Subject("VGG-16, width 8", lmcjax.vgg16(8), normal(32, 32, 3))
+    for width in (4, 16, 32):
+        yield Subject(f"ResNet-20, width {width}", lmcjax.resnet20(width), images)
+    yield Subject("ResNet-50, width 8", lmcjax.resnet50(8, 10), normal(32, 32, 3))
+    yield Subject("DenseNet block, growth 16", Concatenating(16), images)
+    yield Subject("LSTM, 64", Recurrent(64), normal(12, 8))
+    yield Subject("nn.scan over 6 residual layers of 64", Stacked(64), normal(20))
+    for width, heads in ((64, 4), (128, 8)):
+        name = f"transformer encoder, width {width}, {heads} heads, 3 layers"
+        module = lmcjax.TransformerEncoder(width, heads, 3, 2 * width, 10, vocabulary=50)
+        yield Subject(name, module, tokens)
+
+
+def recovered(subject: Subject, similarity: Similarity, repetitions: int) -> tuple[list[float], list[bool], list[int]]:
+    """Per repetition: the share of neurons that came back, whether all did, and the passes it took."""
+    x = subject.draw(jax.random.key(0), NUM_SAMPLES)
+    shapes = jax.eval_shape(lambda: subject.module.init(jax.random.key(0), x)["params"])
+
+    def apply(params: Any, x: Array) -> Array:
+        return subject.module.apply({"params": params}, x)
+
+    spec = lmcjax.discover(apply, shapes, x)
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def once(key: Array, similarity: Similarity) -> tuple[Array, Array, Array]:
+        keys = [jax.random.fold_in(key, i) for i in range(3)]
+        params = perturb(keys[0], subject.module.init(keys[1], x)["params"])
+        planted = lmcjax.random_permutations(keys[2], spec)
+        shuffled = lmcjax.permute(spec, invert(planted), params)
+        moments = None
+        if similarity != "weights":
+            moments = lmcjax.activation_moments(apply, spec, params, shuffled, x)
+        matching = lmcjax.match_layerwise(spec, params, shuffled, similarity=similarity, moments=moments)
+        right = jnp.concatenate([(matching.permutations[g] == planted[g]).ravel() for g in spec.groups])
+        return right.mean(), right.all(), matching.iterations
+
+    results = [once(jax.random.key(1 + i), similarity) for i in range(repetitions)]
+    shares, exact, passes = (np.array(values) for values in zip(*results, strict=True))
+    return list(shares), list(exact), list(passes)
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=10)
+    parser.add_argument("--only", default="", help="only networks whose names begin like this; nothing is stored")
+    options = parser.parse_args()
+    rows = []
+    for subject in subjects():
+        if not subject.name.startswith(options.only):
+            continue
+        row: list[str | int | float] = [subject.name]
+        for similarity in SIMILARITIES:
+            start = time.perf_counter()
+            shares, exact, passes = recovered(subject, similarity, options.repetitions)
+            row += [f"{sum(exact)}/{len(exact)}", f"{100 * np.mean(shares):.1f}", f"{np.mean(passes):.1f}"]
+            print(*row[:1], similarity, *row[-3:], f"{time.perf_counter() - start:.0f} s", sep="\t", flush=True)
+        rows.append(row)
+    if options.only:
+        return
+    columns = ["network"]
+    for similarity in SIMILARITIES:
+        columns += [f"{similarity}: exact", "neurons (%)", "passes"]
+    write_result(
+        "planted",
+        title="Planted permutations",
+        note=f"""All groups of a random network (fresh, every leaf perturbed) are shuffled at once; `match_layerwise`
+matches the copy to the original. *exact*: how many of {options.repetitions} networks came back without a single wrong
+neuron; beside it the share of neurons that did, and the mean number of passes over the groups. Moments over
+{NUM_SAMPLES} random inputs.""",
+        columns=columns,
+        rows=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
