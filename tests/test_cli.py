@@ -40,7 +40,7 @@ def test_figure2_in_a_fresh_process(tmp_path: Path):
     command = [Path(sys.executable).with_name("lmcjax"), *TINY, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "4 networks of 1 hidden layers of 16 on digits" in " ".join(done.stdout.split())
+    assert "4 networks (mlp, 16 neurons in 1 groups) on digits" in " ".join(done.stdout.split())
     for expected in ("no matching", "covariance", "walk between networks", "100%"):
         assert expected in done.stdout
     for name in ("results.nc", "figure2.png", "figure2.pdf"):
@@ -73,6 +73,13 @@ def test_options_override_the_scale():
     assert cli.Figure2().config().learning_rates == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
 
 
+def test_other_models_have_scales_of_their_own():
+    config = cli.Figure2(model="vgg", epochs=2).config()
+    assert (config.width, config.epochs, config.optimizer, config.moment_samples) == (8, 2, "adam", 500)
+    assert cli.Figure2(model="transformer", num_hidden_layers=2).config().num_hidden_layers == 2
+    assert cli.Figure2(apply="some.module:apply").config().model == "some.module:apply"
+
+
 def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -99,6 +106,11 @@ def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
         (["figure2", "--learning-rates=-1"], "learning rates are positive"),
         (["figure2", "--dataset", "no-such-data"], "unknown data set 'no-such-data'"),
         (["figure2", "--dataset", "digits", "--batch-size", "5000"], "batch size 5000 is larger than the training set"),
+        (["figure2", "--model", "alexnet"], "invalid choice 'alexnet'"),
+        (["figure2", "--apply", "no.module:f"], "cannot import 'no.module'"),
+        (["figure2", "--apply", "math:sqrt", "--width", "3"], "leave out --model, --width and --num-hidden-layers"),
+        (["figure2", "--model", "vgg", "--scale", "paper"], "--scale paper is of the mlp; others have tiny, default"),
+        (["figure2", "--model", "vgg", "--num-hidden-layers", "2"], "is of the mlp and the transformer, not of vgg"),
         (["plot", "no-such-folder"], "no-such-folder/results.nc: no such file"),
     ],
 )

@@ -4,11 +4,11 @@ import numpy as np
 import xarray as xr
 from matplotlib.colors import to_hex
 
-from lmcjax.experiments.summary import MATCHING_NAMES
+from lmcjax.experiments.summary import MATCHING_NAMES, dimension_table
 from lmcjax.plots import plot_figure2, save_figure
 
 
-def make_results(repetitions: int) -> xr.Dataset:
+def make_results(repetitions: int, num_layers: int = 2) -> xr.Dataset:
     rng = np.random.default_rng(0)
     matchings, similarities = list(MATCHING_NAMES), list(MATCHING_NAMES)[1:]
     by_matching = ("split", "learning_rate", "repetition", "matching")
@@ -22,16 +22,19 @@ def make_results(repetitions: int) -> xr.Dataset:
             "training_finite": ((*by_matching[1:3], "network"), np.ones((3, repetitions, 2), bool)),
             "approximate_dimension": (
                 ("similarity", "layer", *by_matching[1:3]),
-                rng.uniform(1, 100, (3, 2, 3, repetitions)),
+                rng.uniform(1, 100, (3, num_layers, 3, repetitions)),
             ),
-            "permutation": (("layer", "neuron"), np.zeros((2, 7), int)),
+            "permutation": (
+                ("layer", *by_matching[1:], "neuron"),
+                np.tile(np.arange(7), (num_layers, 3, repetitions, 4, 1)),
+            ),
         },
         coords={
             "learning_rate": [1e-3, 1e-2, 1e-1],
             "matching": matchings,
             "similarity": similarities,
             "split": ["test"],
-            "layer": ["Dense_0", "Dense_1"],
+            "layer": [f"Dense_{i}" for i in range(num_layers)],
         },
         attrs={"dataset": "noise", "training_steps": 10},
     )
@@ -57,3 +60,14 @@ def test_one_repetition_has_no_band(tmp_path):
     png, pdf = save_figure(figure, tmp_path / "figure")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert pdf.read_bytes().startswith(b"%PDF")
+
+
+def test_many_layers_are_summarised():
+    results = make_results(3, num_layers=12)
+    dimensions = plot_figure2(results).axes[2]
+    assert len(dimensions.lines) == 3
+    expected = results["approximate_dimension"].sel(similarity="weights").median("layer").mean("repetition")
+    np.testing.assert_allclose(dimensions.lines[0].get_ydata(), expected)
+    cell = dimension_table(results).columns[1]._cells[0]
+    values = results["approximate_dimension"].mean("repetition").sel(similarity="weights", learning_rate=1e-3)
+    assert cell == f"{float(values.median()):.3g} ({float(values.min()):.3g} to {float(values.max()):.3g})"

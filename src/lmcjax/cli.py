@@ -27,8 +27,14 @@ SCALES: dict[str, dict[str, Any]] = {
     "paper": {"width": 512, "epochs": 50, "batch_size": 500, "learning_rates": _RATES, "repetitions": 4},
 }
 for _scale in SCALES.values():
-    _scale |= {"num_points": 25, "moment_samples": None}
-_SMALL = {"learning_rates": ("0.03", "0.1"), "repetitions": 2, "num_points": 5, "moment_samples": 500}
+    _scale |= {"num_points": 25, "moment_samples": None, "optimizer": "sgd"}
+_SMALL = {
+    "learning_rates": ("0.001", "0.01"),
+    "repetitions": 2,
+    "num_points": 5,
+    "moment_samples": 500,
+    "optimizer": "adam",
+}
 OTHER_SCALES: dict[str, dict[str, Any]] = {  # of models that cost more than the MLP
     "tiny": {**_SMALL, "width": 4, "epochs": 1, "batch_size": 100, "num_points": 3, "moment_samples": 50},
     "default": {**_SMALL, "width": 8, "epochs": 5, "batch_size": 100},
@@ -60,7 +66,7 @@ class Figure2:
     """mlp, or scaled down for small images: vgg (3 convolutions, 2 dense layers), resnet20, transformer (patches)."""
     apply: str | None = None
     """A network of your own, package.module:function: function(params, inputs) gives logits, and init(key) beside it
-    gives params. What may be permuted is read off its program. Defaults are those of --model vgg."""
+    gives params. What may be permuted is read off its program. Other defaults are those of --model vgg."""
     width: Annotated[int | None, _by_scale("width")] = None
     """Neurons in each hidden layer; channels of the first stage, or features of the stream (other models: 8)."""
     num_hidden_layers: int | None = None
@@ -73,7 +79,10 @@ class Figure2:
     """Peak rates: a list, 0.001 0.01, or a range with a count, 1e-4:1e-1:6, spaced evenly in the logarithm."""
     repetitions: Annotated[int | None, _by_scale("repetitions")] = None
     """Pairs of networks per rate."""
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    optimizer: Annotated[
+        Literal["sgd", "adam", "adamw"] | None,
+        tyro.conf.arg(metavar="{sgd,adam,adamw}", help_behavior_hint="(default: sgd; other models: adam)"),
+    ] = None
     """sgd has momentum 0.9."""
     seed: int = 0
     """Seed of initial weights and shuffles; the same seed gives the same results."""

@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Num
 class VGG(nn.Module):
     """Stages of 3x3 convolutions `Conv_0, Conv_1, ...`, then dense layers `Dense_0 ... Dense_L`; logits.
 
-    Each convolution is followed by `LayerNorm` over the channels and ReLU, each stage by 2x2 max pooling, which leaves
-    an image side of a single pixel as it is. The flattened image keeps its channels inside the pixels, so the first
-    dense layer reads the last channels in one block per pixel.
+    Each convolution is followed by `LayerNorm` over the channels, which has the bias, and ReLU, each stage by 2x2 max
+    pooling, which leaves an image side of a single pixel as it is. The flattened image keeps its channels inside the
+    pixels, so the first dense layer reads the last channels in one block per pixel.
 
     Source: Simonyan and Zisserman (2015), table 1; layer normalisation: Ainsworth et al. (2023), Git Re-Basin.
 
@@ -36,7 +36,7 @@ class VGG(nn.Module):
         x = inputs
         for stage in self.stages:
             for width in stage:
-                x = nn.relu(nn.LayerNorm()(nn.Conv(width, (3, 3))(x)))
+                x = nn.relu(nn.LayerNorm()(nn.Conv(width, (3, 3), use_bias=False)(x)))
             window = (min(2, x.shape[1]), min(2, x.shape[2]))
             x = nn.max_pool(x, window, window)
         x = x.reshape(x.shape[0], -1)
