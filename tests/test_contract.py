@@ -22,6 +22,7 @@ NOT_TRANSFORMED = {
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
     "symmetry.discover": "static: reads a program and shapes, makes a spec",
     "symmetry.mlp_spec": "static: makes a spec",
+    "symmetry.homogeneous_groups": "on the host: exponents are static",
     "symmetry.both": "static: makes a segment",
     "symmetry.fixed": "static: makes a segment",
     "symmetry.reads": "static: makes a segment",
@@ -148,6 +149,10 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda p, x, key: symmetry.verify(product, PRODUCT, p, x, key=key), (kernels(), normal(4, 9, 3), keys())
     ),
     "symmetry.perturb": lambda: Case(symmetry.perturb, (keys(), kernels())),
+    "symmetry.rescale": lambda: Case(
+        lambda c, p: symmetry.rescale(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p),
+        (normal(4, 4), kernels()),
+    ),
     "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
     "symmetry.kernel_inputs": lambda: Case(
         lambda p, x: symmetry.kernel_inputs(apply, SPEC, p, x), (params(0), normal(4, 9, 3))

@@ -12,7 +12,7 @@ MATCHING_NAMES = {
     "covariance": "covariance",
     "activations": "activations",
 }
-MANY_LAYERS = 4  # more are summarised
+MANY_LAYERS = 3  # more are summarised
 COMPARISONS = (("covariance", "weights"), ("activations", "weights"), ("covariance", "activations"))
 
 
