@@ -109,7 +109,7 @@ def recovered(subject: Subject, similarity: Similarity, repetitions: int) -> tup
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         params = perturb(keys[0], subject.module.init(keys[1], x)["params"])
         planted = lmcjax.random_permutations(keys[2], spec)
-        shuffled = lmcjax.permute(spec, invert(planted), params)
+        shuffled = lmcjax.permute(spec, invert(spec, planted), params)
         moments = None
         if similarity != "weights":
             moments = lmcjax.activation_moments(apply, spec, params, shuffled, x)

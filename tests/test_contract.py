@@ -138,8 +138,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.permute_leaf": lambda: Case(
         lambda p, x: symmetry.permute_leaf(AXES, p, x), (permutations(0), normal(0, 4, 2))
     ),
-    "symmetry.compose": lambda: Case(symmetry.compose, (permutations(0), permutations(1))),
-    "symmetry.invert": lambda: Case(symmetry.invert, (permutations(0),)),
+    "symmetry.compose": lambda: Case(lambda p, q: symmetry.compose(SPEC, p, q), (permutations(0), permutations(1))),
+    "symmetry.invert": lambda: Case(lambda p: symmetry.invert(SPEC, p), (permutations(0),)),
     "symmetry.identity_permutations": lambda: Case(lambda x: symmetry.identity_permutations(SPEC, x), (params(0),)),
     "symmetry.random_permutations": lambda: Case(
         lambda key, x: symmetry.random_permutations(key, SPEC, x),

@@ -73,7 +73,7 @@ def shuffler(spec: PermutationSpec, seed: int) -> Any:
 @functools.cache
 def realigner(spec: PermutationSpec) -> Any:
     """The shuffle undone: its composition with what was found, and the realigned parameters."""
-    return jax.jit(lambda found, p, shuffled: (compose(found, p), permute(spec, found, shuffled)))
+    return jax.jit(lambda found, p, shuffled: (compose(spec, found, p), permute(spec, found, shuffled)))
 
 
 @functools.cache

@@ -181,6 +181,6 @@ def test_specs_of_every_form_are_followed(axes: Any, shapes: Any, rng: np.random
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
     spec = PermutationSpec.from_axes(axes).bind(params)
     planted = random_permutations(jax.random.key(0), spec)
-    matching = match_layerwise(spec, params, permute(spec, invert(planted), params), similarity="weights")
+    matching = match_layerwise(spec, params, permute(spec, invert(spec, planted), params), similarity="weights")
     chex.assert_trees_all_equal(matching.permutations, planted)
     assert matching.converged

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax import activation_moments, discover, permute, random_permutations, tap
+from lmcjax import (
+    activation_moments,
+    discover,
+    identity_permutations,
+    invert,
+    permute,
+    random_permutations,
+    tap,
+)
 from lmcjax.statistics import group_moments, sample_moments
 
 
@@ -84,8 +92,8 @@ def test_other_groups_are_aligned_first():
     channels = next(group for group in spec.groups if group.endswith("value"))
     heads = next(group for group in spec.groups if group.endswith("query/kernel[1]"))
     drawn = random_permutations(jax.random.key(5), spec, a)
-    shuffle = {group: p if group == channels else jnp.arange(p.shape[-1]) for group, p in drawn.items()}
-    back = {channels: jnp.argsort(shuffle[channels])}
+    shuffle = {**identity_permutations(spec), channels: drawn[channels]}
+    back = {channels: invert(spec, shuffle)[channels]}
     measure = jax.jit(lambda b: activation_moments(apply, spec, a, b, x))
     expected = group_moments(spec, heads, a, measure(b))
     shuffled = measure(permute(spec, shuffle, b))

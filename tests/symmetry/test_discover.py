@@ -166,12 +166,12 @@ class Transformer(nn.Module):
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformer(tied):
-    """Per layer: heads, the channels in which queries meet keys, those of values, hidden neurons; one stream."""
+    """Per layer heads, in each the channels in which queries meet keys and those of values, and hidden neurons."""
     expected = {"Embed_0": (8,)}
     for layer in range(2):
         attention = f"MultiHeadDotProductAttention_{layer}"
-        expected |= {f"{attention}/query/kernel[1]": (2,), f"{attention}/query/kernel[2]": (4,)}
-        expected |= {f"{attention}/value": (4,), f"Dense_{2 * layer + 1}": (16,)}
+        expected |= {f"{attention}/query/kernel[1]": (2,), f"{attention}/query/kernel[2]": (2, 4)}
+        expected |= {f"{attention}/value": (2, 4), f"Dense_{2 * layer + 1}": (16,)}
     assert sizes(Transformer(tied=tied), TOKENS) == expected
 
 

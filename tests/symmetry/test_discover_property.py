@@ -40,7 +40,7 @@ class Plan:
     parent: list[int] = dataclasses.field(default_factory=list)  # of the union-find
     pinned: set[int] = dataclasses.field(default_factory=set)
     spurious: set[int] = dataclasses.field(default_factory=set)  # pinned, though permuting them may change nothing
-    layers: set[int] = dataclasses.field(default_factory=set)  # one permutation per entry of their leaves' first axis
+    hosts: dict[int, Layout] = dataclasses.field(default_factory=dict)  # one permutation per entry of this axis
     leaves: dict[str, tuple[Layout, ...]] = dataclasses.field(default_factory=dict)
     layouts: list[Layout] = dataclasses.field(default_factory=list)  # per value
     live: list[int] = dataclasses.field(default_factory=list)  # values that are still to be read
@@ -54,14 +54,14 @@ class Plan:
     def plant(self) -> Layout:
         return self.index_set(self.size())
 
-    def index_set(self, size: int, *, pinned: bool = False, layers: bool = False) -> Layout:
+    def index_set(self, size: int, *, pinned: bool = False, host: Layout | None = None) -> Layout:
         new = len(self.sizes)
         self.sizes.append(size)
         self.parent.append(new)
         if pinned:
             self.pinned.add(new)
-        if layers:
-            self.layers.add(new)
+        if host is not None:
+            self.hosts[new] = host
         return ((new,),)
 
     def fixed(self, size: int) -> Layout:
@@ -135,7 +135,7 @@ class Plan:
     def spec(self, groups: set[int]) -> PermutationSpec:
         """The spec in which these index sets (roots), and no others, are groups."""
 
-        def segment(piece: tuple[int, ...]) -> Segment:
+        def segment(piece: tuple[int, ...], leaf: tuple[Layout, ...]) -> Segment:
             roots = [self.find(i) for i in piece]
             position = next((k for k, root in enumerate(roots) if root in groups), None)
             if position is None:
@@ -143,10 +143,11 @@ class Plan:
             outer, inner = (
                 math.prod(self.sizes[i] for i in part) for part in (piece[:position], piece[position + 1 :])
             )
-            batch_axes = (0,) if roots[position] in self.layers else ()
+            host = self.hosts.get(roots[position])
+            batch_axes = () if host is None else (leaf.index(host),)
             return Segment(f"g{roots[position]}", "both", outer, inner, batch_axes)
 
-        axes = {name: [list(map(segment, axis)) for axis in leaf] for name, leaf in self.leaves.items()}
+        axes = {name: [[segment(piece, leaf) for piece in axis] for axis in leaf] for name, leaf in self.leaves.items()}
         return PermutationSpec.from_axes(axes).bind(self.params())
 
     def groups(self) -> set[int]:
@@ -358,8 +359,9 @@ def heads(p: Plan) -> None:
 
 
 def attention(p: Plan) -> None:
-    """Heads, the channels in which queries meet keys, and those of values."""
-    (value, layout), head, channel, content, new = p.pick(), p.plant(), p.plant(), p.plant(), p.plant()
+    """Heads, and within each the channels in which queries meet keys, and those of values."""
+    (value, layout), head, new = p.pick(), p.plant(), p.plant()
+    channel, content = (p.index_set(p.size(), host=head) for _ in range(2))
     leaves = [p.leaf(layout, head, channel), p.leaf(layout, head, channel), p.leaf(layout, head, content)]
 
     def function(w: list, h: Any) -> Any:
@@ -399,8 +401,8 @@ def recurrent(p: Plan) -> None:
 def stack(p: Plan) -> None:
     """A scan over layers: a permutation of the hidden neurons each, unless they share a bias."""
     (value, layout), shared = p.pick(), p.draw(st.booleans())
-    hidden = p.index_set(p.size(), layers=not shared)
     layers = p.fixed(2)
+    hidden = p.index_set(p.size(), host=None if shared else layers)
     leaves = [p.leaf(layers, layout, hidden), p.leaf(layers, hidden, layout)] + ([p.leaf(hidden)] if shared else [])
 
     def function(w: list, h: Any) -> Any:
@@ -423,7 +425,8 @@ def local(p: Plan) -> None:
     """Kernels of their own at every time: a permutation each, unless something works along time."""
     (value, layout), new = p.pick(), p.plant()
     mix = p.choose(MIXES)
-    hidden, time = p.index_set(p.size(), layers=mix is MIXES["nothing"]), p.fixed(TIME)
+    time = p.fixed(TIME)
+    hidden = p.index_set(p.size(), host=time if mix is MIXES["nothing"] else None)
 
     def function(w: list, h: Any) -> Any:
         y = mix(jnp.tanh(jnp.einsum("...ti,tij->...tj", h, w[0])))

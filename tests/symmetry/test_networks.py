@@ -125,12 +125,12 @@ def check_rotary(rotate, verified_spec, generic_like):
     module = Rotary(rotate)
     params = generic_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))["params"]
     spec = verified_spec(lambda p, x: module.apply({"params": p}, x), params, TOKENS)
-    assert dict(spec.shapes) == {"embedding": (8,), "query": (2,), "value": (4,), "gate": (12,)}
+    assert dict(spec.shapes) == {"embedding": (8,), "query": (2,), "value": (2, 4), "gate": (12,)}
     leaves = dict(spec.leaves)
     for name in ("query", "key"):
         assert leaves[f"{name}/kernel"] == ((reads("embedding"),), (writes("query"),), ())
-    assert leaves["value/kernel"] == ((reads("embedding"),), (writes("query"),), (writes("value"),))
-    assert leaves["out/kernel"] == ((reads("query"),), (reads("value"),), (writes("embedding"),))
+    assert leaves["value/kernel"] == ((reads("embedding"),), (writes("query"),), (writes("value", batch_axes=(1,)),))
+    assert leaves["out/kernel"] == ((reads("query"),), (reads("value", batch_axes=(0,)),), (writes("embedding"),))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ widths_and_seed = st.tuples(
 def test_permute_and_back_gives_the_same_bits(drawn: tuple[tuple[int, ...], int]) -> None:
     spec, params = dense_stack(*drawn)
     p = random_permutations(jax.random.key(drawn[1]), spec, params)
-    assert_same_bits(permute(spec, invert(p), permute(spec, p, params)), params)
+    assert_same_bits(permute(spec, invert(spec, p), permute(spec, p, params)), params)
     assert_same_bits(permute(spec, identity_permutations(spec, params), params), params)
 
 
@@ -62,9 +62,9 @@ def test_permute_and_back_gives_the_same_bits(drawn: tuple[tuple[int, ...], int]
 def test_permuting_twice_is_permuting_by_the_composition(drawn: tuple[tuple[int, ...], int]) -> None:
     spec, params = dense_stack(*drawn)
     p, q = (random_permutations(key, spec, params) for key in jax.random.split(jax.random.key(drawn[1])))
-    assert_same_bits(permute(spec, compose(p, q), params), permute(spec, p, permute(spec, q, params)))
-    chex.assert_trees_all_equal(compose(p, invert(p)), identity_permutations(spec, params))
-    chex.assert_trees_all_equal(invert(compose(p, q)), compose(invert(q), invert(p)))
+    assert_same_bits(permute(spec, compose(spec, p, q), params), permute(spec, p, permute(spec, q, params)))
+    chex.assert_trees_all_equal(compose(spec, p, invert(spec, p)), identity_permutations(spec, params))
+    chex.assert_trees_all_equal(invert(spec, compose(spec, p, q)), compose(spec, invert(spec, q), invert(spec, p)))
 
 
 @given(widths_and_seed)
@@ -154,7 +154,7 @@ def test_two_batch_axes_in_any_order() -> None:
         for j in range(3):
             np.testing.assert_array_equal(permuted[i, :, j], x[i, p[j, i], j])
     q = random_permutations(jax.random.key(0), spec, {"w": x})
-    chex.assert_trees_all_equal(compose(q, invert(q)), identity_permutations(spec, {"w": x}))
+    chex.assert_trees_all_equal(compose(spec, q, invert(spec, q)), identity_permutations(spec, {"w": x}))
 
 
 def test_random_permutations_are_uniform_and_independent() -> None:
@@ -215,9 +215,9 @@ def test_groups_that_differ_are_named() -> None:
         with pytest.raises(ValueError, match=rf"group '{name}' is not in both.*spec has \['Dense_0'\]"):
             permute(spec, other, params)
         with pytest.raises(ValueError, match=r"different groups: \['Dense_0'\] and "):
-            compose(p, other)
+            compose(spec, p, other)
     with pytest.raises(ValueError, match=r"'Dense_0' has shapes \(4,\) and \(3,\)"):
-        compose(p, {"Dense_0": jnp.arange(3)})
+        compose(spec, p, {"Dense_0": jnp.arange(3)})
 
 
 def test_the_order_of_the_groups_in_a_dict_does_not_matter() -> None:
@@ -226,10 +226,51 @@ def test_the_order_of_the_groups_in_a_dict_does_not_matter() -> None:
     p = random_permutations(jax.random.key(0), spec, params)
     q = {group: p[group] for group in reversed(p)}
     assert_same_bits(permute(spec, q, params), permute(spec, p, params))
-    chex.assert_trees_all_equal(compose(p, invert(q)), identity_permutations(spec, params))
+    chex.assert_trees_all_equal(compose(spec, p, invert(spec, q)), identity_permutations(spec, params))
 
 
-def test_batch_axes_cannot_differ_within_one_axis() -> None:
-    axes = {"w": (None, (writes("g", batch_axes=(0,)), fixed(1)))}
-    with pytest.raises(ValueError, match="batch axes"):
-        permute(PermutationSpec.from_axes(axes), {"g": np.array([[0, 1]])}, {"w": np.zeros((1, 3))})
+def test_stretches_of_one_axis_may_vary_along_others() -> None:
+    axes = {"w": (None, (writes("g", batch_axes=(0,)), fixed(1), writes("h"))), "h": (writes("h"),)}
+    w = np.arange(10).reshape(2, 5)
+    permutations = {"g": np.array([[0, 1], [1, 0]]), "h": np.array([1, 0])}
+    permuted = permute(PermutationSpec.from_axes(axes), permutations, {"w": w, "h": np.zeros(2)})["w"]
+    np.testing.assert_array_equal(permuted, [[0, 1, 2, 4, 3], [6, 5, 7, 9, 8]])
+
+
+def heads_and_channels() -> tuple[PermutationSpec, dict[str, jax.Array]]:
+    """Channels of their own in each of three heads, the channels' axis first in one leaf; layers in another."""
+    axes = {
+        "q": (None, writes("head"), writes("channel", batch_axes=(1,))),
+        "o": (reads("channel", batch_axes=(1,)), reads("head"), None),
+        "deep": (None, writes("layered", batch_axes=(0,)), writes("inner", batch_axes=(0, 1))),
+    }
+    rng = np.random.default_rng(0)
+    shapes = {"q": (2, 3, 4), "o": (4, 3, 2), "deep": (2, 3, 5)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return PermutationSpec.from_axes(axes).bind(params), params
+
+
+def test_channels_are_permuted_within_the_heads_where_they_arrive() -> None:
+    spec, params = heads_and_channels()
+    assert spec.group_shapes() == {"head": (3,), "channel": (3, 4), "layered": (2, 3), "inner": (2, 3, 5)}
+    assert spec.guests("head") == ("channel",)
+    assert spec.guests("layered") == ("inner",)
+    p = jax.tree.map(np.asarray, random_permutations(jax.random.key(1), spec))
+    permuted = permute(spec, p, params)
+    q, o, deep = (np.asarray(params[name]) for name in ("q", "o", "deep"))
+    for h in range(3):
+        source, channels = p["head"][h], p["channel"][h]
+        np.testing.assert_array_equal(permuted["q"][:, h], q[:, source][:, channels])
+        np.testing.assert_array_equal(permuted["o"][:, h], o[:, source][channels])
+        for layer in range(2):
+            source = p["layered"][layer, h]
+            np.testing.assert_array_equal(permuted["deep"][layer, h], deep[layer, source][p["inner"][layer, h]])
+
+
+def test_heads_and_channels_are_a_group() -> None:
+    spec, params = heads_and_channels()
+    p, q, r = (random_permutations(jax.random.key(i), spec) for i in (1, 2, 3))
+    assert_same_bits(permute(spec, compose(spec, p, q), params), permute(spec, p, permute(spec, q, params)))
+    assert_same_bits(permute(spec, invert(spec, p), permute(spec, p, params)), params)
+    chex.assert_trees_all_equal(compose(spec, p, invert(spec, p)), identity_permutations(spec))
+    chex.assert_trees_all_equal(compose(spec, compose(spec, p, q), r), compose(spec, p, compose(spec, q, r)))

@@ -112,7 +112,8 @@ def test_attention_and_embedding():
     normed, query = outputs["LayerNorm_0"].reshape(-1, 8), outputs[f"{attention}/query"]
     np.testing.assert_allclose(taps.reads["Embed_0"][f"{attention}/query/kernel"], normed, rtol=1e-5, atol=1e-6)
     channels = taps.outputs[f"{attention}/query/kernel[2]"][f"{attention}/query/kernel"]
-    np.testing.assert_allclose(channels, query.reshape(-1, 4), rtol=1e-4, atol=1e-5)
+    by_head = jnp.moveaxis(query, 2, 0).reshape(2, -1, 4)
+    np.testing.assert_allclose(channels, by_head, rtol=1e-4, atol=1e-5)
     heads = taps.outputs[f"{attention}/query/kernel[1]"][f"{attention}/query/kernel"]
     np.testing.assert_allclose(heads, query.swapaxes(-1, -2).reshape(-1, 2), rtol=1e-4, atol=1e-5)
     said = taps.outputs["Embed_0"][f"{attention}/out/kernel"]

@@ -1,14 +1,36 @@
 """The networks that an experiment can be run on: by name, or a user's own."""
 
+import dataclasses
 import importlib
 import math
 import os
 import sys
 from collections.abc import Callable
 
+from jaxtyping import Array, Key, PyTree
+
 from lmcjax.models import MLP, VGG, FlaxNetwork, FunctionNetwork, Network, TransformerEncoder, resnet20
 
 MODELS = ("mlp", "vgg", "resnet20", "transformer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Centred:
+    """A network that sees pixels between -1 and 1 instead of 0 and 1.
+
+    Where an image is blank, zeros stay zeros through convolutions, and a layer normalisation of nearly nothing magnifies
+    gradients a thousand times: such networks do not train on digits as they are.
+    """
+
+    network: Network
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Fresh parameters."""
+        return self.network.init(key)
+
+    def apply(self, params: PyTree, inputs: Array) -> Array:
+        """The network's outputs."""
+        return self.network.apply(params, 2 * inputs - 1)
 
 
 def build_network(
@@ -17,7 +39,7 @@ def build_network(
     """A network by name, or the one that `package.module:function` computes.
 
     Args:
-        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images; or where to find
+        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which they see centred; or where to find
             `apply(params, inputs)`, beside which the module has `init(key)`.
         input_shape: of one sample.
         num_classes: number of logits.
@@ -36,13 +58,13 @@ def build_network(
     if len(input_shape) != 3:
         raise ValueError(f"model {model!r} takes images [height, width, channels], not samples of shape {input_shape}")
     if model == "vgg":
-        return FlaxNetwork(VGG(((width,), (2 * width,), (4 * width,)), (8 * width,), num_classes), input_shape)
+        return Centred(FlaxNetwork(VGG(((width,), (2 * width,), (4 * width,)), (8 * width,), num_classes), input_shape))
     if model == "resnet20":
-        return FlaxNetwork(resnet20(width, num_classes), input_shape)
+        return Centred(FlaxNetwork(resnet20(width, num_classes), input_shape))
     patch = max(p for p in range(1, 8) if math.gcd(*input_shape[:2]) % p == 0)
     heads = next(h for h in (4, 2, 1) if width % h == 0)
     module = TransformerEncoder(width, heads, num_hidden_layers, 2 * width, num_classes, patch_size=patch)
-    return FlaxNetwork(module, input_shape)
+    return Centred(FlaxNetwork(module, input_shape))
 
 
 def load_network(place: str) -> FunctionNetwork:

@@ -1,5 +1,8 @@
 """Layer-by-layer matching, the paper's three and activation correlation."""
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
@@ -7,7 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
 from lmcjax.statistics import ActivationMoments, activation_sources, over_batch
-from lmcjax.symmetry import PermutationSpec, check_same_shapes, identity_permutations
+from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
 from lmcjax.transport import AssignmentBackend, linear_assignment
 
 
@@ -30,9 +33,9 @@ def match_layerwise(
     activations; `"correlation"`: the same of standardised activations. Only incoming kernels enter the first two:
     biases and outgoing weights do not (`include_bias` apart). Several kernels that write one group add up.
 
-    Where groups depend on each other in a circle (residual streams, heads and their channels), the first pass sums
-    only those kernels whose other groups are matched already, and further passes over all groups sum all of them, until
-    nothing changes.
+    Where groups depend on each other in a circle (residual streams), the first pass sums only those kernels whose other
+    groups are matched already, and further passes over all groups sum all of them, until nothing changes. Heads are
+    matched together with their channels: two heads are as alike as the best permutation of their channels makes them.
 
     Jittable and vmappable as a whole. On CPU each layer is one call to SciPy; in a vmapped batch, one for all pairs.
 
@@ -62,26 +65,29 @@ def match_layerwise(
     spec = spec.bind(params_a)
     order = _first_pass(spec, similarity, moments)
 
+    similarities = functools.partial(
+        layer_similarity,
+        spec,
+        params_a=params_a,
+        params_b=params_b,
+        similarity=similarity,
+        moments=moments,
+        include_bias=include_bias,
+    )
+
     def one_pass(permutations: dict[str, Array], first: bool) -> Matching:
         """All groups once; `first`: by the kernels that are ready."""
         found = dict(permutations)
         objective, identity_objective = {}, {}
         finite = jnp.asarray(True)
         for group in spec.groups:
-            matrix = layer_similarity(
-                spec,
-                group,
-                params_a,
-                params_b,
-                similarity=similarity,
-                moments=moments,
-                permutations=found,
-                kernels=order[group] if first else None,
-                include_bias=include_bias,
-            )
-            assign = over_batch(lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2)
-            found[group] = assign(matrix)
-            objective[group] = jnp.take_along_axis(matrix, found[group][..., None], axis=-1).sum()
+            kernels = order[group] if first else None
+            if spec.guests(group):
+                matrix = _host_similarity(spec, group, similarities, found, kernels, backend)
+            else:
+                matrix = similarities(group, permutations=found, kernels=kernels)
+            found[group] = _assign(matrix, backend)
+            objective[group] = _reached(matrix, found[group]).sum()
             identity_objective[group] = jnp.trace(matrix, axis1=-2, axis2=-1).sum()
             finite &= jnp.isfinite(matrix).all()
         passes = jnp.asarray(1, jnp.int32)
@@ -107,12 +113,66 @@ def match_layerwise(
     return matching._replace(converged=matching.finite & ~changed)
 
 
+def _assign(matrix: Array, backend: AssignmentBackend) -> Array:
+    """The best permutations, `[*batch, n, n]` to `[*batch, n]`."""
+    return over_batch(lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2)(matrix)
+
+
+def _reached(matrix: Array, permutation: Array) -> Array:
+    """The similarity of each neuron to its match, `[*batch, n]`."""
+    return jnp.take_along_axis(matrix, permutation[..., None], axis=-1)[..., 0]
+
+
+def _host_similarity(
+    spec: PermutationSpec,
+    host: str,
+    similarities: Callable[..., Array],
+    permutations: dict[str, Array],
+    kernels: tuple[str, ...] | None,
+    backend: AssignmentBackend,
+) -> Array:
+    """How alike the neurons of a group are that have neurons of other groups inside (heads): `[*batch, n, n]`.
+
+    Two heads are as alike as their channels are under the best permutation of these, one assignment for each pair.
+    Pairs are reached by shifting all of B's heads by the same number, once for every number.
+    """
+    *batch, size = spec.group_shapes()[host]
+    numbers = jnp.arange(size, dtype=jnp.int32)
+    shifted = ((numbers[:, None] + numbers) % size).reshape(size, *[1] * len(batch), size)
+    shifts = jnp.broadcast_to(shifted, (size, *batch, size))
+    total = jnp.zeros(())
+    for guest in spec.guests(host):
+
+        def best(shift: Array, guest: str = guest) -> Array:
+            """Of each pair at this shift, `[*batch, n]`."""
+            matrix = similarities(guest, permutations={**permutations, host: shift})
+            score = _reached(matrix, _assign(matrix, backend)).sum(-1)
+            position, inside = next(
+                (i, s.batch_axes) for i, axis in enumerate(spec.frame(guest)) for s in axis if s.group == host
+            )
+            others = [i for i in range(score.ndim) if i not in (*inside, position)]
+            return jnp.moveaxis(score, (*others, *inside, position), range(score.ndim)).sum(tuple(range(len(others))))
+
+        by_shift = jnp.moveaxis(jax.vmap(best)(shifts), 0, -1)  # [*batch, neuron of A, shift]
+        shift_of = jnp.broadcast_to((numbers - numbers[:, None]) % size, by_shift.shape)
+        total = total.astype(by_shift.dtype) + jnp.take_along_axis(by_shift, shift_of, axis=-1)
+    inside_none = {k.name for k, p in writing_kernels(spec, host) if not _beside(spec, p) & {*spec.guests(host)}}
+    if plain := tuple(name for name in inside_none if kernels is None or name in kernels):
+        total = total + similarities(host, permutations=permutations, kernels=plain)
+    return total
+
+
+def _beside(spec: PermutationSpec, place: Place) -> set[str]:
+    """The groups that act on the other axes of a leaf."""
+    axes = dict(spec.leaves)[place.leaf]
+    return {s.group for i, axis in enumerate(axes) if i != place.axis for s in axis if s.group is not None}
+
+
 def _first_pass(
     spec: PermutationSpec, similarity: Similarity, moments: ActivationMoments | None
 ) -> dict[str, tuple[str, ...] | None]:
     """Per group, the kernels that count in the first pass: those beside whose other groups are matched by then, or all
     if there are none. None: nothing that a later pass would see differently."""
-    axes = dict(spec.leaves)
     matched: set[str] = set()
     result: dict[str, tuple[str, ...] | None] = {}
     for group in spec.groups:
@@ -120,15 +180,14 @@ def _first_pass(
         if similarity in ("activations", "correlation"):
             assert moments is not None
             for kernel, place, features, _ in activation_sources(spec, group, moments):
-                others = {s.group for i in features if i != place.axis for s in axes[place.leaf][i] if s.group}
+                axes = dict(spec.leaves)[place.leaf]
+                others = {s.group for i in features if i != place.axis for s in axes[i] if s.group is not None}
                 beside[kernel.name] = beside.get(kernel.name, set()) | others
         else:
             for kernel, place in writing_kernels(spec, group):
-                others = {
-                    s.group for i, axis in enumerate(axes[place.leaf]) if i != place.axis for s in axis if s.group
-                }
-                beside[kernel.name] = beside.get(kernel.name, set()) | others
-        ready = tuple(name for name, others in beside.items() if others <= matched)
+                beside[kernel.name] = beside.get(kernel.name, set()) | _beside(spec, place)
+        settled = matched | {*spec.guests(group)}  # guests are matched together with their host
+        ready = tuple(name for name, others in beside.items() if others <= settled)
         result[group] = None if len(ready) == len(beside) else ready or tuple(beside)
         matched.add(group)
     return result

@@ -162,12 +162,15 @@ class _Reader:
             for atom in filter(self._is_group, set(atoms)):
                 others = single - {atom} if atom in single else set()
                 together[atom] = together.get(atom, others) & others
-        return {atom: [b for b in sorted(others) if self._is_batch(atom, b)] for atom, others in together.items()}
+        # of two groups that always stand together, either may vary along the other: the first does not
+        hosts = {
+            atom: {b for b in others if atom not in together.get(b, ()) or b < atom}
+            for atom, others in together.items()
+        }
+        return {atom: [b for b in sorted(others) if self._is_batch(atom, b)] for atom, others in hosts.items()}
 
     def _is_batch(self, atom: int, batch: int) -> bool:
-        """A batch axis is a whole axis of every leaf that carries the group, and is not permuted itself."""
-        if self._is_group(batch):
-            return False
+        """A batch axis is a whole axis of every leaf that carries the group."""
         for leaf in range(len(self.parameters)):
             axes = self._axes(leaf)
             if any(atom in piece for axis in axes for piece in axis) and ((batch,),) not in axes:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._spec import Axis, PermutationSpec
+from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
 
 Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "..."]]
 """Group to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place of A's `i`."""
@@ -45,8 +45,11 @@ def random_permutations(key: Key[Array, ""], spec: PermutationSpec, params: PyTr
     }
 
 
-def compose(p: Permutations, q: Permutations) -> dict[str, Array]:
-    """First `q`, then `p`: `compose(p, q)[g] = q[g][p[g]]`, so `permute(compose(p, q), x) = permute(p, permute(q, x))`.
+def compose(spec: PermutationSpec, p: Permutations, q: Permutations) -> dict[str, Array]:
+    """First `q`, then `p`: `permute(spec, compose(spec, p, q), x) = permute(spec, p, permute(spec, q, x))`.
+
+    `compose(spec, p, q)[g] = q[g][p[g]]`; where a group has a permutation per entry of an axis that another group
+    permutes (channels per head), `q[g]` follows that permutation first.
 
     Raises:
         ValueError: the two do not name the same groups or differ in a shape.
@@ -56,12 +59,21 @@ def compose(p: Permutations, q: Permutations) -> dict[str, Array]:
     for group in p:
         if jnp.shape(p[group]) != jnp.shape(q[group]):
             raise ValueError(f"group {group!r} has shapes {jnp.shape(p[group])} and {jnp.shape(q[group])}")
-    return {g: jnp.take_along_axis(jnp.asarray(q[g]), jnp.asarray(p[g]), axis=-1) for g in p}
+    return {g: jnp.take_along_axis(_follow(spec, g, p, q[g]), jnp.asarray(p[g]), axis=-1) for g in p}
 
 
-def invert(permutations: Permutations) -> dict[str, Array]:
-    """The permutations that undo these: `permute(spec, invert(p), permute(spec, p, x))` is `x`, bit for bit."""
-    return {g: jnp.argsort(jnp.asarray(p), axis=-1).astype(jnp.int32) for g, p in permutations.items()}
+def invert(spec: PermutationSpec, permutations: Permutations) -> dict[str, Array]:
+    """What undoes the permutations: `permute(spec, invert(spec, p), permute(spec, p, x))` is `x`, bit for bit."""
+    inverse: dict[str, Array] = {}
+    for group in sorted(permutations, key=lambda g: jnp.ndim(permutations[g])):  # hosts before their guests
+        p = jnp.asarray(permutations[group])
+        inverse[group] = jnp.argsort(_follow(spec, group, inverse, p), axis=-1).astype(jnp.int32)
+    return inverse
+
+
+def _follow(spec: PermutationSpec, group: str, hosts: Permutations, permutation: ArrayLike) -> Array:
+    """The permutations `[*batch, n]` of a group, their batch axes permuted by the groups that act on those."""
+    return jnp.asarray(permute_leaf((*spec.frame(group), ()), hosts, permutation))
 
 
 def check_permutations(spec: PermutationSpec, permutations: Permutations) -> None:
@@ -92,46 +104,49 @@ def check_permutations(spec: PermutationSpec, permutations: Permutations) -> Non
                 )
 
 
-def _axis_index(axis: Axis, permutations: Permutations) -> Array:
-    """Where each entry of the permuted axis comes from: `[*batch, length]`, all segments laid end to end."""
-    pieces: list[Array] = []
-    offset = 0
-    for segment in axis:
-        p = (
-            jnp.arange(1, dtype=jnp.int32)
-            if segment.group is None
-            else jnp.asarray(permutations[segment.group], jnp.int32)
-        )
-        outer = jnp.arange(segment.outer, dtype=jnp.int32)[:, None, None] * p.shape[-1]
-        index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(segment.inner, dtype=jnp.int32)
-        length = segment.length(p.shape[-1])
-        pieces.append(offset + index.reshape(*p.shape[:-1], length))
-        offset += length
-    if len({piece.ndim for piece in pieces}) > 1:
-        raise ValueError("segments with and without batch axes cannot share one axis")
-    return jnp.concatenate(pieces, axis=-1)
+def _segment_index(segment: Segment, permutations: Permutations) -> Array:
+    """Where each entry of a stretch comes from, counted from its start: `[*batch, length]`."""
+    if segment.group is None:
+        return jnp.arange(segment.length(1), dtype=jnp.int32)
+    p = jnp.asarray(permutations[segment.group], jnp.int32)
+    outer = jnp.arange(segment.outer, dtype=jnp.int32)[:, None, None] * p.shape[-1]
+    index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(segment.inner, dtype=jnp.int32)
+    return index.reshape(*p.shape[:-1], segment.length(p.shape[-1]))
 
 
-def _permute_axis(leaf: ArrayLike, i: int, axis: Axis, permutations: Permutations) -> Array:
+def _permute_axis(leaf: Array, i: int, axis: Axis, permutations: Permutations) -> Array:
     """One axis of one leaf, gathered: `leaf[..., index, ...]`, with an index per batch entry where there are any."""
-    index = _axis_index(axis, permutations)
-    batch_axes = axis[0].batch_axes
+    batch_axes = sorted({b for segment in axis for b in segment.batch_axes})
+    pieces, offset = [], 0
+    for segment in axis:
+        index = _segment_index(segment, permutations)
+        shape = [1] * len(batch_axes) + [index.shape[-1]]  # spread over the batch axes that the segment lacks
+        for size, position in zip(index.shape, segment.batch_axes, strict=False):
+            shape[batch_axes.index(position)] = size
+        order = sorted(range(len(segment.batch_axes)), key=segment.batch_axes.__getitem__)
+        index = jnp.transpose(index, (*order, len(order))).reshape(shape)
+        whole = (*(leaf.shape[b] for b in batch_axes), index.shape[-1])
+        pieces.append(offset + jnp.broadcast_to(index, whole))
+        offset += index.shape[-1]
+    index = jnp.concatenate(pieces, axis=-1)
     if not batch_axes:
-        return jnp.take(jnp.asarray(leaf), index, axis=i)
-    if any(segment.batch_axes != batch_axes for segment in axis):
-        raise ValueError(f"the segments of one axis have different batch axes: {axis}")
-    shape = [1] * jnp.ndim(leaf)
+        return jnp.take(leaf, index, axis=i)
+    shape = [1] * leaf.ndim
     for size, position in zip(index.shape, (*batch_axes, i), strict=True):
         shape[position] = size
     order = sorted(range(index.ndim), key=(*batch_axes, i).__getitem__)
-    return jnp.take_along_axis(jnp.asarray(leaf), jnp.transpose(index, order).reshape(shape), axis=i)
+    return jnp.take_along_axis(leaf, jnp.transpose(index, order).reshape(shape), axis=i)
 
 
 def permute_leaf(axes: tuple[Axis, ...], permutations: Permutations, leaf: ArrayLike) -> ArrayLike:
-    """One leaf of `permute`, unchecked: `axes` as the spec has them for this leaf."""
-    for i, axis in enumerate(axes):
-        if axis:
-            leaf = _permute_axis(leaf, i, axis, permutations)
+    """One leaf of `permute`, unchecked: `axes` as the spec has them for this leaf.
+
+    Axes along which others' permutations vary go first: of heads and their channels, the heads.
+    """
+    by_batch = sorted(range(len(axes)), key=lambda i: max((len(s.batch_axes) for s in axes[i]), default=0))
+    for i in by_batch:
+        if axes[i]:
+            leaf = _permute_axis(jnp.asarray(leaf), i, axes[i], permutations)
     return leaf
 
 

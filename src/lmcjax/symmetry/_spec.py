@@ -23,7 +23,8 @@ class Segment:
             or `"both"` (residual streams).
         outer: number of blocks of neurons (a flatten that keeps neurons inside pixels has one block per pixel).
         inner: entries per neuron (a flatten that keeps pixels inside neurons, or the channels of a head).
-        batch_axes: the leaf's axes along which the permutation itself varies (layers stacked by `scan`).
+        batch_axes: the leaf's axes along which the permutation itself varies (layers stacked by `scan`, heads). Where
+            a group permutes such an axis, that comes first.
     """
 
     group: str | None
@@ -212,6 +213,31 @@ class PermutationSpec:
             for kernel in self.kernels:
                 if kernel.leaf == place.leaf and place.axis not in (*kernel.inputs, *kernel.batch):
                     yield kernel, place
+
+    def frame(self, group: str) -> tuple[Axis, ...]:
+        """What acts on each of the batch axes of `group`; nothing on a stack of layers, on heads those who permute them.
+
+        Raises:
+            ValueError: the axis is not permuted as a whole by one group, or that group's own batch axes are others.
+        """
+        name, _, segment = next(self.segments(group))
+        axes = dict(self.leaves)[name]
+        frame: list[Axis] = []
+        for b in segment.batch_axes:
+            hosts = axes[b]
+            if not hosts:
+                frame.append(())
+                continue
+            whole = len(hosts) == 1 and hosts[0].outer * hosts[0].inner == 1
+            if not whole or not {*hosts[0].batch_axes} <= {*segment.batch_axes}:
+                raise ValueError(f"group {group!r} varies along axis {b} of leaf {name!r}, on which {hosts} act")
+            inside = tuple(segment.batch_axes.index(position) for position in hosts[0].batch_axes)
+            frame.append((dataclasses.replace(hosts[0], batch_axes=inside),))
+        return tuple(frame)
+
+    def guests(self, group: str) -> tuple[str, ...]:
+        """The groups with a permutation per neuron of `group`, such as channels per head."""
+        return tuple(g for g in self.groups if any(s.group == group for axis in self.frame(g) for s in axis))
 
     def group_shapes(self) -> dict[str, tuple[int, ...]]:
         """`(*batch, n)` of each group.
