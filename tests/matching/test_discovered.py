@@ -1,6 +1,6 @@
 """Matching networks whose symmetries were discovered, against the paper's formulas in NumPy and SciPy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import chex
@@ -129,37 +129,48 @@ def residual_inputs(p: dict[str, np.ndarray], x: np.ndarray) -> dict[str, np.nda
     return seen
 
 
-def residual_reference(a: Any, b: Any, similarity: str, case: Any) -> tuple[dict[str, np.ndarray], int, bool]:
-    """The stream's writers beside whose other group is unmatched wait for the second pass."""
+def residual_reference(a: Any, b: Any, similarity: str, case: Any) -> tuple[dict[str, np.ndarray], int]:
+    """The stream's writers beside whose other group is unmatched wait for the second pass; passes are repeated while
+    they raise the sum of all similarities."""
     seen = residual_inputs(a, case.x)
-    p = {name: np.arange(a[name].shape[1]) for name in ("in", "up1", "up2")}
-    for num_passes in range(1, 51):
-        before = dict(p)
+
+    def matrices(p: dict[str, np.ndarray], blocks: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
         terms = [(a["in"], b["in"], seen["in"])]
-        if num_passes > 1:
-            terms += [(a[f"down{i}"], b[f"down{i}"][p[f"up{i}"]], seen[f"down{i}"]) for i in (1, 2)]
-        p["in"] = best(products(similarity, terms))
-        p |= {up: best(products(similarity, [(a[up], b[up][p["in"]], seen[up])])) for up in ("up1", "up2")}
-        settled = num_passes > 1 and all(np.array_equal(before[name], p[name]) for name in p)
-        if settled:
-            break
-    return {case.group(name, 1): q for name, q in p.items()}, num_passes, settled
+        terms += [(a[f"down{i}"], b[f"down{i}"][p[f"up{i}"]], seen[f"down{i}"]) for i in blocks]
+        yield "in", products(similarity, terms)
+        for up in ("up1", "up2"):
+            yield up, products(similarity, [(a[up], b[up][p["in"]], seen[up])])
+
+    def one_pass(p: dict[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[float, dict[str, np.ndarray]]:
+        p = dict(p)
+        for name, matrix in matrices(p, blocks):
+            p[name] = best(matrix)
+        total = sum(matrix[np.arange(len(matrix)), p[name]].sum() for name, matrix in matrices(p, (1, 2)))
+        return total, p
+
+    identity = {name: np.arange(a[name].shape[1]) for name in ("in", "up1", "up2")}
+    kept, num_passes = one_pass(identity, ()), 1
+    while True:
+        after, num_passes = one_pass(kept[1], (1, 2)), num_passes + 1
+        if after[0] <= kept[0] + 1e-6 * abs(kept[0]):
+            return {case.group(name, 1): q for name, q in kept[1].items()}, num_passes
+        kept = after
 
 
 def test_streams_are_matched_in_passes(cases: Any) -> None:
-    """The same permutations after the same number of passes; some pairs settle, others go round until it is enough."""
+    """The same permutations after the same number of passes."""
     case = cases["residual"]
     seeds_a, seeds_b = range(12), range(100, 112)
     match = jax.jit(jax.vmap(lambda a, b: case.match(a, b, ("weights", "covariance"))))
     for similarity, matching in match(case.batch(seeds_a), case.batch(seeds_b)).items():
-        seen = set()
+        passes = set()
         for i, seeds in enumerate(zip(seeds_a, seeds_b, strict=True)):
             expected = residual_reference(*(in_float64(case.params(seed)) for seed in seeds), similarity, case)
             found = jax.tree.map(lambda leaf, i=i: leaf[i], matching)
             chex.assert_trees_all_equal(found.permutations, expected[0])
-            assert (int(found.iterations), bool(found.converged)) == expected[1:]
-            seen.add((expected[1] > 2, expected[2]))
-        assert seen >= {(True, True), (True, False)}
+            assert (int(found.iterations), bool(found.converged)) == (expected[1], True)
+            passes.add(expected[1])
+        assert max(passes) > 2
 
 
 def stacked_inputs(p: dict[str, np.ndarray], x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -209,46 +220,53 @@ def attention_inputs(p: dict[str, np.ndarray], tokens: np.ndarray) -> tuple[np.n
 
 
 def attention_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> dict[str, np.ndarray]:
-    """Heads by all their channels, channels by all heads; three kernels read the embedding."""
+    """Heads by all their channels, channels head by head; three kernels read the embedding."""
     (embedded, asked, said), (embedded_b, asked_b, said_b) = attention_inputs(a, x), attention_inputs(b, x)
     if similarity == "activations":
         embed = centred(np.stack([embedded] * 3), np.stack([embedded_b] * 3))
         return {
             "embed": embed,
             "heads": centred(said, said_b, -2),
-            "q": centred(asked, asked_b),
-            "v": centred(said, said_b),
+            "q": np.stack([centred(asked[..., h, :], asked_b[..., h, :]) for h in range(3)]),
+            "v": np.stack([centred(said[..., h, :], said_b[..., h, :]) for h in range(3)]),
         }
     seen = embedded.reshape(-1, 6)
 
     def by_channel(names: str) -> np.ndarray:
-        return products(similarity, [(a[name][:, h], b[name][:, h], seen) for name in names for h in range(3)])
+        heads = ([(a[name][:, h], b[name][:, h], seen) for name in names] for h in range(3))
+        return np.stack([products(similarity, terms) for terms in heads])
 
     by_head = [(a[name][..., c], b[name][..., c], seen) for name in "qkv" for c in range(a[name].shape[2])]
     embed = products(similarity, [(a["embed"], b["embed"], np.eye(7)[x.ravel()])])
     return {"embed": embed, "heads": products(similarity, by_head), "q": by_channel("qk"), "v": by_channel("v")}
 
 
-# the leaves' axes that each group acts on; the first is one that it is known by
+# the leaves' axes that each group acts on, and along which it varies; the first is one that it is known by
 PLACES = {
-    "stacked": {"in": (("in", 1), ("up", 1), ("down", 2), ("out", 0)), "up": (("up", 2), ("down", 1))},
-    "depthwise": {"c1": (("c1", 3),)},
+    "stacked": {
+        "in": (("in", 1, None), ("up", 1, None), ("down", 2, None), ("out", 0, None)),
+        "up": (("up", 2, 0), ("down", 1, 0)),
+    },
+    "depthwise": {"c1": (("c1", 3, None),)},
     "attention": {
-        "embed": (("embed", 1), ("q", 0), ("k", 0), ("v", 0)),
-        "heads": (("q", 1), ("k", 1), ("v", 1), ("o", 0)),
-        "q": (("q", 2), ("k", 2)),
-        "v": (("v", 2), ("o", 1)),
+        "embed": (("embed", 1, None), ("q", 0, None), ("k", 0, None), ("v", 0, None)),
+        "heads": (("q", 1, None), ("k", 1, None), ("v", 1, None), ("o", 0, None)),
+        "q": (("q", 2, 1), ("k", 2, 1)),
+        "v": (("v", 2, 1), ("o", 1, 0)),
     },
 }
 
 
 def aligned(places: Any, b: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every group of B permuted; a batch of permutations is one per layer."""
+    """Every group of B permuted, heads before their channels."""
     b = dict(b)
     for role, q in p.items():
-        for leaf, axis in places[role]:
-            layers = zip(b[leaf], q, strict=True) if q.ndim == 2 else ()
-            b[leaf] = np.stack([x.take(i, axis - 1) for x, i in layers]) if q.ndim == 2 else b[leaf].take(q, axis)
+        for leaf, axis, batch in places[role]:
+            shape = [1] * b[leaf].ndim
+            for position, size in zip((axis, batch), q.shape[::-1], strict=False):
+                shape[position] = size
+            index = q if batch is None or batch < axis else q.T
+            b[leaf] = np.take_along_axis(b[leaf], index.reshape(shape), axis)
     return b
 
 
@@ -260,7 +278,7 @@ def test_similarities_of_unusual_kernels(name: str, cases: Any) -> None:
     """With the other groups' permutations applied to B first."""
     case = cases[name]
     a, b = (case.params(seed) for seed in (1, 2))
-    groups = {role: case.group(*places[0]) for role, places in PLACES[name].items()}
+    groups = {role: case.group(*places[0][:2]) for role, places in PLACES[name].items()}
     assert sorted(groups.values()) == sorted(case.spec.groups)
     permutations = random_permutations(jax.random.key(4), case.spec, a)
     found = similarities(case, a, b, permutations)
@@ -272,7 +290,6 @@ def test_similarities_of_unusual_kernels(name: str, cases: Any) -> None:
             assert_similar(found[similarity][group], expected)
 
 
-@pytest.mark.xfail(strict=True, reason="an axis with a stretch that nothing permutes is not aligned")
 def test_other_groups_are_aligned_beside_a_fixed_stretch() -> None:
     """Heads whose channels are shuffled, but for the last, and put back."""
     heads = {

@@ -18,8 +18,8 @@ MODELS = ("mlp", "vgg", "resnet20", "transformer")
 class Centred:
     """A network that sees pixels between -1 and 1 instead of 0 and 1.
 
-    Where an image is blank, zeros stay zeros through convolutions, and a layer normalisation of nearly nothing magnifies
-    gradients a thousand times: such networks do not train on digits as they are.
+    Where an image is blank, zeros stay zeros through convolutions, and a layer normalisation of nearly nothing
+    magnifies gradients a thousand times: such networks do not train on digits as they are.
     """
 
     network: Network
@@ -39,8 +39,8 @@ def build_network(
     """A network by name, or the one that `package.module:function` computes.
 
     Args:
-        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which they see centred; or where to find
-            `apply(params, inputs)`, beside which the module has `init(key)`.
+        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which they see centred; or
+            where to find `apply(params, inputs)`, beside which the module has `init(key)`.
         input_shape: of one sample.
         num_classes: number of logits.
         width: neurons of a hidden layer, channels of the first stage, or features of the residual stream.

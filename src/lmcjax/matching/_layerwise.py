@@ -33,9 +33,12 @@ def match_layerwise(
     activations; `"correlation"`: the same of standardised activations. Only incoming kernels enter the first two:
     biases and outgoing weights do not (`include_bias` apart). Several kernels that write one group add up.
 
-    Where groups depend on each other in a circle (residual streams), the first pass sums only those kernels whose other
-    groups are matched already, and further passes over all groups sum all of them, until nothing changes. Heads are
-    matched together with their channels: two heads are as alike as the best permutation of their channels makes them.
+    Where groups depend on each other in a circle (residual streams), the first pass sums for each group only those
+    kernels whose other groups are matched already (all, if there are none), and further passes sum all of them. No
+    single objective rises from step to step, since outgoing weights do not count, and passes can go round for ever: a
+    pass is kept if it raises the similarity summed over all groups, with each in its final place, and the first that
+    does not is the last. Heads are matched together with their channels: two heads are as alike as the best
+    permutation of their channels makes them.
 
     Jittable and vmappable as a whole. On CPU each layer is one call to SciPy; in a vmapped batch, one for all pairs.
 
@@ -47,7 +50,7 @@ def match_layerwise(
         moments: what `activation_moments` returns; needed by all but `"weights"`.
         include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
         backend: static, see `linear_assignment`.
-        max_passes: static; a matching that still changes then is not `converged`.
+        max_passes: static; a matching that still improves then is not `converged`.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
@@ -75,17 +78,18 @@ def match_layerwise(
         include_bias=include_bias,
     )
 
+    def compare(group: str, found: dict[str, Array], kernels: tuple[str, ...] | None) -> Array:
+        if spec.guests(group):
+            return _host_similarity(spec, group, similarities, found, kernels, backend)
+        return similarities(group, permutations=found, kernels=kernels)
+
     def one_pass(permutations: dict[str, Array], first: bool) -> Matching:
         """All groups once; `first`: by the kernels that are ready."""
         found = dict(permutations)
         objective, identity_objective = {}, {}
         finite = jnp.asarray(True)
         for group in spec.groups:
-            kernels = order[group] if first else None
-            if spec.guests(group):
-                matrix = _host_similarity(spec, group, similarities, found, kernels, backend)
-            else:
-                matrix = similarities(group, permutations=found, kernels=kernels)
+            matrix = compare(group, found, order[group] if first else None)
             found[group] = _assign(matrix, backend)
             objective[group] = _reached(matrix, found[group]).sum()
             identity_objective[group] = jnp.trace(matrix, axis1=-2, axis2=-1).sum()
@@ -97,20 +101,30 @@ def match_layerwise(
     if all(kernels is None for kernels in order.values()):
         return matching
 
+    def settle(matching: Matching) -> Matching:
+        """Its objectives by all kernels, with every other group in its final place."""
+        found = matching.permutations
+        matrices = {group: similarities(group, permutations=found) for group in spec.groups}
+        return matching._replace(
+            objective={group: _reached(matrix, found[group]).sum() for group, matrix in matrices.items()},
+            identity_objective={g: jnp.trace(m, axis1=-2, axis2=-1).sum() for g, m in matrices.items()},
+        )
+
     def again(state: tuple[Matching, Bool[Array, ""]]) -> Bool[Array, ""]:
-        before, changed = state
-        return changed & before.finite & (before.iterations < max_passes)
+        best, improved = state
+        return improved & best.finite & (best.iterations < max_passes)
 
     def refine(state: tuple[Matching, Bool[Array, ""]]) -> tuple[Matching, Bool[Array, ""]]:
-        before, _ = state
-        after = one_pass(before.permutations, first=False)
-        changed = jnp.asarray(False)
-        for group in spec.groups:
-            changed |= (after.permutations[group] != before.permutations[group]).any()
-        return after._replace(iterations=before.iterations + 1), changed
+        best, _ = state
+        passes = best.iterations + 1
+        after = settle(one_pass(best.permutations, first=False))
+        totals = [sum(matching.objective.values(), jnp.zeros(())) for matching in (after, best)]
+        improved = totals[0] > totals[1]
+        kept = jax.tree.map(lambda new, old: jnp.where(improved, new, old), after, best)
+        return kept._replace(iterations=passes, finite=best.finite & after.finite), improved
 
-    matching, changed = jax.lax.while_loop(again, refine, (matching, jnp.asarray(True)))
-    return matching._replace(converged=matching.finite & ~changed)
+    matching, improved = jax.lax.while_loop(again, refine, (settle(matching), jnp.asarray(True)))
+    return matching._replace(converged=matching.finite & ~improved)
 
 
 def _assign(matrix: Array, backend: AssignmentBackend) -> Array:

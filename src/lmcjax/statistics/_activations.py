@@ -17,6 +17,7 @@ from lmcjax.symmetry import (
     PermutationSpec,
     Place,
     check_same_shapes,
+    identity_permutations,
     kernel_inputs,
     kernel_outputs,
     named_leaves,
@@ -31,7 +32,8 @@ class ActivationMoments(NamedTuple):
     """Moments of networks A and B, by kernel; `vmap` prepends axes to every field.
 
     Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers and the feature
-    groups of a convolution are leading axes.
+    groups of a convolution are leading axes. Where one leaf makes several kernels (a tied embedding), the second is
+    called by the leaf's name and a number, as in `spec.kernels`.
     """
 
     inputs: dict[str, Moments]  # what each kernel sees
@@ -47,9 +49,10 @@ def activation_moments(
     *,
     batch_size: int | None = None,
 ) -> ActivationMoments:
-    """The moments of what both networks' kernels see on the same inputs, streamed in batches with flat memory.
+    """The moments of what both networks' kernels see on the same inputs, streamed in batches.
 
-    All patches of a convolution count as samples, but never more than a batch of them exists at a time.
+    All patches of a convolution count as samples, but never more than a batch of them exists at a time. What is kept
+    are three matrices `[fan_in, fan_in]` per kernel, however many the samples.
 
     Args:
         apply: static; `apply(params, inputs)`.
@@ -97,7 +100,8 @@ def group_moments(
     """The moments of a group's own activations, `[*batch, n]` and `[*batch, n, n]`, from those of the kernels.
 
     A group's activations are all that its readers see of it: every reader, place in a window and entry of another axis
-    beside it counts as further samples. Of a group that no kernel reads (queries and keys), what its writers put out.
+    beside it counts as further samples. Of a group that no kernel reads (queries and keys; also where all its readers
+    are convolutions with feature groups), what its writers put out, before biases, norms and nonlinearities.
 
     Args:
         spec: static.
@@ -112,13 +116,14 @@ def group_moments(
     """
     spec = spec.bind(params)
     leaves, axes = named_leaves(params), dict(spec.leaves)
+    known = {} if permutations is None else {**identity_permutations(spec), **permutations}
     parts = []
     for kernel, place, features, source in activation_sources(spec, group, moments):
         shape = jnp.shape(leaves[kernel.leaf])
         fan = math.prod(shape[i] for i in features)
         if source.mean_a.shape[-1] != fan:
             raise ValueError(f"kernel {kernel.name!r} has {fan} features, its moments are of {source.mean_a.shape[-1]}")
-        parts.append(_Features(kernel, place, features, axes[kernel.leaf], shape, permutations or {}).pool(source))
+        parts.append(_Features(kernel, place, features, axes[kernel.leaf], shape, known).pool(source))
     total = parts[0]
     for part in parts[1:]:
         total = over_batch(merge_moments, total.num_samples.ndim)(total, part)
@@ -190,7 +195,7 @@ class _Features(NamedTuple):
         position |= {axis: i for i, axis in enumerate(self.kernel.batch)}
         axes: list[Axis] = [()] * array.ndim
         for i in self.features:
-            if i != self.place.axis and all(segment.group in self.permutations for segment in self.axes[i]):
+            if i != self.place.axis and self.permutations:
                 axes[position[i]] = tuple(
                     dataclasses.replace(segment, batch_axes=tuple(position[b] for b in segment.batch_axes))
                     for segment in self.axes[i]

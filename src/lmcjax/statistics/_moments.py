@@ -82,7 +82,7 @@ def stream_moments(
     batch_size: int,
     one_hot: Collection[str] = (),
 ) -> dict[str, Moments]:
-    """The moments of both networks' activations on the same inputs, in batches with flat memory.
+    """The moments of both networks' activations on the same inputs, in batches.
 
     Args:
         activations: static; `activations(params, inputs)` names the activations `[*batch, num_samples, n]` to measure.

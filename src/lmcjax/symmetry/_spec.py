@@ -215,7 +215,7 @@ class PermutationSpec:
                     yield kernel, place
 
     def frame(self, group: str) -> tuple[Axis, ...]:
-        """What acts on each of the batch axes of `group`; nothing on a stack of layers, on heads those who permute them.
+        """What acts on each of the batch axes of `group`: nothing on a stack of layers, on heads who permutes them.
 
         Raises:
             ValueError: the axis is not permuted as a whole by one group, or that group's own batch axes are others.
@@ -296,7 +296,7 @@ class PermutationSpec:
 
 def _kernel(name: str, axes: tuple[Axis, ...], inputs: Sequence[int] | None) -> Kernel:
     """A leaf as a kernel; one without inputs is none."""
-    batch = tuple(sorted({b for axis in axes for segment in axis for b in segment.batch_axes}))
+    batch = tuple(sorted({b for axis in axes for segment in axis for b in segment.batch_axes if not axes[b]}))
     rest = [i for i in range(len(axes)) if i not in batch]
     outputs = [i for i in rest if any(s.group and s.role != "reads" for s in axes[i])] or rest[-1:]
     found = [i for i in rest if i not in outputs] if inputs is None else sorted(inputs)
