@@ -1,4 +1,4 @@
-"""Fill the tables of `README.md` from the stored results in `docs/figure2` (made by `lmcjax figure2`)."""
+"""Fill the tables of `README.md` from the results of `lmcjax figure2` stored in `docs/figure2` and `docs/networks`."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,17 @@ from pathlib import Path
 import xarray as xr
 from rich.table import Table
 
-from lmcjax.experiments.summary import dimension_table, matching_table
+from lmcjax.experiments.summary import (
+    MATCHING_NAMES,
+    dimension_table,
+    matching_table,
+    mean_and_std,
+    measured,
+    spread,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
-START, END = "<!-- figure2: made by docs/make_readme.py -->", "<!-- end of figure2 -->"
+START, END = "<!-- {0}: made by docs/make_readme.py -->", "<!-- end of {0} -->"
 
 
 def markdown(table: Table) -> str:
@@ -19,13 +26,13 @@ def markdown(table: Table) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def main() -> None:
-    """Replace what stands between the two markers."""
+def figure2() -> str:
+    """The paper's figure in numbers."""
     results = xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf")
     config, seconds = json.loads(results.attrs["config"]), json.loads(results.attrs["seconds"])
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-    text = f"""{START}
-Test loss half-way between two networks, in nats, mean ± standard deviation over {config["repetitions"]} pairs
+    repetitions = config["repetitions"]
+    return f"""Test loss half-way between two networks, in nats, mean ± standard deviation over {repetitions} pairs
 ({results.attrs["dataset"]}, {config["num_hidden_layers"]} hidden layers of {config["width"]},
 {results.attrs["training_steps"]} steps; {results.attrs["devices"]} devices: {spent}, compilation included):
 
@@ -35,10 +42,33 @@ and the approximate dimensions that the matchings compare, layers 1 / 2 / 3:
 
 {markdown(dimension_table(results))}
 """
+
+
+def networks() -> str:
+    """Other networks, each at the rate with the smallest test loss."""
+    header = ["network", "neurons in groups", "rate", "the networks themselves", *MATCHING_NAMES.values()]
+    rows = [header, ["---", "--:", "--:", *["--:"] * (len(header) - 3)]]
+    for path in sorted((ROOT / "docs" / "networks").glob("*.nc")):
+        results = xr.load_dataset(path, engine="h5netcdf")
+        own = results["endpoint_loss"].sel(split="test").mean("network")
+        rate = float(own.mean("repetition").idxmin("learning_rate"))
+        sizes = (results["permutation"].isel(learning_rate=0, repetition=0, matching=0) >= 0).sum("neuron").values
+        columns = [own, *(measured(results, "midpoint_loss").sel(matching=m) for m in MATCHING_NAMES)]
+        cells = (mean_and_std(column.sel(learning_rate=rate)) for column in columns)
+        numbers = [spread(float(mean), float(std)) for mean, std in cells]
+        rows.append([f"`{path.stem}`", f"{sizes.sum():,} in {len(sizes)}", f"{rate:.3g}", *numbers])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
+
+
+def main() -> None:
+    """Replace what stands between the markers."""
     readme = ROOT / "README.md"
-    before, rest = readme.read_text("utf-8").split(START)
-    after = rest.split(END)[1]
-    readme.write_text(before + text + END + after, encoding="utf-8")
+    text = readme.read_text("utf-8")
+    for name, section in (("figure2", figure2()), ("networks", networks())):
+        start, end = START.format(name), END.format(name)
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{section}{end}{rest.split(end)[1]}"
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

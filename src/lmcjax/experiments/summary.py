@@ -48,7 +48,8 @@ def paired_difference(values: xr.DataArray, first: str, second: str, *, confiden
     return xr.Dataset({"mean": mean, "low": mean - margin, "high": mean + margin})
 
 
-def _spread(mean: float, std: float, digits: int = 3, sign: str = "") -> str:
+def spread(mean: float, std: float, digits: int = 3, sign: str = "") -> str:
+    """Mean ± standard deviation as text."""
     if np.isnan(mean):
         return "diverged"
     return f"{mean:{sign}.{digits}f}" if np.isnan(std) else f"{mean:{sign}.{digits}f} ± {std:.{digits}f}"
@@ -67,7 +68,7 @@ def matching_table(results: xr.Dataset, quantity: str, title: str) -> Table:
     table = _table(title, *(MATCHING_NAMES[m] for m in results.matching.values))
     for rate in results.learning_rate.values:
         cells = ({"learning_rate": rate, "matching": matching} for matching in results.matching.values)
-        table.add_row(f"{rate:.3g}", *(_spread(float(mean.sel(cell)), float(std.sel(cell))) for cell in cells))
+        table.add_row(f"{rate:.3g}", *(spread(float(mean.sel(cell)), float(std.sel(cell))) for cell in cells))
     return table
 
 
@@ -81,7 +82,7 @@ def difference_table(results: xr.Dataset, quantity: str = "midpoint_loss") -> Ta
     differences = [paired_difference(values, first, second) for first, second in COMPARISONS]
     for rate in results.learning_rate.values:
         row = [d.sel(learning_rate=rate) for d in differences]
-        cells = (_spread(float(d["mean"]), float(d["high"] - d["mean"]), sign="+") for d in row)
+        cells = (spread(float(d["mean"]), float(d["high"] - d["mean"]), sign="+") for d in row)
         table.add_row(f"{rate:.3g}", *cells)
     return table
 
@@ -100,7 +101,7 @@ def endpoint_table(results: xr.Dataset) -> Table:
         for values, digits in quantities:
             runs = values.sel(learning_rate=rate).values.ravel()
             runs = runs[~np.isnan(runs)]
-            cells.append(_spread(float(runs.mean()), float(runs.std(ddof=1)), digits) if runs.size else "diverged")
+            cells.append(spread(float(runs.mean()), float(runs.std(ddof=1)), digits) if runs.size else "diverged")
         good = finite.sel(learning_rate=rate)
         table.add_row(f"{rate:.3g}", *cells, f"{int((~good).sum())} of {good.size}")
     return table

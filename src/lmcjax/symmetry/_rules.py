@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 from jax.extend import core
 
@@ -531,7 +532,7 @@ def _replace(
     interpreter: Interpreter,
     equation: core.JaxprEqn,
     value: Value,
-    touched: Sequence[int],
+    touched: Sequence[SupportsIndex],  # NumPy's integers, as some equations have them, or Python's
     shape: Sequence[int] | None = None,
 ) -> Value:
     """A value some of whose axes an equation has reordered, mixed or cut: these are pinned and new in the result.
@@ -541,11 +542,13 @@ def _replace(
         shape: of the result; default: that of the value.
     """
     axes, reason = list(value.axes), f"{equation.primitive.name} at {interpreter.source}"
-    interpreter.mix(value, touched)
-    for i in touched:
+    positions = [int(i) for i in touched]
+    interpreter.mix(value, positions)
+    for i in positions:
         interpreter.nodes.pin(axes[i], reason)
         axes[i] = interpreter.nodes.axis(interpreter.nodes.length(axes[i]) if shape is None else shape[i], reason)
-    return value._replace(axes=tuple(axes), origins=tuple(_without_run(origin, touched) for origin in value.origins))
+    origins = tuple(_without_run(origin, positions) for origin in value.origins)
+    return value._replace(axes=tuple(axes), origins=origins)
 
 
 @rule(
