@@ -1,0 +1,9 @@
+"""A rule per primitive: which index sets of its operands and results are the same, and which are pinned.
+
+Importing this registers them all.
+"""
+
+from lmcjax.symmetry._rules import _axes as _axes
+from lmcjax.symmetry._rules import _contractions as _contractions
+from lmcjax.symmetry._rules import _entries as _entries
+from lmcjax.symmetry._rules import _programs as _programs

@@ -1,0 +1,88 @@
+"""Rules of equations that call programs: they are entered."""
+
+from collections.abc import Sequence
+
+from jax.extend import core
+
+from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combine, rule
+
+
+@rule("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "remat")
+def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Enter the program that is called."""
+    names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+    inner = next(equation.params[name] for name in names if name in equation.params)
+    if isinstance(inner, core.ClosedJaxpr):
+        return interpreter.run_closed(inner, operands)
+    return interpreter.run(inner, [], operands)
+
+
+@rule("cond")
+def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """Whatever branch is taken, its results have the same axes."""
+    repeatable, interpreter.repeatable = interpreter.repeatable, False
+    branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
+    interpreter.repeatable = repeatable
+    results = []
+    for values in zip(*branches, strict=True):
+        for value in values[1:]:
+            for first, axis in zip(values[0].axes, value.axes, strict=True):
+                interpreter.nodes.merge(first, axis)
+        results.append(combine(values[0].axes, [*values, operands[0]]))
+    return results
+
+
+@rule("while")
+def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The state has the same axes before and after each turn."""
+    num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+    state = _carried(operands[num_cond + num_body :], operands)
+    repeatable, interpreter.repeatable = interpreter.repeatable, False
+    interpreter.run_closed(equation.params["cond_jaxpr"], [*operands[:num_cond], *state])
+    after = interpreter.run_closed(equation.params["body_jaxpr"], [*operands[num_cond : num_cond + num_body], *state])
+    interpreter.repeatable = repeatable
+    return _close_loop(interpreter, state, after)
+
+
+@rule("scan")
+def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The state as in a loop; inputs and outputs that are scanned over are pinned along that axis, which they share: a
+    stack of layers, each of which may have a permutation of its own."""
+    num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
+    consts, scanned = operands[:num_consts], operands[num_consts + num_carry :]
+    layers = interpreter.nodes.axis(equation.params["length"], "scanned over")
+    for value in scanned:
+        interpreter.nodes.merge(layers, value.axes[0])
+    stack = frozenset(layers[0])
+    state = _carried(operands[num_consts : num_consts + num_carry], operands)
+    entries = [
+        Value(value.axes[1:], value.leaves, value.stacked | stack, _entries(value.origins, interpreter.path))
+        for value in scanned
+    ]
+    interpreter.values.extend(entries)
+    results = interpreter.run_closed(equation.params["jaxpr"], [*consts, *state, *entries])
+    after = _close_loop(interpreter, state, results[:num_carry])
+    outputs = [Value((layers, *value.axes), value.leaves, value.stacked - stack) for value in results[num_carry:]]
+    return [*after, *outputs]
+
+
+def _entries(origins: Sequence[Origin], path: Path) -> tuple[Origin, ...]:
+    """What one entry of a stack of leaves, scanned over by the equation at `path`, carries."""
+    return tuple(
+        origin._replace(axes=origin.axes[1:], stack=(*origin.stack, (path, origin.axes[0][0])))
+        for origin in origins
+        if origin.axes[0] is not None and len(origin.axes[0]) == 1
+    )
+
+
+def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
+    """The state of a loop. It counts as data if anything in the loop is."""
+    leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
+    return [value._replace(leaves=value.leaves if leaves is not None else None, origins=()) for value in initial]
+
+
+def _close_loop(interpreter: Interpreter, before: Sequence[Value], after: Sequence[Value]) -> list[Value]:
+    for old, new in zip(before, after, strict=True):
+        for axis, other in zip(old.axes, new.axes, strict=True):
+            interpreter.nodes.merge(axis, other)
+    return [combine(old.axes, [old]) for old in before]
