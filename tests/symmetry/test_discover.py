@@ -9,7 +9,7 @@ import pytest
 
 from lmcjax import FlaxNetwork, discover, mlp_spec, verify
 from lmcjax.models import MLP
-from lmcjax.symmetry import PermutationSpec, reads, writes
+from lmcjax.symmetry import PermutationSpec, named_leaves, reads, writes
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 TOKENS = jnp.arange(10).reshape(2, 5)
@@ -343,5 +343,42 @@ def test_overrides():
     params = network.init(jax.random.key(0))
     spec = discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_0"], names={"Dense_1": "last"})
     assert spec.shapes == (("last", (5,)),)
+    with pytest.raises(ValueError, match=r"groups of shapes \(7,\) and \(5,\) cannot be merged as 'both'"):
+        discover(network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"})
     with pytest.raises(ValueError, match=r"no group 'Dense_9', only \('Dense_0', 'Dense_1'\)"):
         discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_9"])
+
+
+def test_groups_of_one_name_are_one_group():
+    network = FlaxNetwork(MLP((6, 6), 3), (4,))
+    params = network.init(jax.random.key(0))
+    spec = discover(network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"})
+    assert spec.shapes == (("both", (6,)),)
+    assert dict(spec.leaves)["Dense_1/kernel"] == ((reads("both"),), (writes("both"),))
+    assert verify(network.apply, spec, params, jnp.ones((2, 4))).holds["both"]
+
+
+def test_a_leaf_that_nothing_uses_has_no_groups():
+    spec = discover(through(jnp.tanh), {**PARAMS, "unused": jnp.ones((4, 5))}, X)
+    assert spec.groups == ("w",)
+    assert dict(spec.leaves)["unused"] == ((), ())
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda h: jnp.stack([h, jnp.tanh(h)], axis=-1).sum(-1),
+        lambda h: jnp.tile(h, (1, 2))[:, :6],
+        lambda h: jnp.concatenate([h, jnp.tanh(h)], axis=-1)[:, 6:],
+    ],
+    ids=["stacked", "tiled", "beside a copy"],
+)
+def test_copies_side_by_side_keep_the_group(act):
+    spec = discover(through(act), PARAMS, X)
+    assert spec.shapes == (("w", (6,)),)
+    assert verify(through(act), spec, PARAMS, X).holds["w"]
+
+
+def test_leaves_of_one_name_are_an_error():
+    with pytest.raises(ValueError, match="two leaves are named 'a/b/c'"):
+        named_leaves({"a/b": {"c": 1}, "a": {"b/c": 2}})
