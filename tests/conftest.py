@@ -51,6 +51,14 @@ def x64() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """XLA compiles faster and less well: for tests of programs that are run once or twice."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def unchecked() -> Iterator[None]:
     """No run-time type checks: what users get, so that our own errors show instead of jaxtyping's."""
     jaxtyping_config.update("jaxtyping_disable", True)

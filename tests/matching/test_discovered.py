@@ -14,6 +14,8 @@ from lmcjax import ActivationMoments, Moments, PermutationSpec, random_permutati
 from lmcjax.matching import layer_similarity
 from lmcjax.symmetry import fixed, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SIMILARITIES = ("weights", "covariance", "activations")
 
 

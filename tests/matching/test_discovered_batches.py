@@ -24,6 +24,8 @@ from lmcjax import (
 from lmcjax.matching import layer_similarity
 from lmcjax.symmetry import perturb
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def recovers(spec: PermutationSpec, match: Callable[[Any, Any], dict[str, Matching]], params: Any) -> None:
     """Ten networks, ten planted permutations; all come back exactly."""

@@ -9,6 +9,8 @@ import pytest
 from lmcjax.models import FlaxNetwork, ResNet, resnet20, resnet50
 from lmcjax.symmetry import PermutationSpec, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 GROUP_NORM = functools.partial(nn.GroupNorm, num_groups=2)
 BATCH_NORM = functools.partial(nn.BatchNorm, use_running_average=True)

@@ -6,6 +6,8 @@ import pytest
 
 from lmcjax.models import FlaxNetwork, TransformerEncoder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = FlaxNetwork(TransformerEncoder(8, 2, 2, 12, 3, patch_size=2), (4, 6, 3))
 TOKENS = FlaxNetwork(TransformerEncoder(8, 2, 2, 12, 3, vocabulary=10), (5,))
 

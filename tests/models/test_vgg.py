@@ -6,6 +6,8 @@ import pytest
 from lmcjax.models import VGG, FlaxNetwork, vgg16
 from lmcjax.symmetry import PermutationSpec, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 SMALL = FlaxNetwork(VGG(((4,), (6, 5)), (7,), 3), (8, 8, 3))
 

@@ -11,6 +11,8 @@ from lmcjax import FlaxNetwork, discover, mlp_spec, verify
 from lmcjax.models import MLP
 from lmcjax.symmetry import PermutationSpec, named_leaves, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
 TOKENS = jnp.arange(10).reshape(2, 5)
 SEQUENCES = jax.random.normal(jax.random.key(2), (2, 5, 4))

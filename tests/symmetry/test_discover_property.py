@@ -25,6 +25,8 @@ from lmcjax import discover, verify
 from lmcjax.symmetry import PermutationSpec
 from lmcjax.symmetry._spec import Segment, fixed
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 BATCH, TIME, INPUTS, VOCABULARY, OUTPUTS, WIDEST = 4, 3, 3, 5, 2, 24
 
 Layout: TypeAlias = tuple[tuple[int, ...], ...]  # pieces laid end to end; a piece is a product of index sets

@@ -11,6 +11,8 @@ import pytest
 from lmcjax import discover, mlp_spec
 from lmcjax.symmetry import homogeneous_groups, rescale
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 X = jax.random.normal(jax.random.key(0), (16, 5))
 IMAGES = jax.random.normal(jax.random.key(1), (4, 6, 6, 2))
 

@@ -14,6 +14,8 @@ from flax import nnx
 from lmcjax import FlaxNetwork, resnet20, resnet50, vgg16
 from lmcjax.symmetry import PermutationSpec, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
 TOKENS = jnp.arange(10).reshape(2, 5)
 VECTORS = jax.random.normal(jax.random.key(2), (4, 3))

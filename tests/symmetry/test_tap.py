@@ -10,6 +10,8 @@ from lmcjax import FlaxNetwork, PermutationSpec, discover, mlp_spec, tap
 from lmcjax.models import MLP
 from lmcjax.symmetry import reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IMAGES = jax.random.normal(jax.random.key(1), (2, 9, 8, 3))
 SEQUENCES = jax.random.normal(jax.random.key(2), (2, 5, 4))
 TOKENS = jnp.arange(10).reshape(2, 5)

@@ -296,7 +296,8 @@ class PermutationSpec:
 
 def _kernel(name: str, axes: tuple[Axis, ...], inputs: Sequence[int] | None) -> Kernel:
     """A leaf as a kernel; one without inputs is none."""
-    batch = tuple(sorted({b for axis in axes for segment in axis for b in segment.batch_axes if not axes[b]}))
+    batch_axes = {b for axis in axes for segment in axis for b in segment.batch_axes}
+    batch = tuple(sorted(b for b in batch_axes if not any(axes[b : b + 1])))  # heads are outputs, not a batch
     rest = [i for i in range(len(axes)) if i not in batch]
     outputs = [i for i in rest if any(s.group and s.role != "reads" for s in axes[i])] or rest[-1:]
     found = [i for i in rest if i not in outputs] if inputs is None else sorted(inputs)
