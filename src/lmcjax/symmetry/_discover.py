@@ -109,8 +109,19 @@ class _Reader:
     def _is_group(self, atom: int) -> bool:
         return self.nodes.pinned(atom) is None and self.nodes.size(atom) > 1
 
-    def _axes(self, leaf: int) -> tuple[NodeAxis, ...]:
-        return tuple(self.nodes.expand(axis) for axis in self.parameters[leaf].axes)
+    @functools.cached_property
+    def _axes(self) -> list[tuple[NodeAxis, ...]]:
+        """Of each leaf; nothing is merged or split any more."""
+        return [tuple(self.nodes.expand(axis) for axis in value.axes) for value in self.parameters]
+
+    @functools.cached_property
+    def _carriers(self) -> dict[int, list[tuple[NodeAxis, ...]]]:
+        """The leaves in which each atom occurs, by their axes."""
+        carriers: dict[int, list[tuple[NodeAxis, ...]]] = {}
+        for axes in self._axes:
+            for atom in {atom for axis in axes for piece in axis for atom in piece}:
+                carriers.setdefault(atom, []).append(axes)
+        return carriers
 
     def _pin_doubles(self) -> None:
         """A piece of a leaf's axis carries one group at most: of several, the largest stays."""
@@ -118,7 +129,7 @@ class _Reader:
         while changed:
             changed = False
             for leaf in range(len(self.parameters)):
-                for piece in (piece for axis in self._axes(leaf) for piece in axis):
+                for piece in (piece for axis in self._axes[leaf] for piece in axis):
                     groups = sorted(filter(self._is_group, piece), key=self.nodes.size)
                     for atom in groups[:-1]:
                         self.nodes.pin(((atom,),), "a second group within one axis")
@@ -171,17 +182,13 @@ class _Reader:
 
     def _is_batch(self, atom: int, batch: int) -> bool:
         """A batch axis is a whole axis of every leaf that carries the group."""
-        for leaf in range(len(self.parameters)):
-            axes = self._axes(leaf)
-            if any(atom in piece for axis in axes for piece in axis) and ((batch,),) not in axes:
-                return False
-        return True
+        return all(((batch,),) in axes for axes in self._carriers.get(atom, ()))
 
     def _name_groups(self, order: list[int]) -> dict[int, str]:
         """Groups by the leaf that writes them first, in the order of their first use."""
         found: dict[int, list[tuple[bool, str, int]]] = {}
         for leaf in order:
-            for i, axis in enumerate(self._axes(leaf)):
+            for i, axis in enumerate(self._axes[leaf]):
                 for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
                     writes = "writes" in self._roles.get((leaf, atom), ())
                     found.setdefault(atom, []).append((writes, self.names[leaf], i))
@@ -198,7 +205,7 @@ class _Reader:
         return names
 
     def _leaf_axes(self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]) -> tuple[Axis, ...]:
-        axes = self._axes(leaf)
+        axes = self._axes[leaf]
         return tuple(self._segments(leaf, i, axes, names, batches) for i in range(len(axes)))
 
     def _segments(
