@@ -1,9 +1,11 @@
 """How long `discover` takes beyond JAX's own tracing, against the number of equations."""
 
 import argparse
+import functools
+import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,15 +34,17 @@ def count_equations(jaxpr: core.Jaxpr) -> int:
     return len(jaxpr.eqns) + sum(count_equations(getattr(p, "jaxpr", p)) for p in inner)
 
 
-def seconds(function: Callable[[], Any], repetitions: int) -> float:
-    """The median; JAX's caches of traces are emptied before each call."""
-    taken = []
+def seconds(functions: Sequence[Callable[[], Any]], repetitions: int) -> list[float]:
+    """Medians of processor time, in turns; JAX's caches of traces are emptied before each call."""
+    taken: list[list[float]] = [[] for _ in functions]
     for _ in range(repetitions):
-        jax.clear_caches()
-        start = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        for function, times in zip(functions, taken, strict=True):
+            jax.clear_caches()
+            gc.collect()
+            start = time.process_time()
+            function()
+            times.append(time.process_time() - start)
+    return [statistics.median(times) for times in taken]
 
 
 def main() -> None:
@@ -54,12 +58,11 @@ def main() -> None:
         x = jax.ShapeDtypeStruct((2, *network.input_shape), jnp.float32)
         equations = count_equations(jax.make_jaxpr(network.apply)(params, x).jaxpr)
         spec = lmcjax.discover(network.apply, params, x)
-        tracing = seconds(
-            lambda network=network, params=params, x=x: jax.make_jaxpr(network.apply)(params, x), repetitions
+        calls = (
+            functools.partial(jax.make_jaxpr(network.apply), params, x),
+            functools.partial(lmcjax.discover, network.apply, params, x),
         )
-        whole = seconds(
-            lambda network=network, params=params, x=x: lmcjax.discover(network.apply, params, x), repetitions
-        )
+        tracing, whole = seconds(calls, repetitions)
         beyond = whole - tracing
         reached = ("yes" if beyond <= GOAL else "no") if has_goal else ""
         rows.append(
@@ -81,8 +84,8 @@ def main() -> None:
         "discovery",
         title="Discovering permutation symmetries",
         note=f"""`lmcjax.discover(apply, params, x)` on shapes alone, against `jax.make_jaxpr(apply)`, which it calls
-first. Medians over {repetitions} calls each, JAX's caches of traces emptied before every call; what is shown is the
-difference. Equations are those of the program and of all programs that it calls.""",
+first. Medians of processor time over {repetitions} calls each, in turns, JAX's caches of traces emptied before every
+call; what is shown is the difference. Equations are those of the program and of all programs that it calls.""",
         columns=(*columns, "per equation (µs)", "goal (s)", "reached"),
         rows=rows,
     )
