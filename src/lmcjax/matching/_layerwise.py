@@ -13,6 +13,8 @@ from lmcjax.statistics import ActivationMoments, activation_sources, over_batch
 from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
 from lmcjax.transport import AssignmentBackend, linear_assignment
 
+_ROUNDING = 1e-6  # relative; a pass that raises the summed similarity by less has changed nothing
+
 
 def match_layerwise(
     spec: PermutationSpec,
@@ -119,7 +121,7 @@ def match_layerwise(
         passes = best.iterations + 1
         after = settle(one_pass(best.permutations, first=False))
         totals = [sum(matching.objective.values(), jnp.zeros(())) for matching in (after, best)]
-        improved = totals[0] > totals[1]
+        improved = totals[0] > totals[1] + _ROUNDING * jnp.abs(totals[1])
         kept = jax.tree.map(lambda new, old: jnp.where(improved, new, old), after, best)
         return kept._replace(iterations=passes, finite=best.finite & after.finite), improved
 
