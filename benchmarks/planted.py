@@ -35,7 +35,8 @@ class Recurrent(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:  # noqa: D102
+    def __call__(self, x: Array) -> Array:
+        """Logits."""
         return nn.Dense(10)(nn.RNN(nn.OptimizedLSTMCell(self.width))(x)[:, -1])
 
 
@@ -45,7 +46,8 @@ class Concatenating(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:  # noqa: D102
+    def __call__(self, x: Array) -> Array:
+        """Logits."""
         x = nn.Conv(2 * self.width, (3, 3))(x)
         for _ in range(4):
             x = jnp.concatenate([x, nn.Conv(self.width, (3, 3))(nn.relu(nn.LayerNorm()(x)))], -1)
@@ -58,7 +60,9 @@ class Stacked(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:  # noqa: D102
+    def __call__(self, x: Array) -> Array:
+        """Logits."""
+
         class Layer(nn.Module):
             hidden: int
 

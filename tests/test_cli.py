@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import xarray as xr
 
 from lmcjax import cli
+from lmcjax.experiments.networks import MODELS
 
 TINY = [
     "figure2",
@@ -78,6 +80,10 @@ def test_other_models_have_scales_of_their_own():
     assert (config.width, config.epochs, config.optimizer, config.moment_samples) == (8, 2, "adam", 500)
     assert cli.Figure2(model="transformer", num_hidden_layers=2).config().num_hidden_layers == 2
     assert cli.Figure2(apply="some.module:apply").config().model == "some.module:apply"
+
+
+def test_the_models_on_offer_are_those_that_there_are():
+    assert get_args(cli.ModelName) == MODELS
 
 
 def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):

@@ -21,13 +21,19 @@ if TYPE_CHECKING:
 
 ModelName: TypeAlias = Literal["mlp", "vgg", "resnet20", "transformer"]
 _RATES = ("1e-4:1e-1:6",)
+_PAPER = {"learning_rates": _RATES, "repetitions": 4, "num_points": 25, "moment_samples": None, "optimizer": "sgd"}
 SCALES: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 16, "epochs": 2, "batch_size": 50, "learning_rates": ("0.01", "0.1"), "repetitions": 2},
-    "default": {"width": 128, "epochs": 20, "batch_size": 100, "learning_rates": _RATES, "repetitions": 4},
-    "paper": {"width": 512, "epochs": 50, "batch_size": 500, "learning_rates": _RATES, "repetitions": 4},
+    "tiny": {
+        **_PAPER,
+        "width": 16,
+        "epochs": 2,
+        "batch_size": 50,
+        "learning_rates": ("0.01", "0.1"),
+        "repetitions": 2,
+    },
+    "default": {**_PAPER, "width": 128, "epochs": 20, "batch_size": 100},
+    "paper": {**_PAPER, "width": 512, "epochs": 50, "batch_size": 500},
 }
-for _scale in SCALES.values():
-    _scale |= {"num_points": 25, "moment_samples": None, "optimizer": "sgd"}
 _SMALL = {
     "learning_rates": ("0.001", "0.01"),
     "repetitions": 2,

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 
+import flax.linen as nn
 from jaxtyping import Array, Key, PyTree
 
 from lmcjax.models import MLP, VGG, FlaxNetwork, FunctionNetwork, Network, TransformerEncoder, resnet20
@@ -57,13 +58,15 @@ def build_network(
         return FlaxNetwork(MLP((width,) * num_hidden_layers, num_classes), input_shape)
     if len(input_shape) != 3:
         raise ValueError(f"model {model!r} takes images [height, width, channels], not samples of shape {input_shape}")
+    module: nn.Module
     if model == "vgg":
-        return Centred(FlaxNetwork(VGG(((width,), (2 * width,), (4 * width,)), (8 * width,), num_classes), input_shape))
-    if model == "resnet20":
-        return Centred(FlaxNetwork(resnet20(width, num_classes), input_shape))
-    patch = max(p for p in range(1, 8) if math.gcd(*input_shape[:2]) % p == 0)
-    heads = next(h for h in (4, 2, 1) if width % h == 0)
-    module = TransformerEncoder(width, heads, num_hidden_layers, 2 * width, num_classes, patch_size=patch)
+        module = VGG(((width,), (2 * width,), (4 * width,)), (8 * width,), num_classes)
+    elif model == "resnet20":
+        module = resnet20(width, num_classes)
+    else:
+        patch = max(p for p in range(1, 8) if math.gcd(*input_shape[:2]) % p == 0)
+        heads = next(h for h in (4, 2, 1) if width % h == 0)
+        module = TransformerEncoder(width, heads, num_hidden_layers, 2 * width, num_classes, patch_size=patch)
     return Centred(FlaxNetwork(module, input_shape))
 
 

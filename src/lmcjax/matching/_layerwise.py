@@ -1,7 +1,7 @@
 """Layer-by-layer matching, the paper's three and activation correlation."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -178,10 +178,11 @@ def _host_similarity(
     return total
 
 
-def _beside(spec: PermutationSpec, place: Place) -> set[str]:
-    """The groups that act on the other axes of a leaf."""
+def _beside(spec: PermutationSpec, place: Place, among: Sequence[int] | None = None) -> set[str]:
+    """The groups that act on the other axes of a leaf, or on the others among some of its axes."""
     axes = dict(spec.leaves)[place.leaf]
-    return {s.group for i, axis in enumerate(axes) if i != place.axis for s in axis if s.group is not None}
+    others = (i for i in (range(len(axes)) if among is None else among) if i != place.axis)
+    return {segment.group for i in others for segment in axes[i] if segment.group is not None}
 
 
 def _first_pass(
@@ -192,16 +193,16 @@ def _first_pass(
     matched: set[str] = set()
     result: dict[str, tuple[str, ...] | None] = {}
     for group in spec.groups:
-        beside: dict[str, set[str]] = {}  # kernel to the groups that its comparison depends on
         if similarity in ("activations", "correlation"):
             assert moments is not None
-            for kernel, place, features, _ in activation_sources(spec, group, moments):
-                axes = dict(spec.leaves)[place.leaf]
-                others = {s.group for i in features if i != place.axis for s in axes[i] if s.group is not None}
-                beside[kernel.name] = beside.get(kernel.name, set()) | others
+            sources = [
+                (k, _beside(spec, p, features)) for k, p, features, _ in activation_sources(spec, group, moments)
+            ]
         else:
-            for kernel, place in writing_kernels(spec, group):
-                beside[kernel.name] = beside.get(kernel.name, set()) | _beside(spec, place)
+            sources = [(k, _beside(spec, p)) for k, p in writing_kernels(spec, group)]
+        beside: dict[str, set[str]] = {}  # kernel to the groups that its comparison depends on
+        for kernel, others in sources:
+            beside.setdefault(kernel.name, set()).update(others)
         settled = matched | {*spec.guests(group)}  # guests are matched together with their host
         ready = tuple(name for name, others in beside.items() if others <= settled)
         result[group] = None if len(ready) == len(beside) else ready or tuple(beside)

@@ -89,13 +89,12 @@ def layer_similarity(
         compare = cross_covariance if similarity == "activations" else cross_correlation
         return over_batch(compare, own.num_samples.ndim)(own)
     permutations = identity_permutations(spec) if permutations is None else permutations
-    axes, leaves_a, leaves_b = dict(spec.leaves), named_leaves(params_a), named_leaves(params_b)
+    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     terms = []
     for kernel, place in writing_kernels(spec, group):
         if kernels is not None and kernel.name not in kernels:
             continue
-        others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes[place.leaf]))
-        aligned = jnp.asarray(permute_leaf(others, permutations, leaves_b[place.leaf]))
+        aligned = _aligned(spec, place, permutations, leaves_b)
         leaf = jnp.asarray(leaves_a[place.leaf])
         if similarity == "covariance" and kernel.inputs:
             leaf = _in_metric(kernel, leaf, _input_moments(kernel, leaf, moments))
@@ -109,6 +108,15 @@ def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Pla
     """The kernels that write a group; where there are none (a learned state, say), all leaves that do."""
     kernels = list(spec.writers(group))
     return kernels or [(Kernel(p.leaf, p.leaf, ()), p) for p in spec.places(group) if p.segment.role != "reads"]
+
+
+def _aligned(
+    spec: PermutationSpec, place: Place, permutations: Permutations, leaves_b: Mapping[str, ArrayLike]
+) -> Array:
+    """B's leaf with every group in place but the one that is compared."""
+    axes = dict(spec.leaves)[place.leaf]
+    others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes))
+    return jnp.asarray(permute_leaf(others, permutations, leaves_b[place.leaf]))
 
 
 def _inner_products(place: Place, a: Array, b: Array) -> Array:
@@ -161,9 +169,7 @@ def _bias_terms(
             f"not {[kernel.name for kernel, _ in kernels]} and {biases}"
         )
     ((kernel, place),) = kernels
-    axes = dict(spec.leaves)[place.leaf]
-    others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes))
-    weights_b = kernel_matrix(kernel, permute_leaf(others, permutations, leaves_b[kernel.leaf]))
+    weights_b = kernel_matrix(kernel, _aligned(spec, place, permutations, leaves_b))
     weights_a = kernel_matrix(kernel, leaves_a[kernel.leaf])
     seen = _input_moments(kernel, leaves_a[kernel.leaf], moments)
     scale = seen.num_samples / (seen.num_samples - 1)

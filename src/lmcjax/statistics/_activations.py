@@ -191,11 +191,13 @@ class _Features(NamedTuple):
 
     def _align(self, array: Array, first: int) -> Array:
         """The other groups' permutations applied to the features that start at axis `first`."""
+        if not self.permutations:
+            return array
         position = {axis: first + i for i, axis in enumerate(self.features)}
         position |= {axis: i for i, axis in enumerate(self.kernel.batch)}
         axes: list[Axis] = [()] * array.ndim
         for i in self.features:
-            if i != self.place.axis and self.permutations:
+            if i != self.place.axis:
                 axes[position[i]] = tuple(
                     dataclasses.replace(segment, batch_axes=tuple(position[b] for b in segment.batch_axes))
                     for segment in self.axes[i]

@@ -125,15 +125,10 @@ class _Reader:
 
     def _pin_doubles(self) -> None:
         """A piece of a leaf's axis carries one group at most: of several, the largest stays."""
-        changed = True
-        while changed:
-            changed = False
-            for leaf in range(len(self.parameters)):
-                for piece in (piece for axis in self._axes[leaf] for piece in axis):
-                    groups = sorted(filter(self._is_group, piece), key=self.nodes.size)
-                    for atom in groups[:-1]:
-                        self.nodes.pin(((atom,),), "a second group within one axis")
-                        changed = True
+        for piece in (piece for axes in self._axes for axis in axes for piece in axis):
+            groups = sorted(filter(self._is_group, piece), key=self.nodes.size)
+            for atom in groups[:-1]:
+                self.nodes.pin(((atom,),), "a second group within one axis")
 
     @functools.cached_property
     def _multiplications(self) -> list[Multiplication]:

@@ -5,8 +5,9 @@ permuted along the axes that carry it, and along no other. A rule per primitive 
 pinning them. A primitive without a rule pins everything that it touches.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -139,6 +140,13 @@ class Interpreter:
         if self.repeatable:
             contact = Contact(self.path, data, kernel, tuple(inputs), tuple(batch), feature_groups, lookup)
             self.contacts.append(contact)
+
+    @contextlib.contextmanager
+    def unrepeatable(self) -> Iterator[None]:
+        """Inside a branch or a loop of unknown length: nothing can be taken out."""
+        before, self.repeatable = self.repeatable, False
+        yield
+        self.repeatable = before
 
     def mix(self, value: Value, axes: Sequence[int]) -> None:
         """Note that entries along some axes of a value are mixed: no permutation of its other axes varies along these.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +47,7 @@ def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTr
     spec = spec.bind(params)
     leaves = named_leaves(params)
     inputs = kernel_inputs(apply, spec, params, x)
+    said = {k.name: kernel_outputs(k, leaves[k.leaf], inputs[k.name]) for k in spec.kernels if k.name in inputs}
     reads: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
     outputs: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
 
@@ -62,9 +63,8 @@ def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTr
                 reads[group][kernel.name] = activations(kernel, place, kernel.inputs, inputs[kernel.name])
         for kernel, place in spec.writers(group):
             if kernel.name in inputs:
-                said = kernel_outputs(kernel, leaves[kernel.leaf], inputs[kernel.name])
                 features = kernel.outputs(jnp.ndim(leaves[kernel.leaf]))
-                outputs[group][kernel.name] = activations(kernel, place, features, said)
+                outputs[group][kernel.name] = activations(kernel, place, features, said[kernel.name])
     return Taps(inputs, reads, outputs)
 
 
@@ -101,7 +101,7 @@ def kernel_inputs(
 ) -> dict[str, Float[Array, "*batch num_samples fan_in"]]:
     """What the kernels of a bound spec see, by kernel; arguments and errors as of `tap`."""
     closed, interpreter, _ = interpret(apply, params, x)
-    wanted: dict[Path, list[Multiplication]] = {}
+    at: dict[Path, list[Multiplication]] = {}
     kernels = {kernel.name: kernel for kernel in spec.kernels}
     for found in multiplications(interpreter, list(named_leaves(params))):
         if (kernel := kernels.get(found.kernel.name)) is None:
@@ -110,7 +110,8 @@ def kernel_inputs(
             raise ValueError(
                 f"the spec describes {kernel}, but the program has {found.kernel}, as discover would have found"
             )
-        wanted.setdefault(found.contact.path, []).append(found)
+        at.setdefault(found.contact.path, []).append(found)
+    wanted = _Wanted(at, frozenset(path[:depth] for path in at for depth in range(1, len(path))))
     _, seen = _run(closed.jaxpr, closed.consts, [*jax.tree.leaves(params), *jax.tree.leaves(x)], wanted, ())
     samples: dict[str, list[Array]] = {}
     for found, array in seen:
@@ -122,16 +123,22 @@ def kernel_inputs(
     }
 
 
-Wanted = Mapping[Path, Sequence[Multiplication]]
-Seen = list[tuple[Multiplication, Array]]
+class _Wanted(NamedTuple):
+    """What to keep of a program that is run."""
+
+    at: Mapping[Path, Sequence[Multiplication]]
+    around: frozenset[Path]  # equations that call programs in which something is wanted
+
+
+_Seen: TypeAlias = list[tuple[Multiplication, Array]]
 
 
 def _run(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], wanted: Wanted, caller: Path
-) -> tuple[list[Any], Seen]:
+    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], wanted: _Wanted, caller: Path
+) -> tuple[list[Any], _Seen]:
     """Run a program and return its results and what was wanted on the way."""
     environment: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
-    seen: Seen = []
+    seen: _Seen = []
 
     def read(atom: Any) -> Any:
         return atom.val if isinstance(atom, core.Literal) else environment[atom]
@@ -139,8 +146,8 @@ def _run(
     for number, equation in enumerate(jaxpr.eqns):
         path = (*caller, number)
         operands = [read(atom) for atom in equation.invars]
-        seen += [(found, _inputs(equation, found, operands)) for found in wanted.get(path, ())]
-        if any(other[: len(path)] == path and other != path for other in wanted):
+        seen += [(found, _inputs(equation, found, operands)) for found in wanted.at.get(path, ())]
+        if path in wanted.around:
             results, inside = _enter(equation, operands, wanted, path)
             seen += inside
         else:
@@ -152,7 +159,7 @@ def _run(
     return [read(atom) for atom in jaxpr.outvars], seen
 
 
-def _enter(equation: core.JaxprEqn, operands: Sequence[Any], wanted: Wanted, path: Path) -> tuple[list[Any], Seen]:
+def _enter(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path) -> tuple[list[Any], _Seen]:
     """Run an equation that calls a program."""
     if equation.primitive.name == "scan":
         return _scan(equation, operands, wanted, path)
@@ -162,7 +169,7 @@ def _enter(equation: core.JaxprEqn, operands: Sequence[Any], wanted: Wanted, pat
     return _run(inner, [], operands, wanted, path)
 
 
-def _scan(equation: core.JaxprEqn, operands: Sequence[Any], wanted: Wanted, path: Path) -> tuple[list[Any], Seen]:
+def _scan(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path) -> tuple[list[Any], _Seen]:
     """A scan whose body also gives out what was wanted: a stack of layers becomes batch axes, other steps samples."""
     params = equation.params
     num_consts, num_carry = params["num_consts"], params["num_carry"]

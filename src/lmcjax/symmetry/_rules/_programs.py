@@ -20,9 +20,8 @@ def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
 @rule("cond")
 def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Whatever branch is taken, its results have the same axes."""
-    repeatable, interpreter.repeatable = interpreter.repeatable, False
-    branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
-    interpreter.repeatable = repeatable
+    with interpreter.unrepeatable():
+        branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
     results = []
     for values in zip(*branches, strict=True):
         for value in values[1:]:
@@ -37,10 +36,10 @@ def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list
     """The state has the same axes before and after each turn."""
     num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     state = _carried(operands[num_cond + num_body :], operands)
-    repeatable, interpreter.repeatable = interpreter.repeatable, False
-    interpreter.run_closed(equation.params["cond_jaxpr"], [*operands[:num_cond], *state])
-    after = interpreter.run_closed(equation.params["body_jaxpr"], [*operands[num_cond : num_cond + num_body], *state])
-    interpreter.repeatable = repeatable
+    cond_consts, body_consts = operands[:num_cond], operands[num_cond : num_cond + num_body]
+    with interpreter.unrepeatable():
+        interpreter.run_closed(equation.params["cond_jaxpr"], [*cond_consts, *state])
+        after = interpreter.run_closed(equation.params["body_jaxpr"], [*body_consts, *state])
     return _close_loop(interpreter, state, after)
 
 
