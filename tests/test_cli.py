@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 
 from lmcjax import cli
-from lmcjax.experiments.networks import MODELS
+from lmcjax.models import MODELS
 
 TINY = [
     "figure2",

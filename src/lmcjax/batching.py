@@ -65,6 +65,11 @@ def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
     return jax.device_put(tree, NamedSharding(Mesh(devices, ("networks",)), PartitionSpec()))
 
 
+def shard(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
+    """Arrays with a leading axis of networks, a multiple of the devices, spread over these as `network_map` does."""
+    return jax.device_put(tree, NamedSharding(Mesh(devices, ("networks",)), PartitionSpec("networks")))
+
+
 def _repeat_last(tree: PyTree, times: int) -> PyTree:
     if times == 0:
         return tree

@@ -26,6 +26,7 @@ class Dataset(NamedTuple):
     train: Samples
     test: Samples
     num_classes: int
+    source: str = ""  # the name that `load_dataset` finds it by again, if any
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -102,19 +103,18 @@ def load_dataset(name: str | Path) -> Dataset:
         FileNotFoundError: neither a name nor a folder, or Fashion-MNIST is not installed.
         ValueError: a damaged file.
     """
-    if name == "mnist5k":
-        return load_mnist5k()
-    if name == "digits":
-        return load_digits()
+    if name in ("mnist5k", "digits"):
+        dataset = load_mnist5k() if name == "mnist5k" else load_digits()
+        return dataset._replace(source=str(name))
     if name == "fashion-mnist":
         if not FASHION_MNIST.is_dir():
             raise FileNotFoundError(
                 f"{FASHION_MNIST}: no such folder; install Debian's package dataset-fashion-mnist, "
                 "or give a folder with its four IDX files"
             )
-        return load_idx_folder(FASHION_MNIST)
+        return load_idx_folder(FASHION_MNIST)._replace(source=str(name))
     if not Path(name).is_dir():
         raise FileNotFoundError(
             f"unknown data set {str(name)!r}: expected mnist5k, digits, fashion-mnist or a folder of IDX files"
         )
-    return load_idx_folder(name)
+    return load_idx_folder(name)._replace(source=str(Path(name).resolve()))

@@ -18,9 +18,8 @@ from jaxtyping import Array, PyTree
 from lmcjax.batching import map_in_chunks, network_map, replicate
 from lmcjax.data import Dataset
 from lmcjax.evaluation import BarrierResult, batched_loss, cross_entropy_and_accuracy, linear_barrier
-from lmcjax.experiments.networks import build_network
 from lmcjax.matching import Matching, Similarity, approximate_dimensions, match_layerwise
-from lmcjax.models import Network
+from lmcjax.models import Network, build_network
 from lmcjax.statistics import activation_moments
 from lmcjax.symmetry import PermutationSpec, discover, identity_permutations, permute
 from lmcjax.training import Optimizer, TrainConfig, TrainResult, train_networks

@@ -1,5 +1,8 @@
 """Reference networks, each a pure init/apply pair."""
 
+from lmcjax.models._build import MODELS as MODELS
+from lmcjax.models._build import build_network as build_network
+from lmcjax.models._build import takes_width as takes_width
 from lmcjax.models._mlp import MLP as MLP
 from lmcjax.models._mlp import lecun_normal_per_neuron as lecun_normal_per_neuron
 from lmcjax.models._network import FlaxNetwork as FlaxNetwork

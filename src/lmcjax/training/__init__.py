@@ -1,6 +1,9 @@
 """One training run as a pure function; many at once."""
 
+from lmcjax.training._networks import bytes_per_network as bytes_per_network
+from lmcjax.training._networks import memory_budget as memory_budget
 from lmcjax.training._networks import networks_per_call as networks_per_call
+from lmcjax.training._networks import train_in_calls as train_in_calls
 from lmcjax.training._networks import train_networks as train_networks
 from lmcjax.training._train import Optimizer as Optimizer
 from lmcjax.training._train import TrainConfig as TrainConfig

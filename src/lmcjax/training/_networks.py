@@ -2,32 +2,59 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import operator
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Key
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from lmcjax.batching import network_map, replicate
 from lmcjax.training._train import TrainConfig, TrainResult, TrainState, check_data, init_state, train_steps
 
-_CPU_BUDGET = 2**30
 _COPIES = {"one by one": 2, "together": 4}  # of a network's state: before and after a call, gradient, updates
+_ON_A_CPU = 8  # networks per device and call: more would gain nothing, and finished work would come later
 
 
-def networks_per_call(config: TrainConfig, num_samples: int, devices: Sequence[jax.Device]) -> int:
-    """How many networks one compiled call trains: as many as a memory budget holds, at least one per device.
-
-    The budget is half of what an accelerator says it has, 1 GiB on a CPU. Throughput does not ask for less: on a CPU
-    networks run one after the other within a call, on an accelerator a larger batch is faster.
-    """
-    state = jax.eval_shape(init_state, config, jax.random.key(0))
-    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
-    copies = _COPIES["one by one" if devices[0].platform == "cpu" else "together"]
-    per_network = copies * state_bytes + 8 * num_samples
+def memory_budget(devices: Sequence[jax.Device]) -> int:
+    """Bytes that one call may use over all devices: half of what an accelerator says it has, an eighth of a CPU's."""
     stats = devices[0].memory_stats() or {}
-    budget = stats.get("bytes_limit", 2 * _CPU_BUDGET / len(devices)) / 2 * len(devices)
-    return max(len(devices), int(budget // per_network) // len(devices) * len(devices))
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] // 2 * len(devices)
+    available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    words = limit.read_text().strip() if limit.is_file() else "max"
+    return min(available, available if words == "max" else int(words)) // 8
+
+
+def bytes_per_network(config: TrainConfig, data: tuple[ArrayLike, ArrayLike], device: jax.Device) -> int:
+    """An estimate from above of what one network takes in a compiled call: its state, its shuffles, and everything that
+    one step computes, as if nothing were freed."""
+    state = jax.eval_shape(init_state, config, jax.random.key(0))
+    one_by_one = device.platform == "cpu"
+    copies = _COPIES["one by one" if one_by_one else "together"]
+    held = copies * sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    held += 8 * np.shape(data[0])[0]
+    if one_by_one:  # what a step computes is there once, whatever the number of networks
+        return held
+    inputs, labels = (jax.ShapeDtypeStruct((config.batch_size, *np.shape(x)[1:]), jnp.result_type(x)) for x in data)
+    step = jax.make_jaxpr(jax.grad(lambda p, x, y: config.loss(config.network.apply(p, x), y)))
+    computed = (v.aval for e in step(state.params, inputs, labels).eqns for v in e.outvars)
+    return held + sum(aval.size * aval.dtype.itemsize for aval in computed)
+
+
+def networks_per_call(config: TrainConfig, data: tuple[ArrayLike, ArrayLike], devices: Sequence[jax.Device]) -> int:
+    """How many networks one compiled call trains: as many as `memory_budget` holds, at least one per device.
+
+    On a CPU networks run one after the other within a call, and more than a few per device gain nothing.
+    """
+    fitting = memory_budget(devices) // bytes_per_network(config, data, devices[0]) // len(devices)
+    if devices[0].platform == "cpu":
+        fitting = min(fitting, _ON_A_CPU)
+    return max(1, fitting) * len(devices)
 
 
 @functools.cache
@@ -42,6 +69,32 @@ def _compiled(devices: tuple[jax.Device, ...]) -> tuple[Callable, Callable]:
         return network_map(one, in_axes=(0, None), devices=devices)(states, data)
 
     return init, jax.jit(advance, static_argnums=2, donate_argnums=0)
+
+
+def train_in_calls(
+    states: TrainState,
+    data: tuple[Array, Array],
+    num_steps: int,
+    *,
+    steps_per_call: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Iterator[tuple[TrainState, Float[Array, "num_networks steps_per_call"]]]:
+    """The next steps of many runs, call by call; between two calls there is room for progress, checkpoints, interrupts.
+
+    Args:
+        states: with a leading axis of networks; they are used up (donated), as are those that come out, by the next call.
+        data: `(inputs, labels)`, shared; on the devices already, see `replicate`.
+        num_steps: in all, static.
+        steps_per_call: static; the last call may be shorter, and is then compiled for itself.
+        devices: default: all local ones.
+
+    Yields:
+        The states after each call, and the losses of its steps.
+    """
+    _, advance = _compiled(tuple(jax.local_devices() if devices is None else devices))
+    for step in range(0, num_steps, steps_per_call):
+        states, losses = advance(states, data, min(steps_per_call, num_steps - step))
+        yield states, jax.block_until_ready(losses)
 
 
 def train_networks(
@@ -79,24 +132,26 @@ def train_networks(
     if networks_per_batch is not None and networks_per_batch < 1:
         raise ValueError(f"networks_per_batch is at least 1, not {networks_per_batch}")
     num_samples = check_data(data, configs.batch_size)
-    most = networks_per_batch or networks_per_call(configs, num_samples, devices)
+    most = networks_per_batch or networks_per_call(configs, data, devices)
     per_batch = -(-keys.size // -(-keys.size // most))  # batches of equal size: a short one would be filled up
     steps_per_call = num_samples // configs.batch_size
     data = replicate(tuple(jnp.asarray(array) for array in data), devices[:per_batch])
+    configs = dataclasses.replace(configs, learning_rate=rates)
 
-    init, advance = _compiled(devices)
+    init, _ = _compiled(devices)
     results = []
     done, total = 0, keys.size * configs.num_steps
     for start in range(0, keys.size, per_batch):
         batch = jnp.minimum(jnp.arange(start, start + per_batch), keys.size - 1)  # the last repeats: one shape compiled
-        states = init(dataclasses.replace(configs, learning_rate=rates[batch]), keys[batch])
+        states = init(jax.tree.map(operator.itemgetter(batch), configs), keys[batch])
         losses = []
-        for step in range(0, configs.num_steps, steps_per_call):
-            num_steps = min(steps_per_call, configs.num_steps - step)
-            states, new_losses = advance(states, data, num_steps)
-            losses.append(jax.block_until_ready(new_losses))
+        for after, new_losses in train_in_calls(
+            states, data, configs.num_steps, steps_per_call=steps_per_call, devices=devices
+        ):
+            states = after
+            losses.append(new_losses)
             if on_progress is not None:
-                done += num_steps * min(per_batch, keys.size - start)
+                done += new_losses.shape[1] * min(per_batch, keys.size - start)
                 on_progress(done, total)
         results.append(TrainResult(states.params, jnp.concatenate(losses, axis=1), states.finite))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[: keys.size], *results)

@@ -22,7 +22,7 @@ def mean_cross_entropy(logits: Float[Array, "num_samples num_classes"], labels: 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One run. A pytree whose only array is the learning rate: swept by `vmap`, everything else is static.
+    """One run. A pytree whose arrays are the learning rate and a mask: swept by `vmap`, everything else is static.
 
     The learning rate rises linearly from 1e-6 over `warmup_steps`, then falls to 0 along a cosine (the paper's
     protocol).
@@ -37,6 +37,8 @@ class TrainConfig:
         weight_decay: of AdamW.
         warmup_steps: at most `num_steps`; shorter runs warm up all the way.
         loss: static; `loss(outputs, labels)`, the mean over a batch.
+        gradient_mask: booleans in the shape of the parameters; where they are False the gradient counts as zero, and
+            zeros stay zeros. None: all of it counts.
     """
 
     learning_rate: Any  # a float, or an array of them with an axis per vmap; while JAX traces, any leaf
@@ -48,6 +50,7 @@ class TrainConfig:
     weight_decay: float = dataclasses.field(default=1e-4, metadata={"static": True})
     warmup_steps: int = dataclasses.field(default=10, metadata={"static": True})
     loss: Callable[[Any, Array], Array] = dataclasses.field(default=mean_cross_entropy, metadata={"static": True})
+    gradient_mask: Any = None  # a pytree; while JAX traces, any leaf
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
@@ -93,8 +96,8 @@ class TrainResult(NamedTuple):
     finite: Bool[Array, ""]  # False: the run has diverged
 
 
-def init_state(config: TrainConfig, key: Key[Array, ""]) -> TrainState:
-    """The state before the first step: parameters from `fold_in(key, 0)`, shuffles from `fold_in(key, 1)`.
+def init_state(config: TrainConfig, key: Key[Array, ""], params: PyTree | None = None) -> TrainState:
+    """The state before the first step: parameters from `fold_in(key, 0)`, unless given; shuffles from `fold_in(key, 1)`.
 
     >>> import jax, lmcjax
     >>> network = lmcjax.FlaxNetwork(lmcjax.MLP((8,), 2), input_shape=(3,))
@@ -104,7 +107,7 @@ def init_state(config: TrainConfig, key: Key[Array, ""]) -> TrainState:
     >>> states.params["Dense_0"]["kernel"].shape
     (2, 3, 8)
     """
-    params = config.network.init(jax.random.fold_in(key, 0))
+    params = config.network.init(jax.random.fold_in(key, 0)) if params is None else params
     return TrainState(
         config=dataclasses.replace(config, learning_rate=jnp.asarray(config.learning_rate, jnp.result_type(float))),
         params=params,
@@ -183,6 +186,8 @@ def train_steps(
             return config.loss(config.network.apply(p, inputs[batch]), labels[batch])
 
         loss, gradient = jax.value_and_grad(loss_fn)(params)
+        if config.gradient_mask is not None:
+            gradient = jax.tree.map(lambda g, real: jnp.where(real, g, 0), gradient, config.gradient_mask)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state, finite & jnp.isfinite(loss)), loss
 

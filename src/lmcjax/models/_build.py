@@ -1,7 +1,9 @@
 """The networks that an experiment can be run on: by name, or a user's own."""
 
+import contextlib
 import dataclasses
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -10,7 +12,11 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Key, PyTree
 
-from lmcjax.models import MLP, VGG, FlaxNetwork, FunctionNetwork, Network, TransformerEncoder, resnet20
+from lmcjax.models._mlp import MLP
+from lmcjax.models._network import FlaxNetwork, FunctionNetwork, Network
+from lmcjax.models._resnet import resnet20
+from lmcjax.models._transformer import TransformerEncoder
+from lmcjax.models._vgg import VGG
 
 MODELS = ("mlp", "vgg", "resnet20", "transformer")
 
@@ -37,11 +43,12 @@ class Centred:
 def build_network(
     model: str, input_shape: tuple[int, ...], num_classes: int, *, width: int, num_hidden_layers: int
 ) -> Network:
-    """A network by name, or the one that `package.module:function` computes.
+    """A network by name, or one from a user's module.
 
     Args:
         model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which they see centred; or
-            where to find `apply(params, inputs)`, beside which the module has `init(key)`.
+            `package.module:function`, where the function is either `apply(params, inputs)`, beside which the module
+            has `init(key)`, or takes this function's arguments after the first by name and returns a `Network`.
         input_shape: of one sample.
         num_classes: number of logits.
         width: neurons of a hidden layer, channels of the first stage, or features of the residual stream.
@@ -51,7 +58,12 @@ def build_network(
         ValueError: no such model, or it does not take such inputs.
     """
     if ":" in model:
-        return load_network(model)
+        function, init = _find(model)
+        if init is not None:
+            return FunctionNetwork(init, function)
+        return function(
+            input_shape=input_shape, num_classes=num_classes, width=width, num_hidden_layers=num_hidden_layers
+        )
     if model not in MODELS:
         raise ValueError(f"model {model!r} is not one of {MODELS}, nor package.module:function")
     if model == "mlp":
@@ -70,8 +82,19 @@ def build_network(
     return Centred(FlaxNetwork(module, input_shape))
 
 
-def load_network(place: str) -> FunctionNetwork:
-    """`package.module:function`, with an `init(key)` in the same module; the current folder is looked in as well.
+def takes_width(model: str) -> bool:
+    """Whether networks of this model come in several widths; `package.module:apply` is one network as it is.
+
+    Raises:
+        ValueError: there is no such function.
+    """
+    return ":" not in model or _find(model)[1] is None
+
+
+def _find(place: str) -> tuple[Callable, Callable | None]:
+    """The function of `package.module:function`, and the `init` beside it unless the function builds networks.
+
+    The current folder is looked in as well.
 
     Raises:
         ValueError: there is no such module or function, or no `init` beside it.
@@ -83,11 +106,15 @@ def load_network(place: str) -> FunctionNetwork:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"{place}: cannot import {module_name!r}: {error}") from error
-    functions: list[Callable] = []
-    for wanted in (name, "init"):
-        function = getattr(module, wanted, None)
-        if not callable(function):
+
+    def function(wanted: str) -> Callable:
+        found = getattr(module, wanted, None)
+        if not callable(found):
             raise ValueError(f"{place}: module {module_name!r} has no function {wanted!r}")
-        functions.append(function)
-    apply, init = functions
-    return FunctionNetwork(init, apply)
+        return found
+
+    wanted = function(name)
+    with contextlib.suppress(TypeError, ValueError):  # some built-in functions tell nothing of their arguments
+        if "width" in inspect.signature(wanted).parameters:
+            return wanted, None
+    return wanted, function("init")

@@ -1,0 +1,325 @@
+"""A sweep on disk: what it is, its plan, its finished batches; every file whole or not there at all.
+
+sweep.json      what is computed, on which data, with which versions: the sweep's identity
+plan.json       groups and batches
+batches/        a file per finished batch
+checkpoints/    of batches that are being trained
+networks/       the trained networks, where they are kept
+results.nc      everything, once all batches are finished
+lock            held by whoever is computing
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lmcjax.data import Dataset
+from lmcjax.sweep._config import Sweep, sweep_from_table
+from lmcjax.sweep._plan import Plan, plan_from_dict
+
+_PACKAGES = ("lmcjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+
+
+_LOCKS = {"lock", "changing.lock"}
+
+
+class StoredBatch(NamedTuple):
+    """A finished batch."""
+
+    arrays: dict[str, np.ndarray]
+    seconds: dict[str, float]  # by stage
+    networks: int  # in the batch
+    operations: float  # its share of the sweep's work
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """SHA-256 of everything in a data set but its name."""
+    digest = hashlib.sha256()
+    for array in (*dataset.train, *dataset.test, np.asarray(dataset.num_classes)):
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def identity(sweep: Sweep, dataset: Dataset) -> dict[str, Any]:
+    """What two runs must have in common to be the same sweep."""
+    return {
+        "format": 1,
+        "sweep": sweep.asdict(),
+        "data": {
+            "name": dataset.name,
+            "source": dataset.source,
+            "train_samples": len(dataset.train.labels),
+            "test_samples": len(dataset.test.labels),
+            "fingerprint": fingerprint(dataset),
+        },
+        "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        "x64": bool(jnp.result_type(float) == jnp.float64),
+    }
+
+
+def differences(here: Mapping[str, Any], stored: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Where two nested dicts differ, one line each."""
+    found = []
+    for name in sorted(here.keys() | stored.keys()):
+        one, other = here.get(name), stored.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{prefix}{name}.")
+        elif one != other:
+            found.append(f"{prefix}{name}: {other!r} there, {one!r} here")
+    return found
+
+
+class SweepFolder:
+    """The files of one sweep."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def results(self) -> Path:
+        """Where the merged results are, once there are any."""
+        return self.path / "results.nc"
+
+    def exists(self) -> bool:
+        """Whether a sweep has been started here."""
+        return (self.path / "sweep.json").is_file()
+
+    def check(self, sweep: Sweep, dataset: Dataset) -> None:
+        """Check that this sweep can be begun here, or be gone on with. Nothing is written.
+
+        Raises:
+            ValueError: another sweep was begun here; shows every difference.
+            FileExistsError: the folder holds other things.
+        """
+        if self.exists():
+            mine = json.loads(json.dumps(identity(sweep, dataset)))
+            if differing := differences(mine, self.identity()):
+                raise ValueError(f"{self.path} holds another sweep: {'; '.join(differing)}")
+        elif self.path.is_dir() and (foreign := sorted({p.name for p in self.path.iterdir()} - _LOCKS)):
+            raise FileExistsError(errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path))
+
+    def begin(self, sweep: Sweep, dataset: Dataset, make_plan: Callable[[], Plan]) -> None:
+        """Write down what is computed and how, unless that has been done; errors as of `check`."""
+        with self._changing():
+            self.check(sweep, dataset)
+            if not self.exists():
+                plan = make_plan()
+                with _named(self.path):
+                    (self.path / "batches").mkdir(exist_ok=True)
+                self._write_plan(plan)
+                write_whole(self.path / "sweep.json", json.dumps(identity(sweep, dataset), indent=1).encode())
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One process at a time, for a moment."""
+        with _named(self.path), open(self.path / "changing.lock", "a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def identity(self) -> dict[str, Any]:
+        """What the folder's sweep computes.
+
+        Raises:
+            FileNotFoundError: there is no sweep here.
+            ValueError: its file can't be read.
+        """
+        return self._read_json("sweep.json")
+
+    def sweep(self) -> Sweep:
+        """The folder's sweep."""
+        return sweep_from_table(self.identity()["sweep"])
+
+    def digest(self) -> str:
+        """The identity in short, as every batch carries it."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    def plan(self) -> Plan:
+        """The stored plan.
+
+        Raises:
+            FileNotFoundError: there is no sweep here.
+            ValueError: the plan can't be read.
+        """
+        return plan_from_dict(self._read_json("plan.json"))
+
+    def change_plan(self, change: Callable[[Plan], Plan]) -> None:
+        """Replace the stored plan by a changed one."""
+        with self._changing():
+            self._write_plan(change(self.plan()))
+
+    def _write_plan(self, plan: Plan) -> None:
+        write_whole(self.path / "plan.json", json.dumps(plan.asdict(), indent=1).encode())
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self.path / name
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "no sweep has been started here, there is no such file", str(path))
+        try:
+            return json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: damaged: {error}") from error
+
+    def batch_path(self, batch: int) -> Path:
+        """The file of a finished batch."""
+        return self.path / "batches" / f"{batch:05d}.safetensors"
+
+    def write_batch(self, batch: int, stored: StoredBatch) -> None:
+        """Store a finished batch, with a checksum and the sweep that it belongs to."""
+        arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
+        about = {"seconds": stored.seconds, "networks": stored.networks, "operations": stored.operations}
+        metadata = {
+            "sweep": self.digest(),
+            "batch": str(batch),
+            "checksum": _checksum(arrays),
+            "about": json.dumps(about),
+        }
+        write_whole(self.batch_path(batch), save(arrays, metadata))
+
+    def read_batch(self, batch: int) -> StoredBatch:
+        """A finished batch.
+
+        Raises:
+            FileNotFoundError: it is not finished.
+            ValueError: the file is truncated, damaged, or of another sweep or batch; names it.
+        """
+        path = self.batch_path(batch)
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, "this batch is not finished", str(path))
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except (SafetensorError, ValueError) as error:
+            raise ValueError(f"{path}: truncated or damaged: {error}") from error
+        if (metadata.get("sweep"), metadata.get("batch")) != (self.digest(), str(batch)):
+            raise ValueError(f"{path}: not batch {batch} of this sweep")
+        if metadata.get("checksum") != _checksum(arrays):
+            raise ValueError(f"{path}: damaged: its contents do not have the checksum that it was stored with")
+        return StoredBatch(arrays, **json.loads(metadata["about"]))
+
+    def checkpoint_path(self, batch: int, call: int) -> Path:
+        """Where a compiled call's training is checkpointed."""
+        return (self.path / "checkpoints" / f"{batch:05d}" / str(call)).absolute()
+
+    def networks_path(self, batch: int) -> Path:
+        """The file with a batch's trained networks."""
+        return self.path / "networks" / f"{batch:05d}.safetensors"
+
+    def write_results(self, results: xr.Dataset) -> None:
+        """Store the merged results."""
+        unfinished = self.path / f"results.nc.{os.getpid()}.part"
+        with _named(unfinished):
+            results.to_netcdf(unfinished, engine="h5netcdf")
+            os.replace(unfinished, self.results)
+
+    def drop_checkpoints(self, batch: int) -> None:
+        """Forget the checkpoints of a batch."""
+        shutil.rmtree(self.path / "checkpoints" / f"{batch:05d}", ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Be the only one who computes here, or one of those who share.
+
+        The lock is the operating system's: it ends with the process, however that ends.
+
+        Raises:
+            BlockingIOError: someone else computes here; says who.
+        """
+        with _named(self.path / "lock"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / "lock", "a+")  # noqa: SIM115 - closed below
+        with file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise BlockingIOError(
+                    errno.EWOULDBLOCK, f"{file.read().strip() or 'another process'} is computing here", str(self.path)
+                ) from None
+            if not shared:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}")
+                file.flush()
+            yield
+
+    def is_locked(self) -> str | None:
+        """Who computes here, if anyone."""
+        try:
+            with open(self.path / "lock") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return (self.path / "lock").read_text().strip() or "several processes"
+        return None
+
+    @contextlib.contextmanager
+    def claim(self, batch: int) -> Iterator[bool]:
+        """Whether this process, among those that share the folder, is to compute a batch: nobody else is at it."""
+        path = self.path / "batches" / f"{batch:05d}.lock"
+        with open(path, "a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield not self.batch_path(batch).is_file()
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).data)
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, contents: bytes) -> None:
+    """Write a file so that it is there whole or not at all, whenever the machine stops.
+
+    Raises:
+        OSError: it can't be written (a full disk, an unwritable folder); names the file.
+    """
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with _named(path):
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(contents)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of the operating system name the file that they are about."""
+    try:
+        yield
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(error.filename or path)) from error
