@@ -6,12 +6,14 @@ from pathlib import Path
 import xarray as xr
 from rich.table import Table
 
+from lmcjax.experiments.figure2 import figure2_results
 from lmcjax.experiments.summary import (
     MATCHING_NAMES,
     dimension_table,
     matching_table,
     mean_and_std,
     measured,
+    own_loss,
     spread,
 )
 
@@ -28,12 +30,12 @@ def markdown(table: Table) -> str:
 
 def figure2() -> str:
     """The paper's figure in numbers."""
-    results = xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf")
+    results = figure2_results(xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf"))
     config, seconds = json.loads(results.attrs["config"]), json.loads(results.attrs["seconds"])
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
-    repetitions = config["repetitions"]
-    return f"""Test loss half-way between two networks, in nats, mean ± standard deviation over {repetitions} pairs
-({results.attrs["dataset"]}, {config["num_hidden_layers"]} hidden layers of {config["width"]},
+    pairs = results.sizes["pair"]
+    return f"""Test loss half-way between two networks, in nats, mean ± standard deviation over {pairs} pairs
+({results.attrs["dataset"]}, {config["num_hidden_layers"][0]} hidden layers of {config["widths"][0]},
 {results.attrs["training_steps"]} steps; {results.attrs["devices"]} devices: {spent}, compilation included):
 
 {markdown(matching_table(results, "midpoint_loss", ""))}
@@ -49,10 +51,10 @@ def networks() -> str:
     header = ["network", "neurons in groups", "rate", "the networks themselves", *MATCHING_NAMES.values()]
     rows = [header, ["---", "--:", "--:", *["--:"] * (len(header) - 3)]]
     for path in sorted((ROOT / "docs" / "networks").glob("*.nc")):
-        results = xr.load_dataset(path, engine="h5netcdf")
-        own = results["endpoint_loss"].sel(split="test").mean("network")
-        rate = float(own.mean("repetition").idxmin("learning_rate"))
-        sizes = (results["permutation"].isel(learning_rate=0, repetition=0, matching=0) >= 0).sum("neuron").values
+        results = figure2_results(xr.load_dataset(path, engine="h5netcdf"))
+        own = own_loss(results)
+        rate = float(own.mean("pair").idxmin("learning_rate"))
+        sizes = results["num_neurons"].values
         columns = [own, *(measured(results, "midpoint_loss").sel(matching=m) for m in MATCHING_NAMES)]
         cells = (mean_and_std(column.sel(learning_rate=rate)) for column in columns)
         numbers = [spread(float(mean), float(std)) for mean, std in cells]

@@ -1,6 +1,7 @@
 """Pictures of results."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,7 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lmcjax.experiments.summary import MANY_LAYERS, MATCHING_NAMES, mean_and_std, measured
+from lmcjax.experiments.summary import (
+    AXES,
+    MANY_LAYERS,
+    MATCHING_NAMES,
+    best_cell,
+    mean_and_std,
+    measured,
+    own_loss,
+)
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too
 _COLOURS = {
@@ -17,17 +26,22 @@ _COLOURS = {
     "weights": "#0072B2",
     "covariance": "#D55E00",
     "activations": "#009E73",
+    "correlation": "#CC79A7",
 }
-_MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^"}
+_MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^", "correlation": "D"}
 
 
 def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-") -> None:
-    """A mean over learning rates with its band of one standard deviation."""
-    rates, colour = mean.learning_rate.values, _COLOURS[name]
-    axes.plot(rates, mean, linestyle=line, label=label, color=colour, marker=_MARKERS[name], markersize=5)
+    """A mean along the one dimension that it has, with its band of one standard deviation; bars between categories."""
+    (dimension,) = mean.dims
+    x, colour = mean[dimension].values, _COLOURS[name]
+    if x.dtype.kind not in "if":
+        axes.errorbar(x, mean, std, linestyle="", capsize=4, label=label, color=colour, marker=_MARKERS[name])
+        return
+    axes.plot(x, mean, linestyle=line, label=label, color=colour, marker=_MARKERS[name], markersize=5)
     if not np.isnan(std).all():
         low = np.maximum(mean - std, 0.02 * mean) if axes.get_yscale() == "log" else mean - std
-        axes.fill_between(rates, low, mean + std, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, mean + std, color=colour, alpha=0.15, linewidth=0)
 
 
 def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
@@ -35,8 +49,7 @@ def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
     losses = measured(results, "midpoint_loss")
     for matching in results.matching.values:
         _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching)))
-    endpoints = results["endpoint_loss"].sel(split="test").where(results["training_finite"])
-    _curve(axes, "network", "the networks themselves", *mean_and_std(endpoints.mean("network")), line=":")
+    _curve(axes, "network", "the networks themselves", *mean_and_std(own_loss(results)), line=":")
     _plain_log_ticks(axes)
 
 
@@ -74,7 +87,7 @@ def _plain_log_ticks(axes: Axes) -> None:
 def plot_figure2(results: xr.Dataset) -> Figure:
     """The paper's two panels, midpoint loss and approximate dimension by learning rate, and the barrier with them.
 
-    Lines are means, bands one standard deviation over repetitions.
+    Lines are means, bands one standard deviation over pairs.
 
     Args:
         results: what `run_figure2` returns.
@@ -88,11 +101,60 @@ def plot_figure2(results: xr.Dataset) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False, fontsize=9)
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    neurons = (results["permutation"].isel(learning_rate=0, repetition=0, matching=0) >= 0).sum("neuron").values
+    neurons = results["num_neurons"].values
     groups = f"{len(neurons)} x {neurons[0]}" if len(set(neurons)) == 1 else f"{neurons.sum():,}"
     figure.suptitle(
-        f"{results.attrs['dataset']}, {results.sizes['learning_rate']} rates, {results.sizes['repetition']} pairs, "
+        f"{results.attrs['dataset']}, {results.sizes['learning_rate']} rates, {results.sizes['pair']} pairs, "
         f"{groups} hidden neurons, {results.attrs['training_steps']} steps"
+    )
+    return figure
+
+
+def _plot_along(axes: Axes, results: xr.Dataset, name: str, cell: dict[str, Any]) -> None:
+    """Barriers along one axis of a sweep, the others as in a cell."""
+    slice_ = results.sel({other: value for other, value in cell.items() if other != name})
+    barriers = measured(slice_, "barrier")
+    for matching in results.matching.values:
+        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching)))
+    if name in ("width", "learning_rate"):
+        axes.set_xscale("log")
+    if name in ("width", "num_hidden_layers"):
+        axes.set_xticks(results[name].values, [str(value) for value in results[name].values], minor=False)
+        axes.set_xticks([], minor=True)
+    swept = [other for other in AXES if other != name and results.sizes[other] > 1]
+    axes.set(title=", ".join(_say(other, cell[other]) for other in swept), xlabel=AXES[name])
+    axes.set_ylim(bottom=0)
+
+
+def _say(axis: str, value: Any) -> str:
+    return {
+        "width": f"width {value}",
+        "num_hidden_layers": f"{value} layers",
+        "optimizer": f"{value}",
+        "learning_rate": f"rate {value:.3g}" if axis == "learning_rate" else "",
+    }[axis]
+
+
+def plot_sweep(results: xr.Dataset) -> Figure:
+    """Test barriers along every axis that was swept, through the cell whose networks have the least test loss.
+
+    Lines are means, bands one standard deviation over pairs.
+
+    Args:
+        results: what `run_sweep` returns.
+    """
+    swept = [name for name in AXES if results.sizes[name] > 1] or ["learning_rate"]
+    cell = best_cell(results)
+    figure = Figure(figsize=(1.5 + 4.5 * len(swept), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(swept), sharey=True, squeeze=False)[0]
+    for axes, name in zip(panels, swept, strict=True):
+        _plot_along(axes, results, name, cell)
+        axes.grid(visible=True, alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("test barrier, loss minus chord (nats)")
+    panels[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(
+        f"{results.attrs['dataset']}, {results.sizes['pair']} pairs per point, {results.attrs['training_steps']} steps"
     )
     return figure
 

@@ -21,6 +21,8 @@ class Network(Protocol):
         """Outputs `[num_samples, ...]` for inputs `[num_samples, ...]`."""
         ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclasses.dataclass(frozen=True)
 class FlaxNetwork:

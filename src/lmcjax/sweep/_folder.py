@@ -44,7 +44,6 @@ class StoredBatch(NamedTuple):
     arrays: dict[str, np.ndarray]
     seconds: dict[str, float]  # by stage
     networks: int  # in the batch
-    operations: float  # its share of the sweep's work
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -182,7 +181,7 @@ class SweepFolder:
     def write_batch(self, batch: int, stored: StoredBatch) -> None:
         """Store a finished batch, with a checksum and the sweep that it belongs to."""
         arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
-        about = {"seconds": stored.seconds, "networks": stored.networks, "operations": stored.operations}
+        about = {"seconds": stored.seconds, "networks": stored.networks}
         metadata = {
             "sweep": self.digest(),
             "batch": str(batch),
@@ -213,7 +212,7 @@ class SweepFolder:
             raise ValueError(f"{path}: damaged: its contents do not have the checksum that it was stored with")
         return StoredBatch(arrays, **json.loads(metadata["about"]))
 
-    def checkpoint_path(self, batch: int, call: int) -> Path:
+    def checkpoint_path(self, batch: int, call: str) -> Path:
         """Where a compiled call's training is checkpointed."""
         return (self.path / "checkpoints" / f"{batch:05d}" / str(call)).absolute()
 
@@ -258,7 +257,7 @@ class SweepFolder:
                 file.flush()
             yield
 
-    def is_locked(self) -> str | None:
+    def computing(self) -> str | None:
         """Who computes here, if anyone."""
         try:
             with open(self.path / "lock") as file:

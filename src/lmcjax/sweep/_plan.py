@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
     group: int
     units: tuple[int, int]  # first, and one after the last, of the group's units
     calls: int  # compiled calls that each stage is cut into
+    operations: float  # floating-point operations, padding included
 
 
 class Plan(NamedTuple):
@@ -67,7 +69,7 @@ class Plan(NamedTuple):
 
     def units(self, sweep: Sweep, batch: int) -> list[tuple[Network, ...]]:
         """The units of a batch: networks that are paired with each other and no others."""
-        group, (start, stop), _ = self.batches[batch]
+        group, (start, stop), *_ = self.batches[batch]
         return list(_units(sweep, self.groups[group])[start:stop])
 
     def networks(self, sweep: Sweep, batch: int) -> list[Network]:
@@ -75,9 +77,14 @@ class Plan(NamedTuple):
         return [network for unit in self.units(sweep, batch) for network in unit]
 
     def largest_batch(self, sweep: Sweep, group: int) -> int:
-        """Networks in the largest batch of a group: as many as each of its calls is made for, together."""
+        """Networks in the largest batch of a group."""
         size = len(_units(sweep, self.groups[group])[0])
-        return size * max(stop - start for g, (start, stop), _ in self.batches if g == group)
+        return size * max(stop - start for g, (start, stop), *_ in self.batches if g == group)
+
+    def per_call(self, sweep: Sweep, batch: Batch, num_devices: int) -> int:
+        """Networks per compiled call, a multiple of the devices: the same for all batches of a group cut alike."""
+        per_call = -(-self.largest_batch(sweep, batch.group) // batch.calls)
+        return -(-per_call // num_devices) * num_devices
 
 
 def plan_from_dict(values: dict[str, Any]) -> Plan:
@@ -141,7 +148,19 @@ def _batches(programs: Programs, number: int, group: Group, devices: Sequence[ja
     per_batch = max(1, most // size)
     per_batch = -(-len(units) // -(-len(units) // per_batch))
     for start in range(0, len(units), per_batch):
-        yield Batch(number, (start, min(start + per_batch, len(units))), max(1, -(-size * per_batch // most)))
+        stop = min(start + per_batch, len(units))
+        work = _operations(programs, group, units[start:stop])
+        yield Batch(number, (start, stop), max(1, -(-size * per_batch // most)), work)
+
+
+def _operations(programs: Programs, group: Group, units: Sequence[tuple[Network, ...]]) -> float:
+    """Of training in the shape of the largest width, and of comparing in each one's own."""
+    depth, cells = group.num_hidden_layers, programs.sweep.cells
+    training = programs.sweep.epochs * programs.training_work(group.widths[-1], depth)
+    return sum(
+        len(unit) * training + math.comb(len(unit), 2) * programs.comparing_work(cells[unit[0].cell].width, depth)
+        for unit in units
+    )
 
 
 def _waste(programs: Programs, widths: Sequence[int], depth: int) -> float:
@@ -174,7 +193,9 @@ def _padding(programs: Programs, widths: Sequence[int], depth: int) -> Padding |
     """What the widths of a group need to share a program, tried on the narrowest; None: they can't."""
     try:
         return programs.padding(widths[0], widths[-1], depth)
-    except ValueError:
+    except ValueError as refusal:
+        if str(refusal) not in programs.refusals:
+            programs.refusals.append(str(refusal))
         return None
 
 
@@ -184,7 +205,7 @@ def _seconds(programs: Programs, widths: Sequence[int], depth: int, devices: Seq
     platform = "cpu" if devices[0].platform == "cpu" else "other"
     networks = len(widths) * len(sweep.learning_rates) * len(sweep.seeds)
     steps = sweep.epochs * programs.steps_per_epoch
-    arithmetic = 3 * programs.operations(widths[-1], depth) * sweep.batch_size / _RATE[platform]
+    arithmetic = programs.training_work(widths[-1], depth) / programs.steps_per_epoch / _RATE[platform]
     turns = networks / len(devices)
     overhead = _STEP[platform] * (turns if platform == "cpu" else 1)
     return _COMPILATION[platform] + steps * (turns * arithmetic + overhead)

@@ -32,6 +32,7 @@ class Programs:
     def __init__(self, sweep: Sweep, dataset: Dataset) -> None:
         self.sweep = sweep
         self.dataset = dataset
+        self.refusals: list[str] = []  # why widths do not share a program, where it would have paid
         self.steps_per_epoch = len(dataset.train.labels) // sweep.batch_size
         if self.steps_per_epoch == 0:
             raise ValueError(
@@ -63,6 +64,16 @@ class Programs:
         cost: Any = jax.jit(network.apply).lower(params, inputs).cost_analysis()
         return float(cost["flops"]) / self.sweep.batch_size
 
+    def training_work(self, width: int, num_hidden_layers: int) -> float:
+        """Floating-point operations of one network in one epoch: forward, and twice as many backward."""
+        return 3 * self.operations(width, num_hidden_layers) * self.steps_per_epoch * self.sweep.batch_size
+
+    def comparing_work(self, width: int, num_hidden_layers: int) -> float:
+        """Floating-point operations of matching and measuring one pair, the assignments left out."""
+        train, test = (len(samples.labels) for samples in (self.dataset.train, self.dataset.test))
+        points = (self.sweep.num_points + 1) * (1 + len(self.sweep.matchings))
+        return self.operations(width, num_hidden_layers) * (points * (train + test) + 4 * train)
+
     @functools.cache  # noqa: B019
     def padding(self, width: int, wide: int, num_hidden_layers: int) -> Padding:
         """How networks of one width can train in the program of another: by trial on random weights and inputs.
@@ -77,8 +88,8 @@ class Programs:
         rng = np.random.default_rng(0)
         shapes = jax.eval_shape(own.network.init, jax.random.key(0))
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(leaf.dtype), shapes)
-        inputs = rng.uniform(size=(8, *self.dataset.input_shape)).astype(np.float32)
-        labels = np.arange(8) % self.dataset.num_classes
+        inputs = jnp.asarray(rng.uniform(size=(8, *self.dataset.input_shape)), jnp.float32)
+        labels = jnp.arange(8) % self.dataset.num_classes
 
         @jax.jit
         def trial(params: PyTree) -> tuple[Array, ...]:

@@ -89,7 +89,7 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
             _neurons(programs, layers),
             {"long_name": "in a group"},
         ),
-        "seed_of": (("pair", "network"), [[sweep.seeds[i] for i in pair] for pair in sweep.pairs]),
+        "seed_of": (("pair", "network"), np.array(sweep.seeds)[np.array(sweep.pairs)], {}),
     }
     coordinates = {
         **{name: (name, column, {}) for name, column in grid.items()},

@@ -5,11 +5,12 @@ import functools
 import itertools
 import logging
 import math
+import operator
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -97,8 +98,8 @@ def run_sweep(
         OSError: the folder can't be written; names the file. What was finished before stays.
     """
     if out is None:
-        with tempfile.TemporaryDirectory(prefix="lmcjax-") as folder:
-            return run_sweep(sweep, dataset, folder, devices=devices, on_progress=on_progress)
+        with tempfile.TemporaryDirectory(prefix="lmcjax-") as temporary:
+            return run_sweep(sweep, dataset, temporary, devices=devices, on_progress=on_progress)
     devices = tuple(jax.local_devices() if devices is None else devices)
     programs = Programs(sweep, dataset)
     folder, process, processes = SweepFolder(out), jax.process_index(), jax.process_count()
@@ -138,7 +139,7 @@ class _Run:
         self.devices, self.checkpoint_seconds, self.stop = devices, checkpoint_seconds, stop
         self.plan: Plan = folder.plan()
         self.units = [self.plan.units(self.sweep, batch) for batch in range(len(self.plan.batches))]
-        self.work = [self._operations(batch) for batch in range(len(self.plan.batches))]
+        self.work = [batch.operations for batch in self.plan.batches]
         self.finished: set[int] = set()
         self._most: dict[tuple[int, int], int] = {}
         self._on_progress = on_progress
@@ -200,7 +201,7 @@ class _Run:
                 self._under_way = 0.0
                 self.report()
                 return
-            self.folder.change_plan(lambda plan, calls=calls: plan.with_calls(number, 2 * calls))
+            self.folder.change_plan(operator.methodcaller("with_calls", number, 2 * calls))
 
     def check_signals(self) -> None:
         """Stop here if a signal came."""
@@ -218,40 +219,14 @@ class _Run:
             )
         )
 
-    # Arithmetic, in floating-point operations
-
-    def _training_work(self, width: int, depth: int) -> float:
-        """Of one network and epoch."""
-        steps = self.programs.steps_per_epoch * self.sweep.batch_size
-        return 3 * self.programs.operations(width, depth) * steps
-
-    def _comparing_work(self, width: int, depth: int) -> float:
-        """Of one pair."""
-        data = self.programs.dataset
-        both = len(data.train.labels) + len(data.test.labels)
-        passes = (self.sweep.num_points + 1) * (1 + len(self.sweep.matchings))
-        return self.programs.operations(width, depth) * (both * passes + 4 * len(data.train.labels))
-
-    def _operations(self, number: int) -> float:
-        """Of a batch, padding included."""
-        group = self.plan.groups[self.plan.batches[number].group]
-        depth, wide = group.num_hidden_layers, group.widths[-1]
-        total = 0.0
-        for unit in self.units[number]:
-            total += len(unit) * self.sweep.epochs * self._training_work(wide, depth)
-            total += math.comb(len(unit), 2) * self._comparing_work(self._cell(unit[0]).width, depth)
-        return total
+    # One batch
 
     def _cell(self, network: Any) -> Cell:
         return self.sweep.cells[network.cell]
 
-    # One batch
-
     def _per_call(self, number: int) -> int:
-        """Networks per compiled call: the same for all batches of a group that are cut alike."""
-        batch = self.plan.batches[number]
-        per_call = -(-self.plan.largest_batch(self.sweep, batch.group) // batch.calls)
-        return -(-per_call // len(self.devices)) * len(self.devices)
+        """Networks per compiled call of a batch."""
+        return self.plan.per_call(self.sweep, self.plan.batches[number], len(self.devices))
 
     def _compute(self, number: int) -> None:
         batch = self.plan.batches[number]
@@ -267,14 +242,14 @@ class _Run:
         if self.sweep.keep_networks:
             self._store_networks(number, group, trained)
         networks = len(trained.finite)
-        self.folder.write_batch(number, StoredBatch(arrays, seconds, networks, self.work[number]))
+        self.folder.write_batch(number, StoredBatch(arrays, seconds, networks))
         self._barrier = np.nanmean(compared["barrier"][:, 1, 0]) if np.isfinite(compared["barrier"]).any() else np.nan
 
     def _train(self, number: int, batch: Batch, group: Group) -> Trained:
         networks = self.plan.networks(self.sweep, number)
         per_call = self._per_call(number)
         parts = []
-        self._stage, epoch_work = "train", self._training_work(group.widths[-1], group.num_hidden_layers)
+        self._stage, epoch_work = "train", self.programs.training_work(group.widths[-1], group.num_hidden_layers)
         for call, first in enumerate(range(0, len(networks), per_call)):
             chosen = [networks[min(i, len(networks) - 1)] for i in range(first, first + per_call)]
             real = min(per_call, len(networks) - first)
@@ -334,7 +309,7 @@ class _Run:
         )
         most = _PAIRS_ON_A_CPU * len(self.devices) if self.devices[0].platform == "cpu" else self._per_call(number) // 2
         chunk = max(1, min(most, self._most_pairs(self.plan.batches[number].group, width)))
-        base, work = self._under_way, self._comparing_work(width, depth)
+        base, work = self._under_way, self.programs.comparing_work(width, depth)
 
         def on_progress(done: int, total: int) -> None:
             self._under_way = base + done * work
@@ -366,7 +341,7 @@ class _Run:
         write_whole(self.folder.networks_path(number), save(arrays, {"sweep": self.folder.digest()}))
 
 
-def _in_one_array(permutations: dict[str, np.ndarray]) -> np.ndarray:
+def _in_one_array(permutations: Mapping[str, Any]) -> np.ndarray:
     """`[pairs, matchings, groups, neurons]`, filled up with -1; stacked layers and heads lie end to end."""
     flat = [p.reshape(*p.shape[:2], -1) for p in permutations.values()]
     return _stack_padded([p[:, :, None] for p in flat], axis=2)

@@ -37,7 +37,7 @@ def _compiled_start(
     masked: bool,
     devices: tuple[jax.Device, ...],
 ) -> Callable[..., TrainState]:
-    """Initial states of networks of one width (`own`, `spec`) in the shape of `config.network`; kept for later calls."""
+    """Initial states of networks of one width (`own`, `spec`) in the shape of `config.network`; compiled once."""
 
     def start(key: jax.Array, rate: jax.Array) -> TrainState:
         params = own.init(jax.random.fold_in(key, 0))

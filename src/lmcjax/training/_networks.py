@@ -82,7 +82,7 @@ def train_in_calls(
     """The next steps of many runs, call by call; between two calls there is room for progress, checkpoints, interrupts.
 
     Args:
-        states: with a leading axis of networks; they are used up (donated), as are those that come out, by the next call.
+        states: with a leading axis of networks; used up (donated), as are those that come out, by the next call.
         data: `(inputs, labels)`, shared; on the devices already, see `replicate`.
         num_steps: in all, static.
         steps_per_call: static; the last call may be shorter, and is then compiled for itself.
@@ -135,7 +135,7 @@ def train_networks(
     most = networks_per_batch or networks_per_call(configs, data, devices)
     per_batch = -(-keys.size // -(-keys.size // most))  # batches of equal size: a short one would be filled up
     steps_per_call = num_samples // configs.batch_size
-    data = replicate(tuple(jnp.asarray(array) for array in data), devices[:per_batch])
+    arrays = replicate(tuple(jnp.asarray(array) for array in data), devices[:per_batch])
     configs = dataclasses.replace(configs, learning_rate=rates)
 
     init, _ = _compiled(devices)
@@ -146,7 +146,7 @@ def train_networks(
         states = init(jax.tree.map(operator.itemgetter(batch), configs), keys[batch])
         losses = []
         for after, new_losses in train_in_calls(
-            states, data, configs.num_steps, steps_per_call=steps_per_call, devices=devices
+            states, arrays, configs.num_steps, steps_per_call=steps_per_call, devices=devices
         ):
             states = after
             losses.append(new_losses)
