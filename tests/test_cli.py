@@ -9,6 +9,7 @@ import pytest
 import xarray as xr
 
 from lmcjax import cli
+from lmcjax.cli._figure2 import ModelName
 from lmcjax.models import MODELS
 
 TINY = [
@@ -38,29 +39,35 @@ def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
 
 
 def test_figure2_in_a_fresh_process(tmp_path: Path):
-    """The command as installed: tables on the screen, three files, then never silently over them."""
+    """The command as installed: tables on the screen, three files; again nothing is computed, another is refused."""
     command = [Path(sys.executable).with_name("lmcjax"), *TINY, "--out", tmp_path / "out"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "4 networks (mlp, 16 neurons in 1 groups) on digits" in " ".join(done.stdout.split())
-    for expected in ("no matching", "covariance", "walk between networks", "100%"):
+    assert "4 networks (mlp), 2 pairs on digits (1,442 training images), 56 steps each" in done.stdout
+    for expected in ("no matching", "covariance", "4/4 networks, 100%", "Approximate dimension"):
         assert expected in done.stdout
     for name in ("results.nc", "figure2.png", "figure2.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
         assert str(tmp_path / "out" / name) in done.stdout.replace("\n", "")
-    before = (tmp_path / "out" / "results.nc").read_bytes()
+    before = (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns
     again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 2
-    assert again.stderr.count("\n") == 1
-    assert "already holds results.nc" in again.stderr
-    assert (tmp_path / "out" / "results.nc").read_bytes() == before
+    assert again.returncode == 0
+    assert (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns == before
+    assert again.stdout.splitlines()[-10:] == done.stdout.splitlines()[-10:]
+    other = subprocess.run([*command, "--width", "8"], capture_output=True, text=True, check=False)
+    assert other.returncode == 2
+    assert other.stderr.count("\n") == 1
+    assert "holds another sweep: sweep.widths: [16] there, [8] here" in other.stderr
 
 
 def test_overwrite_and_plot(tmp_path, capsys):
     (tmp_path / "results.nc").write_text("old")
+    assert "not the folder of a sweep, it holds ['results.nc']" in fails(capsys, *TINY, "--out", str(tmp_path))
+    fails(capsys, *TINY, "--out", str(tmp_path), "--overwrite", "--batch-size", "5000")
+    assert (tmp_path / "results.nc").read_text() == "old"
     cli.main([*TINY, "--out", str(tmp_path), "--overwrite"])
     results = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
-    assert results.sizes["neuron"] == 16
+    assert results["num_neurons"].squeeze() == 16
     (tmp_path / "figure2.png").unlink()
     capsys.readouterr()
     cli.main(["plot", str(tmp_path)])
@@ -68,29 +75,69 @@ def test_overwrite_and_plot(tmp_path, capsys):
     assert "Test barrier" in capsys.readouterr().out
 
 
+SWEEP = """
+dataset = "digits"
+seeds = 2
+widths = [6, 8]
+num_hidden_layers = 1
+learning_rates = [0.1, 0.2]
+matchings = ["weights"]
+epochs = 1
+num_points = 3
+"""
+
+
+def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(SWEEP)
+    cli.main(["sweep", "small.toml", "--dry-run"])
+    plan = capsys.readouterr().out
+    assert "8 networks (mlp), 4 pairs on digits" in plan
+    assert "zeros" in plan
+    assert "compilations" in plan
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
+    cli.main(["sweep", "small.toml"])
+    printed = capsys.readouterr().out
+    assert "8/8 networks, 100%" in printed
+    assert "Test loss half-way" in printed
+    assert {path.name for path in Path("runs/small").iterdir()} >= {"results.nc", "sweep.png", "sweep.pdf"}
+    cli.main(["status", "runs/small"])
+    status = capsys.readouterr().out
+    assert "done      8 networks in 1 of 1 batches" in status
+    assert "left      0 networks" in status
+    Path("runs/small/results.nc").unlink()
+    Path("runs/small/sweep.png").unlink()
+    cli.main(["plot", "runs/small"])
+    assert "unfinished" in capsys.readouterr().out
+    assert Path("runs/small/sweep.png").exists()
+    cli.main(["sweep", "--resume", "runs/small"])
+    assert Path("runs/small/results.nc").exists()
+
+
 def test_options_override_the_scale():
-    config = cli.Figure2(scale="paper", width=64, learning_rates=("0.1", "1e-3:1e-2:2")).config()
-    assert (config.width, config.epochs, config.batch_size, config.repetitions) == (64, 50, 500, 4)
-    assert config.learning_rates == (0.1, 0.001, 0.01)
-    assert cli.Figure2().config().learning_rates == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
+    sweep = cli.Figure2(scale="paper", width=64, learning_rates=("0.1", "1e-3:1e-2:2")).sweep()
+    assert (sweep.widths, sweep.epochs, sweep.batch_size, len(sweep.pairs)) == ((64,), 50, 500, 4)
+    assert sweep.learning_rates == (0.1, 0.001, 0.01)
+    assert cli.Figure2().sweep().learning_rates == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
 
 
 def test_other_models_have_scales_of_their_own():
-    config = cli.Figure2(model="vgg", epochs=2).config()
-    assert (config.width, config.epochs, config.optimizer, config.moment_samples) == (8, 2, "adam", 500)
-    assert cli.Figure2(model="transformer", num_hidden_layers=2).config().num_hidden_layers == 2
-    assert cli.Figure2(apply="some.module:apply").config().model == "some.module:apply"
+    sweep = cli.Figure2(model="vgg", epochs=2).sweep()
+    assert (sweep.widths, sweep.epochs, sweep.optimizers, sweep.moment_samples) == ((8,), 2, ("adam",), 500)
+    assert cli.Figure2(model="transformer", num_hidden_layers=2).sweep().num_hidden_layers == (2,)
+    own = "docs.examples.row_reader:apply"
+    assert cli.Figure2(apply=own).sweep().model == own
 
 
 def test_the_models_on_offer_are_those_that_there_are():
-    assert get_args(cli.ModelName) == MODELS
+    assert get_args(ModelName) == MODELS
 
 
 def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lmcjax.experiments.figure2.run_figure2", interrupted)
+    monkeypatch.setattr("lmcjax.sweep.run_sweep", interrupted)
     with pytest.raises(SystemExit) as stop:
         cli.main([*TINY, "--out", str(tmp_path)])
     assert stop.value.code == 130
@@ -105,19 +152,32 @@ def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
         (["figure3"], "figure3"),
         (["figure2", "--wdth", "3"], "--wdth"),
         (["figure2", "--width", "wide"], "--width"),
-        (["figure2", "--width", "0"], "width is at least 1, not 0"),
+        (["figure2", "--width", "0"], "widths are at least 1, not (0,)"),
         (["figure2", "--optimizer", "lion"], "invalid choice 'lion'"),
         (["figure2", "--learning-rates", "1e-4:1e-1"], "'1e-4:1e-1' is neither a number nor a range"),
         (["figure2", "--learning-rates", "1e-4:1e-1:1"], "'1e-4:1e-1:1' is neither a number nor a range"),
         (["figure2", "--learning-rates=-1"], "learning rates are positive"),
         (["figure2", "--dataset", "no-such-data"], "unknown data set 'no-such-data'"),
+        (["figure2", "--seed", "-1"], "seeds lie between 0 and 2^32 - 1"),
+        (["figure2", "--repetitions", "0"], "repetitions is at least 1, not 0"),
+        (["sweep"], "sweep needs either CONFIG.toml or --resume FOLDER"),
+        (["sweep", "a.toml", "--resume", "b"], "sweep needs either CONFIG.toml or --resume FOLDER"),
+        (["sweep", "--resume", "a", "--out", "b"], "--resume names the folder already"),
+        (["sweep", "no-such.toml"], "No such file or directory: 'no-such.toml'"),
+        (["sweep", "--resume", "no-such-folder"], "no sweep has been started here"),
+        (["sweep", "--resume", "a", "--checkpoint-minutes", "0"], "--checkpoint-minutes is positive, not 0"),
+        (["sweep", "--resume", "a", "--coordinator", "b:1"], "belong to --distributed"),
+        (["status", "no-such-folder"], "no sweep has been started here"),
         (["figure2", "--dataset", "digits", "--batch-size", "5000"], "batch size 5000 is larger than the training set"),
         (["figure2", "--model", "alexnet"], "invalid choice 'alexnet'"),
         (["figure2", "--apply", "no.module:f"], "cannot import 'no.module'"),
         (["figure2", "--apply", "math:sqrt", "--width", "3"], "leave out --model, --width and --num-hidden-layers"),
         (["figure2", "--model", "vgg", "--scale", "paper"], "--scale paper is of the mlp; others have tiny, default"),
         (["figure2", "--model", "vgg", "--num-hidden-layers", "2"], "is of the mlp and the transformer, not of vgg"),
-        (["plot", "no-such-folder"], "no-such-folder/results.nc: no such file"),
+        (
+            ["plot", "no-such-folder"],
+            "no sweep has been started here, there is no such file: 'no-such-folder/sweep.json'",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
@@ -130,7 +190,7 @@ def test_damaged_results(capsys, tmp_path):
     (tmp_path / "results.nc").write_bytes(b"not netCDF")
     assert "results.nc: not a readable netCDF file" in fails(capsys, "plot", str(tmp_path))
     xr.Dataset({"x": 1}).to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
-    assert "results.nc: not results of figure2, it lacks" in fails(capsys, "plot", str(tmp_path))
+    assert "results.nc: not results of a sweep, it lacks" in fails(capsys, "plot", str(tmp_path))
 
 
 def test_help_names_every_option(capsys):
@@ -138,5 +198,5 @@ def test_help_names_every_option(capsys):
         cli.main(["figure2", "--help"])
     assert stop.value.code == 0
     text = capsys.readouterr().out
-    for option in ("--dataset", "--scale", "--learning-rates", "--optimizer", "--networks-per-batch", "--out"):
+    for option in ("--dataset", "--scale", "--learning-rates", "--optimizer", "--seed", "--out"):
         assert option in text

@@ -1,5 +1,6 @@
 """The contract of the core: every public function of the pure packages works under `jit`, `vmap`, in any precision."""
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -131,6 +132,7 @@ def labels() -> jax.Array:
     return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
 
 
+BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (4, 6))
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 CASES: dict[str, Callable[[], Case]] = {
     "symmetry.named_leaves": lambda: Case(symmetry.named_leaves, (params(0),)),
@@ -153,6 +155,11 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda c, p: symmetry.rescale(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p),
         (normal(4, 4), kernels()),
     ),
+    "symmetry.pad_neurons": lambda: Case(lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)),
+    "symmetry.drop_padding": lambda: Case(
+        lambda p: symmetry.drop_padding(WIDE, BOUND, symmetry.pad_neurons(BOUND, WIDE, p)), (params(0),)
+    ),
+    "symmetry.real_entries": lambda: Case(lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)),
     "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
     "symmetry.kernel_inputs": lambda: Case(
         lambda p, x: symmetry.kernel_inputs(apply, SPEC, p, x), (params(0), normal(4, 9, 3))

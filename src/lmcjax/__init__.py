@@ -34,6 +34,7 @@ from lmcjax.statistics import Moments as Moments
 from lmcjax.statistics import activation_moments as activation_moments
 from lmcjax.statistics import approximate_dimension as approximate_dimension
 from lmcjax.sweep import Sweep as Sweep
+from lmcjax.sweep import load_networks as load_networks
 from lmcjax.sweep import run_sweep as run_sweep
 from lmcjax.symmetry import PermutationSpec as PermutationSpec
 from lmcjax.symmetry import compose as compose

@@ -123,16 +123,12 @@ def _plot_along(axes: Axes, results: xr.Dataset, name: str, cell: dict[str, Any]
         axes.set_xticks([], minor=True)
     swept = [other for other in AXES if other != name and results.sizes[other] > 1]
     axes.set(title=", ".join(_say(other, cell[other]) for other in swept), xlabel=AXES[name])
-    axes.set_ylim(bottom=0)
 
 
 def _say(axis: str, value: Any) -> str:
-    return {
-        "width": f"width {value}",
-        "num_hidden_layers": f"{value} layers",
-        "optimizer": f"{value}",
-        "learning_rate": f"rate {value:.3g}" if axis == "learning_rate" else "",
-    }[axis]
+    if axis == "num_hidden_layers":
+        return f"{value} layer{'s' * (value > 1)}"
+    return {"width": f"width {value}", "optimizer": f"{value}"}.get(axis) or f"rate {value:.3g}"
 
 
 def plot_sweep(results: xr.Dataset) -> Figure:
@@ -152,6 +148,7 @@ def plot_sweep(results: xr.Dataset) -> Figure:
         axes.grid(visible=True, alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test barrier, loss minus chord (nats)")
+    panels[0].set_ylim(bottom=0)  # of all panels, once all curves are there
     panels[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.suptitle(
         f"{results.attrs['dataset']}, {results.sizes['pair']} pairs per point, {results.attrs['training_steps']} steps"

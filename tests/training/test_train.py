@@ -13,9 +13,12 @@ import lmcjax
 from lmcjax.models import MLP, FlaxNetwork
 from lmcjax.training import (
     TrainConfig,
+    bytes_per_network,
     init_state,
     learning_rate_schedule,
+    memory_budget,
     networks_per_call,
+    train_in_calls,
     train_networks,
     train_steps,
 )
@@ -180,9 +183,45 @@ def test_progress_counts_every_network_step():
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
 
 
-def test_networks_per_call_follows_memory():
-    small, large = (networks_per_call(config(), samples, jax.local_devices()) for samples in (100, 10**7))
-    assert small > 10 * large >= len(jax.local_devices())
+def test_networks_per_call_follows_memory(monkeypatch):
+    """On a CPU, at most 8 per device; at least one, whatever the memory."""
+    devices, data = jax.local_devices(), make_data()
+    per_network = bytes_per_network(config(), data, devices[0])
+    state = jax.eval_shape(init_state, config(), KEY)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert per_network == 2 * held + 8 * 130
+    assert memory_budget(devices) > 10**6
+    for budget, expected in ((0, 1), (10 * per_network, 5), (10**9 * per_network, 8)):
+        monkeypatch.setattr("lmcjax.training._networks.memory_budget", lambda devices, budget=budget: budget)
+        assert networks_per_call(config(), data, devices) == expected * len(devices)
+
+
+def test_a_mask_keeps_zeros_and_nothing_else():
+    """Whatever the optimizer; what the mask lets through is trained as without it."""
+    data, setup = make_data(), config(num_steps=26, optimizer="adamw")
+    mask = jax.tree.map(lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 3 > 0, init_state(setup, KEY).params)
+    params = jax.tree.map(lambda leaf, m: jnp.where(m, leaf, 0), init_state(setup, KEY).params, mask)
+    state = init_state(dataclasses.replace(setup, gradient_mask=mask), KEY, params)
+    state, _ = train_steps(state, data, 26)
+    assert jax.tree.all(jax.tree.map(lambda leaf, m: bool((leaf[~m] == 0).all()), state.params, mask))
+    assert all(
+        (leaf[m] != old[m]).mean() > 0.8
+        for leaf, old, m in zip(*map(jax.tree.leaves, (state.params, params, mask)), strict=True)
+    )
+    everything = jax.tree.map(jnp.ones_like, mask)
+    plain = train(setup, KEY, data)
+    masked, masked_losses = train_steps(init_state(dataclasses.replace(setup, gradient_mask=everything), KEY), data, 26)
+    np.testing.assert_allclose(masked_losses, plain.losses, rtol=1e-5)
+    chex.assert_trees_all_close(masked.params, plain.params, rtol=1e-4, atol=1e-5)
+
+
+def test_calls_end_to_end_are_one_run():
+    configs, keys = many(4)
+    start = jax.jit(jax.vmap(init_state))(configs, keys)
+    data = tuple(map(jnp.asarray, make_data()))
+    parts = [losses for _, losses in train_in_calls(start, data, 26, steps_per_call=10)]
+    assert [part.shape[1] for part in parts] == [10, 10, 6]
+    np.testing.assert_allclose(jnp.concatenate(parts, 1), train_networks(configs, keys, make_data()).losses, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def show(results: "xr.Dataset", folder: Path) -> None:
     from lmcjax.plots import plot_figure2, plot_sweep, save_figure
 
     console = Console()
-    console.width = max(console.width, 110)  # where there is no terminal, or a narrow one, lines are longer than that
+    console.width = max(console.width, 130)  # where there is no terminal, or a narrow one, lines are longer than that
     if is_figure2(results):
         results = figure2_results(results)
         tables, figure, name = figure2_tables(results), plot_figure2(results), "figure2"

@@ -12,7 +12,7 @@ _ARCHITECTURE = ("width", "num_hidden_layers", "optimizer")
 
 def figure2_sweep(
     *,
-    learning_rates: Sequence[float] | str = "1e-4:1e-1:6",
+    learning_rates: Sequence[float | str] | str = "1e-4:1e-1:6",
     repetitions: int = 4,
     width: int = 128,
     num_hidden_layers: int = 3,

@@ -6,6 +6,7 @@ from lmcjax.sweep._config import parse_learning_rates as parse_learning_rates
 from lmcjax.sweep._config import read_sweep as read_sweep
 from lmcjax.sweep._config import sweep_from_table as sweep_from_table
 from lmcjax.sweep._folder import SweepFolder as SweepFolder
+from lmcjax.sweep._networks import load_networks as load_networks
 from lmcjax.sweep._pairs import Compared as Compared
 from lmcjax.sweep._pairs import compare_pair as compare_pair
 from lmcjax.sweep._plan import Plan as Plan

@@ -16,6 +16,10 @@ from lmcjax.models import MODELS, takes_width
 from lmcjax.training import Optimizer
 
 Pairing: TypeAlias = Literal["disjoint", "all"]
+# Of a grid: given, anything that makes a tuple; kept, a tuple
+_Integers: TypeAlias = tuple[int, ...] | Any
+_Numbers: TypeAlias = tuple[float, ...] | Any
+_Names: TypeAlias = tuple[str, ...] | Any
 
 
 class Cell(NamedTuple):
@@ -56,12 +60,12 @@ class Sweep:
         keep_networks: whether the trained networks are stored, see `load_networks`.
     """
 
-    seeds: tuple[int, ...]
-    widths: tuple[int, ...] = (128,)
-    num_hidden_layers: tuple[int, ...] = (3,)
-    learning_rates: tuple[float, ...] = (0.01,)
-    optimizers: tuple[Optimizer, ...] = ("sgd",)
-    matchings: tuple[Similarity, ...] = ("weights", "covariance", "activations")
+    seeds: _Integers
+    widths: _Integers = (128,)
+    num_hidden_layers: _Integers = (3,)
+    learning_rates: _Numbers = (0.01,)
+    optimizers: _Names = ("sgd",)
+    matchings: _Names = ("weights", "covariance", "activations")
     model: str = "mlp"
     pairing: Pairing = "disjoint"
     epochs: int = 20

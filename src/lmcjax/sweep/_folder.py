@@ -65,6 +65,8 @@ def identity(sweep: Sweep, dataset: Dataset) -> dict[str, Any]:
             "source": dataset.source,
             "train_samples": len(dataset.train.labels),
             "test_samples": len(dataset.test.labels),
+            "input_shape": list(dataset.input_shape),
+            "num_classes": dataset.num_classes,
             "fingerprint": fingerprint(dataset),
         },
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -113,12 +115,11 @@ class SweepFolder:
         elif self.path.is_dir() and (foreign := sorted({p.name for p in self.path.iterdir()} - _LOCKS)):
             raise FileExistsError(errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path))
 
-    def begin(self, sweep: Sweep, dataset: Dataset, make_plan: Callable[[], Plan]) -> None:
-        """Write down what is computed and how, unless that has been done; errors as of `check`."""
+    def begin(self, sweep: Sweep, dataset: Dataset, plan: Plan) -> None:
+        """Write down what is computed and by which plan, unless that has been done; errors as of `check`."""
         with self._changing():
             self.check(sweep, dataset)
             if not self.exists():
-                plan = make_plan()
                 with _named(self.path):
                     (self.path / "batches").mkdir(exist_ok=True)
                 self._write_plan(plan)

@@ -1,7 +1,6 @@
 """Running a sweep: batch after batch, each stored when it is finished."""
 
 import contextlib
-import functools
 import itertools
 import logging
 import math
@@ -10,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -103,10 +102,10 @@ def run_sweep(
     devices = tuple(jax.local_devices() if devices is None else devices)
     programs = Programs(sweep, dataset)
     folder, process, processes = SweepFolder(out), jax.process_index(), jax.process_count()
-    plan = functools.partial(make_plan, programs, devices)
     with contextlib.ExitStack() as stack:
         if process == 0:
             folder.check(sweep, dataset)
+            plan = folder.plan() if folder.exists() else make_plan(programs, devices)  # mistakes write nothing
             stack.enter_context(folder.lock(shared=join))
             folder.begin(sweep, dataset, plan)
         if processes > 1:
@@ -289,7 +288,8 @@ class _Run:
         parts, permutations = [], []
         for width, chosen in pairs.items():
             result = self._compare_width(number, group, width, trained, np.array(chosen))
-            permutations.append(_in_one_array(result.permutations))
+            groups = self.programs.program(width, group.num_hidden_layers).spec.groups
+            permutations.append(_in_one_array([result.permutations[g] for g in groups]))
             parts.append(result._replace(permutations={}))
         merged = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
         arrays = {name: value for name, value in merged._asdict().items() if name != "permutations"}
@@ -309,6 +309,7 @@ class _Run:
         )
         most = _PAIRS_ON_A_CPU * len(self.devices) if self.devices[0].platform == "cpu" else self._per_call(number) // 2
         chunk = max(1, min(most, self._most_pairs(self.plan.batches[number].group, width)))
+        chunk = -(-chunk // len(self.devices)) * len(self.devices)
         base, work = self._under_way, self.programs.comparing_work(width, depth)
 
         def on_progress(done: int, total: int) -> None:
@@ -341,9 +342,9 @@ class _Run:
         write_whole(self.folder.networks_path(number), save(arrays, {"sweep": self.folder.digest()}))
 
 
-def _in_one_array(permutations: Mapping[str, Any]) -> np.ndarray:
+def _in_one_array(permutations: Sequence[Any]) -> np.ndarray:
     """`[pairs, matchings, groups, neurons]`, filled up with -1; stacked layers and heads lie end to end."""
-    flat = [p.reshape(*p.shape[:2], -1) for p in permutations.values()]
+    flat = [p.reshape(*p.shape[:2], -1) for p in permutations]
     return _stack_padded([p[:, :, None] for p in flat], axis=2)
 
 

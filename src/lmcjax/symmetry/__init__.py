@@ -6,6 +6,7 @@ from lmcjax.symmetry._homogeneity import homogeneous_groups as homogeneous_group
 from lmcjax.symmetry._homogeneity import rescale as rescale
 from lmcjax.symmetry._leaves import check_same_shapes as check_same_shapes
 from lmcjax.symmetry._leaves import named_leaves as named_leaves
+from lmcjax.symmetry._leaves import rebuild as rebuild
 from lmcjax.symmetry._padding import drop_padding as drop_padding
 from lmcjax.symmetry._padding import pad_neurons as pad_neurons
 from lmcjax.symmetry._padding import real_entries as real_entries

@@ -97,7 +97,7 @@ class TrainResult(NamedTuple):
 
 
 def init_state(config: TrainConfig, key: Key[Array, ""], params: PyTree | None = None) -> TrainState:
-    """The state before the first step: parameters from `fold_in(key, 0)`, unless given, shuffles from `fold_in(key, 1)`.
+    """The state before the first step: parameters of `fold_in(key, 0)`, unless given, shuffles of `fold_in(key, 1)`.
 
     >>> import jax, lmcjax
     >>> network = lmcjax.FlaxNetwork(lmcjax.MLP((8,), 2), input_shape=(3,))
