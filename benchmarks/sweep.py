@@ -1,0 +1,207 @@
+"""A sweep over widths against a compiled call per width, against one network at a time."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich
+import tyro
+from rich.live import Live
+from rich.table import Table
+
+import lmcjax
+from _report import Timing, machine_line, ratio, time_alternately, write_result
+from lmcjax.batching import replicate
+from lmcjax.sweep import Programs, Sweep, make_plan
+from lmcjax.sweep._plan import Group
+from lmcjax.sweep._train import Checkpoints, train_call
+from training import machine_rate, make_loop, operations
+
+WIDTHS = (32, 64, 128, 256, 512)
+RATES = (0.001, 0.01, 0.1)
+BATCH_SIZE = 100
+Contender = Literal["one at a time", "call per width", "padded together"]
+CONTENDERS: tuple[Contender, ...] = ("one at a time", "call per width", "padded together")
+CASES = {"all five": (WIDTHS, 1.3), "up to 128": (WIDTHS[:3], 2.5), "width 64, 6 networks": ((64,), None)}
+COLUMNS = (
+    "widths",
+    "contender",
+    "programs",
+    "cold, 1 epoch (s)",
+    "compilations",
+    "peak memory (MB)",
+    "warm, 1 epoch (s)",
+    "one at a time / this, warm",
+    "goal",
+    "20 epochs, cold (s)",
+    "share of the machine's matrix-product rate",
+    "chosen for 1 epoch",
+    "for 20 epochs",
+)
+NOTE = """
+Training alone, of MLPs with three hidden layers on mnist5k (4,000 images), batches of 100, SGD with momentum, 3 rates x
+16 seeds per width: 240 networks in *all five* widths, 144 in those *up to 128*. *One at a time*: a Python loop over one
+jitted training step per width, with donated buffers and the same shuffles. *Call per width*: a compiled program for
+each width, networks of one width sharded over a device per core. *Padded together*: widths share a program, padded to
+the widest, as far as padding wastes at most half of the arithmetic. The losses of all networks at all steps agree to
+1e-5, or the benchmark fails. Cold: in a fresh process, from the loaded data to the last loss, compilations included
+(those longer than 0.1 s are counted), and that process's peak memory. Warm: in one process, in turns; medians, and
+medians of ratios of neighbouring runs. *20 epochs, cold* is computed: the cold epoch and 19 warm ones. The last two
+columns say which of the two ways a sweep of so many epochs plans here.
+"""
+
+
+def make_sweep(widths: tuple[int, ...], seeds: int, epochs: int = 1) -> Sweep:
+    return Sweep(range(seeds), widths, 3, RATES, batch_size=BATCH_SIZE, epochs=epochs)
+
+
+def groups(sweep: Sweep, programs: Programs, contender: Contender) -> list[Group]:
+    """What trains in one program."""
+    cut = [(width,) for width in sweep.widths]
+    if contender == "padded together":  # the fewest programs that waste at most half
+        cut = [()]
+        for width in sweep.widths:
+            costs = [programs.operations(w, 3) for w in (*cut[-1], width)]
+            if 1 - sum(costs) / (len(costs) * costs[-1]) > 0.5:
+                cut.append(())
+            cut[-1] = (*cut[-1], width)
+    networks = len(RATES) * len(sweep.seeds)
+    return [Group(3, "sgd", c, programs.padding(c[0], c[-1], 3), networks * len(c), 0.0, 0) for c in cut]
+
+
+def make_trainer(sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender) -> tuple[Callable[[], np.ndarray], int]:
+    """All networks' mean losses of one epoch, cell by cell, and the number of training programs."""
+    data = jax.tree.map(jnp.asarray, tuple(dataset.train))
+    if contender == "one at a time":
+        rates = jnp.asarray(np.repeat(RATES, len(sweep.seeds)), jnp.float32)
+        keys = jax.vmap(jax.random.key)(jnp.asarray(list(sweep.seeds) * len(RATES), jnp.uint32))
+        steps = len(dataset.train.labels) // BATCH_SIZE
+        loops = []
+        for width in sweep.widths:
+            network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * 3, 10), dataset.input_shape)
+            config = lmcjax.TrainConfig(rates, network, num_steps=steps, batch_size=BATCH_SIZE)
+            loops.append(make_loop(config, keys, data))
+        return lambda: np.concatenate([np.asarray(loop()).mean(1) for loop in loops]), len(sweep.widths)
+    programs, devices = Programs(sweep, dataset), jax.local_devices()
+    replicated = replicate(data, devices)
+    chosen = groups(sweep, programs, contender)
+
+    def train() -> np.ndarray:
+        losses = {}
+        for group in chosen:
+            networks = [(c, s) for c in sweep.cells if c.width in group.widths for s in sweep.seeds]
+            for start in range(0, len(networks), 8 * len(devices)):
+                some = networks[start : start + 8 * len(devices)]
+                cells, seeds = zip(*some, strict=True)
+                checkpoints = Checkpoints(Path("/nowhere"), np.inf)
+                arguments = (programs, group, cells, seeds, replicated, devices, checkpoints)
+                trained = train_call(*arguments, lambda done, losses: True, keep=False)
+                losses |= dict(zip(some, trained.losses[:, 0], strict=True))
+        return np.array([losses[cell, seed] for cell in sweep.cells for seed in sweep.seeds])
+
+    return train, len(chosen)
+
+
+def cold(widths: str, seeds: int, contender: Contender) -> None:
+    """One epoch in this fresh process; prints what it took as JSON."""
+    lmcjax.use_all_cores()
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, seconds, **_: compilations.append(seconds) if "backend_compile" in event else None
+    )
+    dataset = lmcjax.load_dataset("mnist5k")
+    start = time.perf_counter()
+    train, _ = make_trainer(make_sweep(tuple(map(int, widths.split(","))), seeds), dataset, contender)
+    train()
+    taken = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps([taken, sum(seconds > 0.1 for seconds in compilations), peak]))
+
+
+def measure_cold(widths: tuple[int, ...], seeds: int, contender: Contender) -> tuple[float, int, float]:
+    command = [sys.executable, __file__, "cold", "--widths", ",".join(map(str, widths)), "--seeds", str(seeds)]
+    done = subprocess.run([*command, "--contender", contender], capture_output=True, text=True, check=True)
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def planned(widths: tuple[int, ...], seeds: int, epochs: int, dataset: lmcjax.Dataset) -> list[tuple[int, ...]]:
+    programs = Programs(make_sweep(widths, seeds, epochs), dataset)
+    return [group.widths for group in make_plan(programs, jax.local_devices()).groups]
+
+
+def main(repetitions: int = 3) -> None:
+    """Measure, print a table, write `benchmarks/results/sweep.json`.
+
+    Args:
+        repetitions: of every contender, in turns.
+    """
+    lmcjax.use_all_cores()
+    rich.print(machine_line())
+    dataset = lmcjax.load_dataset("mnist5k")
+    peak = machine_rate()
+    table, rows = Table(*COLUMNS, title=f"machine {peak / 1e9:.0f} Gflop/s"), []
+    with Live(table, auto_refresh=False) as live:
+        for case, (widths, goal) in CASES.items():
+            seeds = 2 if "6 networks" in case else 16
+            sweep = make_sweep(widths, seeds)
+            trainers = {c: make_trainer(sweep, dataset, c) for c in CONTENDERS[: 2 if len(widths) == 1 else 3]}
+            reference = next(iter(trainers.values()))[0]()
+            for name, (train, _) in trainers.items():
+                if not np.abs(train() - reference).max() <= 1e-5:
+                    raise AssertionError(f"{name}: losses differ by {np.abs(train() - reference).max()}")
+            timings: dict[str, Timing] = time_alternately({c: t for c, (t, _) in trainers.items()}, repetitions)
+            steps = len(dataset.train.labels) // BATCH_SIZE
+            work = sum(operations(width, BATCH_SIZE, steps) * len(RATES) * seeds for width in widths)
+            plans = [planned(widths, seeds, epochs, dataset) for epochs in (1, 20)]
+            programs = Programs(sweep, dataset)
+            for name, (_, count) in trainers.items():
+                first, compilations, memory = measure_cold(widths, seeds, name)
+                speed_up = ratio(timings["one at a time"], timings[name])
+                warm = timings[name].median
+                cut = None if name == "one at a time" else [g.widths for g in groups(sweep, programs, name)]
+                rows.append(
+                    [
+                        case,
+                        name,
+                        count,
+                        f"{first:.1f}",
+                        compilations,
+                        f"{memory:.0f}",
+                        f"{warm:.2f}",
+                        f"{speed_up:.2f}",
+                        f"{goal}" if goal and name != "one at a time" else "",
+                        f"{first + 19 * warm:.0f}",
+                        f"{work / warm / peak:.0%}",
+                        *("yes" if plan == cut else "" for plan in plans),
+                    ]
+                )
+                table.add_row(*map(str, rows[-1]))
+                live.refresh()
+    eight = make_trainer(make_sweep((64,), 16), dataset, "call per width")[0]
+    few = make_trainer(make_sweep((64,), 2), dataset, "call per width")[0]
+    growth = time_alternately({"48": eight, "6": few}, 7)
+    cost = growth["48"].median / 48 / (growth["6"].median / 6)
+    for case, (widths, _) in CASES.items():
+        sizes = " ".join(str(group) for group in planned(widths, 16, 20, dataset))
+        rich.print(f"{case}: planned for 20 epochs {sizes}")
+    note = NOTE + (
+        f"\nThe machine's rate was {peak / 1e9:.0f} Gflop/s. With 8 times as many networks of width 64 "
+        f"(48 instead of 6, a call per width) the cost per network is {cost:.2f} times as high (goal: at most 1.1).\n"
+    )
+    path = write_result("sweep", title="Widths of a sweep", note=note, columns=COLUMNS, rows=rows)
+    rich.print(f"growth {cost:.2f}; wrote {path.name}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["cold"]:
+        tyro.cli(cold, args=sys.argv[2:])
+    else:
+        tyro.cli(main, description=__doc__)
