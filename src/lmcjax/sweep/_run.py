@@ -138,8 +138,9 @@ class _Run:
         self.devices, self.checkpoint_seconds, self.stop = devices, checkpoint_seconds, stop
         self.plan: Plan = folder.plan()
         self.units = [self.plan.units(self.sweep, batch) for batch in range(len(self.plan.batches))]
-        self.work = [batch.operations for batch in self.plan.batches]
         self.finished: set[int] = set()
+        self._networks_done, self._work_done = 0, 0.0
+        self._work = sum(batch.operations for batch in self.plan.batches)
         self._most: dict[tuple[int, int], int] = {}
         self._on_progress = on_progress
         self._stage, self._under_way, self._loss, self._barrier = "train", 0.0, np.nan, np.nan
@@ -153,7 +154,7 @@ class _Run:
         for batch in range(len(self.plan.batches)):
             try:
                 self.folder.read_batch(batch)
-                self.finished.add(batch)
+                self._finish(batch)
             except FileNotFoundError:
                 pass
             except ValueError as error:
@@ -173,7 +174,9 @@ class _Run:
                 with self.folder.claim(batch) if join else contextlib.nullcontext(True) as mine:
                     if mine:
                         self.batch(batch)
-            self.finished |= {batch for batch in numbers if self.folder.batch_path(batch).is_file()}
+            for batch in numbers:
+                if batch not in self.finished and self.folder.batch_path(batch).is_file():
+                    self._finish(batch)
             if len(self.finished) == len(numbers):
                 return
             self._stage = "wait"
@@ -196,7 +199,7 @@ class _Run:
                 jax.clear_caches()
             else:
                 self.folder.drop_checkpoints(number)
-                self.finished.add(number)
+                self._finish(number)
                 self._under_way = 0.0
                 self.report()
                 return
@@ -209,14 +212,14 @@ class _Run:
 
     def report(self) -> None:
         """Say how far we are."""
-        done = sum(self.work[b] for b in self.finished) + self._under_way
-        networks = sum(map(len, itertools.chain(*(self.units[b] for b in self.finished))))
-        share = min(1.0, done / sum(self.work))
-        self._on_progress(
-            SweepProgress(
-                networks, self.sweep.num_networks, share, self._stage, float(self._loss), float(self._barrier)
-            )
-        )
+        share = min(1.0, (self._work_done + self._under_way) / self._work)
+        networks = (self._networks_done, self.sweep.num_networks)
+        self._on_progress(SweepProgress(*networks, share, self._stage, float(self._loss), float(self._barrier)))
+
+    def _finish(self, batch: int) -> None:
+        self.finished.add(batch)
+        self._networks_done += sum(map(len, self.units[batch]))
+        self._work_done += self.plan.batches[batch].operations
 
     # One batch
 

@@ -78,6 +78,7 @@ class Checkpoints:
         self.path = path
         self.seconds = seconds
         self._last = time.monotonic()
+        self.any = path.is_dir()  # whether there is one
 
     def due(self) -> bool:
         """Whether the last one is long ago."""
@@ -104,6 +105,7 @@ class Checkpoints:
             if manager.latest_step() != epoch:
                 manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
         self._last = time.monotonic()
+        self.any = True
 
     def restore(self, like: Callable[[int], PyTree]) -> tuple[int, PyTree] | None:
         """The newest state with its epoch, if there is one; `like(epoch)` has its shapes."""
@@ -140,7 +142,7 @@ def train_call(
         devices: to spread them over.
         checkpoints: where to go on from, if there is one, and to store one every now and then.
         after_epoch: called with epochs done and each network's losses `[num_networks, epochs]`; False: stop here.
-        keep: store the final state as well, since more calls follow before the batch is stored.
+        keep: store the final state even of a short training, since more calls follow before the batch is stored.
 
     Returns:
         The trained networks; None if stopped, with a checkpoint of how far they got.
@@ -177,7 +179,8 @@ def train_call(
         states, done = after, done + 1
         losses = np.concatenate([losses, np.asarray(step_losses).mean(1, keepdims=True)], axis=1)
         go_on = after_epoch(done, losses)
-        if (keep and done == epochs) or not go_on or (checkpoints.due() and done < epochs):
+        finished_long_work = done == epochs and (keep or checkpoints.any)
+        if not go_on or finished_long_work or checkpoints.due():
             checkpoints.save(done, changing(done))
         if not go_on:
             return None
