@@ -47,8 +47,7 @@ def _unfinished(folder: "SweepFolder") -> "xr.Dataset":
     from lmcjax.data import load_dataset
     from lmcjax.sweep import Programs, merge
 
-    sweep, source = folder.sweep(), folder.identity()["data"]["source"]
-    results = merge(folder, Programs(sweep, load_dataset(source)), partial=True)
+    results = merge(folder, Programs(folder.sweep(), load_dataset(folder.source())), partial=True)
     if "barrier" not in results:
         raise ValueError(f"{folder.path}: nothing is finished yet")
     print(f"{folder.path}: unfinished, what is missing is left out")

@@ -105,7 +105,7 @@ class SweepCommand:
 
         if self.resume is not None:
             folder = SweepFolder(self.resume)
-            return folder.sweep(), load_dataset(folder.identity()["data"]["source"])
+            return folder.sweep(), load_dataset(folder.source())
         assert self.config is not None
         sweep, name = read_sweep(self.config)
         return sweep, load_dataset(name)
@@ -132,8 +132,6 @@ class Status:
 
     def run(self) -> None:
         """Read and print."""
-        import rich
-
         from lmcjax.sweep import SweepFolder
 
         folder = SweepFolder(self.folder)
@@ -156,21 +154,21 @@ class Status:
             seconds += sum(stored.seconds.values())
         missing = sum(len(plan.networks(sweep, batch)) for batch in left)
         who = folder.computing()
-        rich.print(f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}")
-        rich.print(f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches")
-        rich.print(f"  diverged  {diverged} of these")
-        rich.print(f"  left      {missing} networks in {len(left)} batches")
+        print(f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}")
+        print(f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches")
+        print(f"  diverged  {diverged} of these")
+        print(f"  left      {missing} networks in {len(left)} batches")
         for message in damaged:
-            rich.print(f"  damaged   {message}")
-        rich.print(f"  computing {who or 'nobody'}")
+            print(f"  damaged   {message}")
+        print(f"  computing {who or 'nobody'}")
         if left and done:
             to_do = sum(plan.batches[batch].operations for batch in left)
             rate = seconds / (sum(batch.operations for batch in plan.batches) - to_do)
-            rich.print(f"  time      {duration(seconds)} of computing so far, about {duration(rate * to_do)} to go")
+            print(f"  time      {duration(seconds)} of computing so far, about {duration(rate * to_do)} to go")
         elif done:
-            rich.print(f"  time      {duration(seconds)} of computing; results in {folder.results}")
+            print(f"  time      {duration(seconds)} of computing; results in {folder.results}")
         if left and who is None:
-            rich.print(f"  go on     lmcjax sweep --resume {shlex.quote(str(self.folder))}")
+            print(f"  go on     lmcjax sweep --resume {shlex.quote(str(self.folder))}")
 
     def again(self) -> str:
         """The same command."""

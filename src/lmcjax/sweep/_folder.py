@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,12 +31,13 @@ from safetensors.numpy import save
 
 from lmcjax.data import Dataset
 from lmcjax.sweep._config import Sweep, sweep_from_table
-from lmcjax.sweep._plan import Plan, plan_from_dict
+from lmcjax.sweep._plan import Plan, check_plan, plan_from_dict
 
 _PACKAGES = ("lmcjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
-_LOCKS = {"lock", "changing.lock"}
+_BEGINNING = {"lock", "changing.lock", "plan.json"}  # what one that was stopped while it began may have left
+_PATIENCE = 1.0  # seconds to wait for those who only look who computes
 
 
 class StoredBatch(NamedTuple):
@@ -112,7 +114,7 @@ class SweepFolder:
             mine = json.loads(json.dumps(identity(sweep, dataset)))
             if differing := differences(mine, self.identity()):
                 raise ValueError(f"{self.path} holds another sweep: {'; '.join(differing)}")
-        elif self.path.is_dir() and (foreign := sorted({p.name for p in self.path.iterdir()} - _LOCKS)):
+        elif self.path.is_dir() and (foreign := sorted(p.name for p in self.path.iterdir() if not _of_beginning(p))):
             raise FileExistsError(errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path))
 
     def begin(self, sweep: Sweep, dataset: Dataset, plan: Plan) -> None:
@@ -128,7 +130,9 @@ class SweepFolder:
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """One process at a time, for a moment."""
-        with _named(self.path), open(self.path / "changing.lock", "a") as file:
+        with _named(self.path):
+            file = open(self.path / "changing.lock", "a")  # noqa: SIM115 - closed below
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -143,7 +147,24 @@ class SweepFolder:
 
     def sweep(self) -> Sweep:
         """The folder's sweep."""
-        return sweep_from_table(self.identity()["sweep"])
+        table = self.identity().get("sweep")
+        try:
+            if not isinstance(table, dict):
+                raise ValueError("it says nothing of a sweep")
+            return sweep_from_table(table)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self.path / 'sweep.json'}: damaged: {error}") from error
+
+    def source(self) -> str:
+        """The name of the sweep's data, as `load_dataset` takes it.
+
+        Raises:
+            ValueError: the data were made by a program, and have none.
+        """
+        data = self.identity()["data"]
+        if not data["source"]:
+            raise ValueError(f"{self.path}: its data, {data['name']!r}, have no name to load them by")
+        return data["source"]
 
     def digest(self) -> str:
         """The identity in short, as every batch carries it."""
@@ -154,9 +175,15 @@ class SweepFolder:
 
         Raises:
             FileNotFoundError: there is no sweep here.
-            ValueError: the plan can't be read.
+            ValueError: the plan can't be read, or does not cover the sweep.
         """
-        return plan_from_dict(self._read_json("plan.json"))
+        values = self._read_json("plan.json")
+        try:
+            plan = plan_from_dict(values)
+            check_plan(plan, self.sweep())
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ValueError(f"{self.path / 'plan.json'}: damaged: {error!r}") from error
+        return plan
 
     def change_plan(self, change: Callable[[Plan], Plan]) -> None:
         """Replace the stored plan by a changed one."""
@@ -171,7 +198,10 @@ class SweepFolder:
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, "no sweep has been started here, there is no such file", str(path))
         try:
-            return json.loads(path.read_text("utf-8"))
+            values = json.loads(path.read_text("utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no names and values")
+            return values
         except ValueError as error:
             raise ValueError(f"{path}: damaged: {error}") from error
 
@@ -186,7 +216,7 @@ class SweepFolder:
         metadata = {
             "sweep": self.digest(),
             "batch": str(batch),
-            "checksum": _checksum(arrays),
+            "checksum": _checksum(arrays, json.dumps(about)),
             "about": json.dumps(about),
         }
         write_whole(self.batch_path(batch), save(arrays, metadata))
@@ -209,7 +239,7 @@ class SweepFolder:
             raise ValueError(f"{path}: truncated or damaged: {error}") from error
         if (metadata.get("sweep"), metadata.get("batch")) != (self.digest(), str(batch)):
             raise ValueError(f"{path}: not batch {batch} of this sweep")
-        if metadata.get("checksum") != _checksum(arrays):
+        if metadata.get("checksum") != _checksum(arrays, metadata.get("about", "")):
             raise ValueError(f"{path}: damaged: its contents do not have the checksum that it was stored with")
         return StoredBatch(arrays, **json.loads(metadata["about"]))
 
@@ -223,10 +253,7 @@ class SweepFolder:
 
     def write_results(self, results: xr.Dataset) -> None:
         """Store the merged results."""
-        unfinished = self.path / f"results.nc.{os.getpid()}.part"
-        with _named(unfinished):
-            results.to_netcdf(unfinished, engine="h5netcdf")
-            os.replace(unfinished, self.results)
+        write_whole(self.results, bytes(results.to_netcdf(engine="h5netcdf")))  # HDF5 itself crashes on a full disk
 
     def drop_checkpoints(self, batch: int) -> None:
         """Forget the checkpoints of a batch."""
@@ -243,19 +270,24 @@ class SweepFolder:
         """
         with _named(self.path / "lock"):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = open(self.path / "lock", "a+")  # noqa: SIM115 - closed below
+            file = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115 - closed below
         with file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.seek(0)
-                raise BlockingIOError(
-                    errno.EWOULDBLOCK, f"{file.read().strip() or 'another process'} is computing here", str(self.path)
-                ) from None
-            if not shared:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+            patience = time.monotonic() + _PATIENCE
+            while True:
+                try:
+                    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() < patience:
+                        time.sleep(0.05)
+                        continue
+                    file.seek(0)
+                    who = file.read().decode().strip() or "another process"
+                    raise BlockingIOError(errno.EWOULDBLOCK, f"{who} is computing here", str(self.path)) from None
+            with _named(self.path / "lock"):
+                file.truncate(0)  # those who share leave no name, nor that of one who is gone
+                if not shared:
+                    file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
             yield
 
     def computing(self) -> str | None:
@@ -282,8 +314,15 @@ class SweepFolder:
             yield not self.batch_path(batch).is_file()
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _of_beginning(path: Path) -> bool:
+    """Whether a file may be there before sweep.json is."""
+    if path.name == "batches":
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in _BEGINNING or path.suffix == ".part"
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
         digest.update(np.ascontiguousarray(arrays[name]).data)

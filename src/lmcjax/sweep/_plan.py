@@ -94,6 +94,21 @@ def plan_from_dict(values: dict[str, Any]) -> Plan:
     return Plan(tuple(groups), tuple(batches))
 
 
+def check_plan(plan: Plan, sweep: Sweep) -> None:
+    """Check that the batches of a plan are the sweep, each network once.
+
+    Raises:
+        ValueError: they are not.
+    """
+    for number, group in enumerate(plan.groups):
+        ends = [batch.units for batch in plan.batches if batch.group == number]
+        units = [unit for start, stop in ends for unit in range(start, stop)]
+        if units != list(range(len(_units(sweep, group)))):
+            raise ValueError(f"the batches of group {number} do not cover it once")
+    if sum(len(plan.networks(sweep, batch)) for batch in range(len(plan.batches))) != sweep.num_networks:
+        raise ValueError(f"its batches do not hold the sweep's {sweep.num_networks} networks")
+
+
 @functools.lru_cache(maxsize=64)
 def _units(sweep: Sweep, group: Group) -> tuple[tuple[Network, ...], ...]:
     """Pairs of a cell, or whole cells where all are paired with all, cell after cell, narrow ones first."""

@@ -111,7 +111,7 @@ def run_sweep(
         if processes > 1:
             multihost_utils.sync_global_devices("the plan is made")
             folder.check(sweep, dataset)
-        stop = stack.enter_context(_stop_on_signals())
+        stop = stack.enter_context(_stop_on_signals(folder.path))
         run = _Run(programs, folder, devices, checkpoint_seconds, on_progress, stop)
         run.check_batches(resume=resume)
         run.everything(process, processes, join=join)
@@ -258,11 +258,12 @@ class _Run:
 
             def after_epoch(done: int, losses: np.ndarray, first: int = first, real: int = real) -> bool:
                 self._under_way = (first * self.sweep.epochs + real * done) * epoch_work
-                self._loss = losses[:real, -1].mean()
+                finite = losses[:real, -1][np.isfinite(losses[:real, -1])]
+                self._loss = finite.mean() if finite.size else np.nan
                 self.report()
                 return not self.stop
 
-            path = self.folder.checkpoint_path(number, f"{batch.calls}-{call}")
+            path = self.folder.checkpoint_path(number, f"{per_call}-{call}")
             trained = train_call(
                 self.programs,
                 group,
@@ -363,7 +364,7 @@ def _out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def _stop_on_signals() -> Iterator[list[int]]:
+def _stop_on_signals(folder: Path) -> Iterator[list[int]]:
     """A list that SIGINT and SIGTERM put themselves on; a second one interrupts at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -372,7 +373,7 @@ def _stop_on_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: Any) -> None:
         if received:
-            raise KeyboardInterrupt
+            raise SweepInterrupted(number, folder)
         received.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}

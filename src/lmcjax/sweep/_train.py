@@ -1,7 +1,10 @@
 """The training of one batch of a sweep: padded to one width, in calls, with checkpoints between them."""
 
 import dataclasses
+import errno
 import functools
+import logging
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +21,8 @@ from lmcjax.sweep._plan import Group
 from lmcjax.sweep._programs import Programs
 from lmcjax.symmetry import PermutationSpec, pad_neurons, real_entries
 from lmcjax.training import TrainConfig, TrainState, init_state, train_in_calls
+
+_log = logging.getLogger("lmcjax")
 
 
 class Trained(NamedTuple):
@@ -101,9 +106,14 @@ class Checkpoints:
         """Keep the state after an epoch."""
         import orbax.checkpoint as ocp
 
-        with self._manager() as manager:
-            if manager.latest_step() != epoch:
-                manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
+        try:
+            with self._manager() as manager:
+                if manager.latest_step() != epoch:
+                    manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
+        except (OSError, ValueError) as error:  # tensorstore's are ValueErrors, of many lines
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            number = getattr(error, "errno", None) or errno.EIO
+            raise OSError(number, f"cannot write: {reason}", str(self.path)) from error
         self._last = time.monotonic()
         self.any = True
 
@@ -117,7 +127,13 @@ class Checkpoints:
             epoch = manager.latest_step()
             if epoch is None:
                 return None
-            return epoch, manager.restore(epoch, args=ocp.args.StandardRestore(jax.device_get(like(epoch))))
+            try:
+                return epoch, manager.restore(epoch, args=ocp.args.StandardRestore(jax.device_get(like(epoch))))
+            except (OSError, ValueError, KeyError) as error:
+                reason = str(error).strip().splitlines()[-1]
+                _log.warning("%s: a damaged checkpoint, trained anew: %s", self.path, reason)
+        shutil.rmtree(self.path)
+        return None
 
 
 def train_call(
