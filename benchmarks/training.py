@@ -46,8 +46,10 @@ product of 2048 x 2048 float32 matrices per core at a time, the cores together.
 """
 
 
-def make_loop(configs: TrainConfig, keys: jax.Array, data: tuple[jax.Array, jax.Array]) -> Callable[[], jax.Array]:
-    """The rival: what a careful person writes without `vmap`."""
+def make_loop(
+    configs: TrainConfig, keys: jax.Array, data: tuple[jax.Array, jax.Array], epochs: int = 1
+) -> Callable[[], jax.Array]:
+    """The rival: what a careful person writes without `vmap`. Losses `[networks, steps]`."""
     inputs, labels = data
     num_samples, batch_size = len(labels), configs.batch_size
     network = configs.network
@@ -58,8 +60,11 @@ def make_loop(configs: TrainConfig, keys: jax.Array, data: tuple[jax.Array, jax.
     @jax.jit
     def init(rate: jax.Array, key: jax.Array) -> tuple[Any, Any, jax.Array]:
         state = init_state(dataclasses.replace(configs, learning_rate=rate), key)
-        bits = jax.random.bits(jax.random.fold_in(state.key, 0), (num_samples,))
-        return state.params, state.opt_state, jnp.argsort(bits).astype(jnp.int32)
+        return state.params, state.opt_state, state.key
+
+    @jax.jit
+    def shuffle(key: jax.Array, epoch: Any) -> jax.Array:
+        return jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (num_samples,))).astype(jnp.int32)
 
     def step(params: Any, opt_state: Any, rate: jax.Array, order: jax.Array, number: Any) -> tuple[Any, Any, jax.Array]:
         batch = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size)
@@ -77,10 +82,12 @@ def make_loop(configs: TrainConfig, keys: jax.Array, data: tuple[jax.Array, jax.
     def loop() -> jax.Array:
         losses = []
         for rate, key in zip(configs.learning_rate, keys, strict=True):
-            params, opt_state, order = init(rate, key)
-            for number in range(num_samples // batch_size):
-                params, opt_state, loss = step(params, opt_state, rate, order, number)
-                losses.append(loss)
+            params, opt_state, shuffles = init(rate, key)
+            for epoch in range(epochs):
+                order = shuffle(shuffles, epoch)
+                for number in range(num_samples // batch_size):
+                    params, opt_state, loss = step(params, opt_state, rate, order, number)
+                    losses.append(loss)
         jax.block_until_ready(params)
         return jnp.stack(losses).reshape(len(keys), -1)
 

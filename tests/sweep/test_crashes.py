@@ -162,6 +162,7 @@ def test_signals_end_it_after_the_running_call_with_the_command_that_goes_on(
     assert finished_alike(folder)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_told_who_computes(undisturbed, finished_alike, start, tmp_path):
     folder = tmp_path / "sweep"
     first = start(tmp_path / "first", "sweep", undisturbed.config, "--out", folder)
@@ -200,6 +201,7 @@ def test_processes_that_join_share_the_work(undisturbed, finished_alike, start, 
     assert finished_alike(folder)
 
 
+@pytest.mark.slow
 def test_one_of_those_that_join_may_be_killed(undisturbed, finished_alike, start, tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["sweep", undisturbed.config, "--out", folder, "--join", *OFTEN]

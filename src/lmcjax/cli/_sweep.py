@@ -1,6 +1,7 @@
 """`lmcjax sweep` and `lmcjax status`."""
 
 import dataclasses
+import re
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -64,8 +65,8 @@ class SweepCommand:
             raise ValueError(f"--checkpoint-minutes is positive, not {self.checkpoint_minutes}")
         from lmcjax.batching import use_all_cores
 
+        self._start_distributed()  # before anything else of JAX
         use_all_cores()
-        self._start_distributed()
         sweep, dataset = self._load()
         if self.dry_run:
             print_plan(sweep, dataset)
@@ -116,6 +117,8 @@ class SweepCommand:
             if any(value is not None for value in given):
                 raise ValueError("--coordinator, --num-processes and --process-id belong to --distributed")
             return
+        if self.coordinator is not None and not re.fullmatch(r"\S+:\d+", self.coordinator):
+            raise ValueError(f"--coordinator is HOST:PORT, not {self.coordinator!r}")
         if self.join:
             raise ValueError("--join is for processes that know nothing of each other: leave out --distributed")
         import jax

@@ -103,13 +103,20 @@ def run_sweep(
     programs = Programs(sweep, dataset)
     folder, process, processes = SweepFolder(out), jax.process_index(), jax.process_count()
     with contextlib.ExitStack() as stack:
+        refusal = None
         if process == 0:
-            folder.check(sweep, dataset)
-            plan = folder.plan() if folder.exists() else make_plan(programs, devices)  # mistakes write nothing
-            stack.enter_context(folder.lock(shared=join))
-            folder.begin(sweep, dataset, plan)
-        if processes > 1:
-            multihost_utils.sync_global_devices("the plan is made")
+            try:
+                folder.check(sweep, dataset)
+                plan = folder.plan() if folder.exists() else make_plan(programs, devices)  # mistakes write nothing
+                stack.enter_context(folder.lock(shared=join))
+                folder.begin(sweep, dataset, plan)
+            except (ValueError, OSError) as error:
+                refusal = error
+        if processes > 1 and not multihost_utils.broadcast_one_to_all(np.asarray(refusal is None)):
+            refusal = refusal or ValueError("process 0 of this job could not begin, and says why")
+        if refusal is not None:
+            raise refusal
+        if process > 0:
             folder.check(sweep, dataset)
         stop = stack.enter_context(_stop_on_signals(folder.path))
         run = _Run(programs, folder, devices, checkpoint_seconds, on_progress, stop)

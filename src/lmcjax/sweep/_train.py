@@ -77,7 +77,10 @@ def initial_states(
 
 
 class Checkpoints:
-    """The state of a call's training on disk, by orbax: the newest is kept, and is there whole or not at all."""
+    """The state of a call's training on disk, by orbax: the newest is kept, and is there whole or not at all.
+
+    In a job of several processes there are none: orbax would write the arrays of process 0 alone.
+    """
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
@@ -92,18 +95,14 @@ class Checkpoints:
     def _manager(self) -> Any:
         import orbax.checkpoint as ocp
 
-        process = jax.process_index()  # every process has networks, and checkpoints, of its own
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=process, active_processes={process}, barrier_sync_key_prefix=f"process{process}"
-        )
         self.path.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=1, create=False, enable_async_checkpointing=False, multiprocessing_options=alone
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
         return ocp.CheckpointManager(self.path, options=options)
 
     def save(self, epoch: int, state: PyTree) -> None:
         """Keep the state after an epoch."""
+        if jax.process_count() > 1:
+            return
         import orbax.checkpoint as ocp
 
         try:

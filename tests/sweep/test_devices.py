@@ -1,0 +1,292 @@
+"""Sweeps on many devices and in several processes: the same numbers, and nothing is sent between devices.
+
+JAX counts its devices once, so whatever needs another number of them than the other tests runs in a process of its own.
+"""
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from lmcjax import cli
+
+EIGHT_DEVICES = """
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 8)
+
+    import jax.numpy as jnp
+    from lmcjax.data import load_dataset
+    from lmcjax.sweep import Programs, Sweep, SweepFolder, make_plan, run_sweep
+
+    digits, eight = load_dataset("digits"), tuple(jax.local_devices())
+    assert len(eight) == 8
+"""
+
+
+def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 120) -> list[str]:
+    """Lines that a program printed; an error, or too long a time, fails the test."""
+    code = textwrap.dedent(EIGHT_DEVICES) + textwrap.dedent(program)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=seconds, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.splitlines()
+
+
+# Eight devices, one process
+
+TWICE = """
+    import sys
+    from lmcjax.training import _networks
+
+    _networks._ON_A_CPU = 2  # networks per device and call: few are enough for several batches
+    grid = dict(widths=(6, 8, 40), num_hidden_layers=1, learning_rates=0.1, epochs=2, num_points=3)
+    sweep = Sweep(seeds=range(10), matchings="activations", keep_permutations=True, **grid)
+    for name, devices in {"eight": eight, "one": eight[:1]}.items():
+        run_sweep(sweep, digits, f"{sys.argv[1]}/{name}", devices=devices)
+        plan = SweepFolder(f"{sys.argv[1]}/{name}").plan()
+        print([g.widths for g in plan.groups], [len(plan.networks(sweep, b)) for b in range(len(plan.batches))])
+"""
+
+
+def test_eight_devices_give_the_bits_of_one(tmp_path):
+    """Batches of other sizes, calls that are filled up, fewer pairs than devices: the same bits.
+
+    In one process. XLA's thread pool on a CPU has a thread per core, or per device if these are more, and cuts large
+    products (here: second moments of 40 neurons over 1,442 images) into sums accordingly: processes with pools of
+    different sizes differ in the last bit of similarities; with `PJRT_NPROC` set alike for both they agree.
+    """
+    of_eight, of_one = on_eight_devices(TWICE, tmp_path)
+    assert of_eight == "[(6, 8), (40,)] [10, 10, 10]"  # no multiples of 8
+    assert of_one == f"[(6, 8), (40,)] {[2] * 15}"
+    eight, one = (xr.load_dataset(tmp_path / name / "results.nc", engine="h5netcdf") for name in ("eight", "one"))
+    assert np.unique(eight["training_loss"]).size == eight["training_loss"].size == 3 * 10 * 2  # no network twice
+    xr.testing.assert_identical(eight.drop_attrs(), one.drop_attrs())
+
+
+# What is sent between devices
+
+PROGRAMS = """
+    import functools
+    from jax.sharding import PartitionSpec as P
+    from lmcjax.batching import network_map, replicate, shard
+    from lmcjax.sweep._pairs import compiled_comparison
+    from lmcjax.sweep._train import initial_states
+    from lmcjax.training._networks import _compiled
+
+    def collectives(compiled):
+        # an operation's name, as the text has it before its operands; on some platforms in two parts, -start and -done
+        names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|send|recv"
+        return sorted(set(re.findall(rf"\\b({names})(?:-start|-done)?\\(", compiled.as_text())))
+
+    import re
+
+    sweep = Sweep(seeds=range(8), widths=(6, 8), num_hidden_layers=1, optimizers="adam", num_points=2)
+    programs = Programs(sweep, digits)
+    (group,) = make_plan(programs, eight).groups
+    assert group.widths == (6, 8)
+    cells = [sweep.cells[i % 2] for i in range(16)]
+    states = shard(initial_states(programs, group, cells, range(16), eight), eight)
+    train, test = (replicate(tuple(samples), eight) for samples in (digits.train, digits.test))
+    _, advance = _compiled(eight)
+    training = advance.lower(states, train, programs.steps_per_epoch).compile()
+
+    def check_sharding(tree, shardings):
+        for leaf, sharding in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True):
+            assert sharding.spec == P("networks"), sharding
+            assert sharding.device_set == set(eight)
+            assert sharding.shard_shape(leaf.shape) == (2, *leaf.shape[1:]), sharding
+
+    (of_states, of_data), _ = training.input_shardings
+    after, losses = jax.eval_shape(functools.partial(advance, num_steps=programs.steps_per_epoch), states, train)
+    check_sharding(states, of_states)
+    check_sharding((after, losses), training.output_shardings)
+    assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(of_data))
+    print("training", collectives(training))
+
+    own = programs.program(8, 1)
+    compare = compiled_comparison(own.network, own.spec, own.spec, ("weights",), 2, None, eight)
+    sides = [jax.tree.map(lambda leaf, s=s: leaf[s:s + 8], states.params) for s in (0, 8)]
+    print("comparison", collectives(compare.lower(*shard(sides, eight), train, test).compile()))
+
+    mean = jax.jit(network_map(lambda x: x - jax.lax.pmean(x, "networks"), devices=eight))
+    print("pmean", collectives(mean.lower(jnp.ones((8, 8))).compile()))
+    others = {
+        "all_gather": lambda x: jax.lax.all_gather(x, "networks"),
+        "all_to_all": lambda x: jax.lax.all_to_all(x, "networks", 1, 1),
+        "ppermute": lambda x: jax.lax.ppermute(x, "networks", [(i, (i + 1) % 8) for i in range(8)]),
+        "psum_scatter": lambda x: jax.lax.psum_scatter(x.T, "networks"),
+    }
+    for name, fn in others.items():
+        mapped = jax.shard_map(
+            fn, mesh=jax.sharding.Mesh(eight, ("networks",)), in_specs=P("networks"), out_specs=P("networks"),
+            check_vma=False,
+        )
+        print(name, collectives(jax.jit(mapped).lower(jnp.ones((8, 8))).compile()))
+"""
+
+
+def test_nothing_is_sent_between_devices():
+    """Read from the optimized programs; ones that do communicate show that reading would find it."""
+    found = dict(line.split(" ", 1) for line in on_eight_devices(PROGRAMS))
+    assert found == {
+        "training": "[]",
+        "comparison": "[]",
+        "pmean": "['all-reduce']",
+        "all_gather": "['all-gather']",
+        "all_to_all": "['all-to-all']",
+        "ppermute": "['collective-permute']",
+        "psum_scatter": "['reduce-scatter']",
+    }
+
+
+# Several processes
+
+CONFIG = """
+dataset = "digits"
+seeds = 128
+widths = [6]
+num_hidden_layers = 1
+learning_rates = [0.1]
+epochs = 10
+batch_size = 50
+num_points = 2
+matchings = ["weights"]
+"""  # on two cores 8 batches of 16
+LMCJAX = """
+import os, sys
+
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])  # the same batches on every machine
+from lmcjax import cli
+
+cli.main()
+"""
+
+
+class Process:
+    """A running `lmcjax` on two cores, its output in files."""
+
+    def __init__(self, log: Path, *arguments: str | Path) -> None:
+        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
+        with self.out.open("w") as out, self.err.open("w") as err:
+            command = [sys.executable, "-c", LMCJAX, *map(str, arguments)]
+            self.process = subprocess.Popen(command, stdout=out, stderr=err)
+
+    def batches_finished(self) -> int:
+        """How many batches this process has said it finished itself; waiting for others, it says so."""
+        return len(set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", self.out.read_text())))
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    """`start(log, *arguments)`; whatever happens, nothing is left running."""
+    processes: list[Process] = []
+
+    def started(log: Path, *arguments: str | Path) -> Process:
+        processes.append(Process(log, *arguments))
+        return processes[-1]
+
+    yield started
+    for process in processes:
+        process.process.kill()
+        process.process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture
+def start_two(start) -> Callable[..., list[Process]]:
+    """`start_two(log, *arguments)`: two processes of one job."""
+
+    def started(log: Path, *arguments: str | Path) -> list[Process]:
+        job = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
+        return [start(log.with_name(f"{log.name}{i}"), *arguments, *job, i) for i in range(2)]
+
+    return started
+
+
+def ends(processes: list[Process], seconds: float = 100) -> list[int]:
+    """Exit codes; a hang fails the test."""
+    end = time.monotonic() + seconds
+    return [process.process.wait(max(0.1, end - time.monotonic())) for process in processes]
+
+
+def errors(processes: list[Process]) -> str:
+    return "\n".join(process.err.read_text()[-2000:] for process in processes)
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+def test_two_processes_share_a_sweep_and_outlast_a_kill(config, tmp_path, start, start_two, same_results):
+    """In one test, since all is compared with one run in a single process."""
+
+    def results(folder: str) -> xr.Dataset:
+        return xr.load_dataset(tmp_path / folder / "results.nc", engine="h5netcdf")
+
+    alone = start(tmp_path / "alone", "sweep", config, "--out", tmp_path / "alone")
+    assert ends([alone]) == [0], errors([alone])
+    assert alone.batches_finished() == 8
+    expected = results("alone")
+
+    two = start_two(tmp_path / "two", "sweep", config, "--out", tmp_path / "two")
+    assert ends(two) == [0, 0], errors(two)
+    assert [process.batches_finished() for process in two] == [4, 4]
+    assert same_results(results("two"), expected)
+
+    again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
+    killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 100
+    batches = tmp_path / "killed" / "batches"
+    while not list(batches.glob("*.safetensors")):
+        assert {process.process.poll() for process in killed} == {None}, errors(killed)
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    for process in killed:
+        process.process.send_signal(signal.SIGKILL)
+    assert ends(killed) == [-signal.SIGKILL] * 2
+    times = {path: path.stat().st_mtime_ns for path in batches.glob("*.safetensors")}
+    assert 0 < len(times) < 8
+    revived = start_two(tmp_path / "revived", *again)
+    assert ends(revived) == [0, 0], errors(revived)
+    assert sum(process.batches_finished() for process in revived) == 8 - len(times)
+    assert {path: path.stat().st_mtime_ns for path in times} == times  # not computed again
+    assert same_results(results("killed"), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coordinator", "localhost:1"], "belong to --distributed"),
+        (["--num-processes", "2"], "belong to --distributed"),
+        (["--process-id", "0"], "belong to --distributed"),
+        (["--join", "--distributed"], "leave out --distributed"),
+        (["--distributed", "--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sweep", str(config), "--out", str(tmp_path / "out"), *arguments])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("lmcjax: error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert not (tmp_path / "out").exists()
