@@ -187,6 +187,7 @@ def test_a_second_process_is_refused_and_told_who_computes(undisturbed, finished
     assert finished_alike(folder)
 
 
+@pytest.mark.slow
 def test_processes_that_join_share_the_work(undisturbed, finished_alike, start, tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["sweep", undisturbed.config, "--out", folder, "--join"]

@@ -33,7 +33,7 @@ EIGHT_DEVICES = """
 """
 
 
-def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 120) -> list[str]:
+def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 300) -> list[str]:
     """Lines that a program printed; an error, or too long a time, fails the test."""
     code = textwrap.dedent(EIGHT_DEVICES) + textwrap.dedent(program)
     done = subprocess.run(
@@ -219,7 +219,7 @@ def start_two(start) -> Callable[..., list[Process]]:
     return started
 
 
-def ends(processes: list[Process], seconds: float = 100) -> list[int]:
+def ends(processes: list[Process], seconds: float = 240) -> list[int]:
     """Exit codes; a hang fails the test."""
     end = time.monotonic() + seconds
     return [process.process.wait(max(0.1, end - time.monotonic())) for process in processes]
@@ -253,7 +253,7 @@ def test_two_processes_share_a_sweep_and_outlast_a_kill(config, tmp_path, start,
     assert same_results(results("two"), expected)
 
     again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
-    killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 100
+    killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 240
     batches = tmp_path / "killed" / "batches"
     while not list(batches.glob("*.safetensors")):
         assert {process.process.poll() for process in killed} == {None}, errors(killed)

@@ -76,7 +76,9 @@ def test_initial_weights_are_the_same_bits(tmp_path):
         assert all(map(np.array_equal, *map(jax.tree.leaves, (real, expected))))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "adamw"))]
+)
 def test_alone_or_beside_others(optimizer, tmp_path):
     """Losses to 1e-5 after the first epoch; padding stays exactly zero."""
     ours = programs(optimizers=optimizer)
