@@ -48,14 +48,16 @@ and the approximate dimensions that the matchings compare, layers 1 / 2 / 3:
 
 def networks() -> str:
     """Other networks, each at the rate with the smallest test loss."""
-    header = ["network", "neurons in groups", "rate", "the networks themselves", *MATCHING_NAMES.values()]
+    matchings = ("none", "weights", "covariance", "activations")
+    names = [MATCHING_NAMES[m] for m in matchings]
+    header = ["network", "neurons in groups", "rate", "the networks themselves", *names]
     rows = [header, ["---", "--:", "--:", *["--:"] * (len(header) - 3)]]
     for path in sorted((ROOT / "docs" / "networks").glob("*.nc")):
         results = figure2_results(xr.load_dataset(path, engine="h5netcdf"))
         own = own_loss(results)
         rate = float(own.mean("pair").idxmin("learning_rate"))
         sizes = results["num_neurons"].values
-        columns = [own, *(measured(results, "midpoint_loss").sel(matching=m) for m in MATCHING_NAMES)]
+        columns = [own, *(measured(results, "midpoint_loss").sel(matching=m) for m in matchings)]
         cells = (mean_and_std(column.sel(learning_rate=rate)) for column in columns)
         numbers = [spread(float(mean), float(std)) for mean, std in cells]
         rows.append([f"`{path.stem}`", f"{sizes.sum():,} in {len(sizes)}", f"{rate:.3g}", *numbers])

@@ -123,7 +123,10 @@ class SweepCommand:
             raise ValueError("--join is for processes that know nothing of each other: leave out --distributed")
         import jax
 
-        jax.distributed.initialize(*given)
+        try:
+            jax.distributed.initialize(*given)
+        except RuntimeError as error:
+            raise ValueError(f"the processes did not find each other: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -293,7 +294,7 @@ class SweepFolder:
     def computing(self) -> str | None:
         """Who computes here, if anyone."""
         try:
-            with open(self.path / "lock") as file:
+            with open(self.path / "lock", "r+") as file:  # NFS locks exclusively only what is open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
@@ -335,7 +336,7 @@ def write_whole(path: Path, contents: bytes) -> None:
     Raises:
         OSError: it can't be written (a full disk, an unwritable folder); names the file.
     """
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     with _named(path):
         try:
             with open(unfinished, "wb") as file:

@@ -104,10 +104,11 @@ def run_sweep(
     folder, process, processes = SweepFolder(out), jax.process_index(), jax.process_count()
     with contextlib.ExitStack() as stack:
         refusal = None
+        folder.check(sweep, dataset)
+        # By all processes, though one would do: JAX gives up on those that come 30 s later than others
+        plan = folder.plan() if folder.exists() else make_plan(programs, devices)
         if process == 0:
             try:
-                folder.check(sweep, dataset)
-                plan = folder.plan() if folder.exists() else make_plan(programs, devices)  # mistakes write nothing
                 stack.enter_context(folder.lock(shared=join))
                 folder.begin(sweep, dataset, plan)
             except (ValueError, OSError) as error:
