@@ -50,9 +50,9 @@ def x64() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_compilation() -> Iterator[None]:
-    """XLA compiles faster and less well: for tests of programs that are run once or twice."""
+    """XLA compiles faster and less well: for whole modules whose programs are run once or twice."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

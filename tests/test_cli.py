@@ -1,7 +1,5 @@
 """The command line, as a user meets it."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import get_args
 
@@ -38,26 +36,23 @@ def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return errors
 
 
-def test_figure2_in_a_fresh_process(tmp_path: Path):
-    """The command as installed: tables on the screen, three files; again nothing is computed, another is refused."""
-    command = [Path(sys.executable).with_name("lmcjax"), *TINY, "--out", tmp_path / "out"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "4 networks (mlp), 2 pairs on digits (1,442 training images), 56 steps each" in done.stdout
+def test_figure2(tmp_path, capsys):
+    """Tables on the screen, three files; again nothing is computed, another is refused."""
+    command = [*TINY, "--out", str(tmp_path / "out")]
+    cli.main(command)
+    done = capsys.readouterr().out
+    assert "4 networks (mlp), 2 pairs on digits (1,442 training images), 56 steps each" in done
     for expected in ("no matching", "covariance", "4/4 networks, 100%", "Approximate dimension"):
-        assert expected in done.stdout
+        assert expected in done
     for name in ("results.nc", "figure2.png", "figure2.pdf"):
         assert (tmp_path / "out" / name).stat().st_size > 1000
-        assert str(tmp_path / "out" / name) in done.stdout.replace("\n", "")
+        assert str(tmp_path / "out" / name) in done.replace("\n", "")
     before = (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0
+    cli.main(command)
     assert (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns == before
-    assert again.stdout.splitlines()[-10:] == done.stdout.splitlines()[-10:]
-    other = subprocess.run([*command, "--width", "8"], capture_output=True, text=True, check=False)
-    assert other.returncode == 2
-    assert other.stderr.count("\n") == 1
-    assert "holds another sweep: sweep.widths: [16] there, [8] here" in other.stderr
+    assert capsys.readouterr().out.splitlines()[-10:] == done.splitlines()[-10:]
+    other = fails(capsys, *command, "--width", "8")
+    assert "holds another sweep: sweep.widths: [16] there, [8] here" in other
 
 
 def test_overwrite_and_plot(tmp_path, capsys):

@@ -11,6 +11,8 @@ import lmcjax
 from lmcjax.experiments.figure2 import figure2_results, figure2_sweep, is_figure2
 from lmcjax.sweep import Sweep, run_sweep
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = {"epochs": 1, "batch_size": 40, "repetitions": 1, "num_points": 2, "moment_samples": 20}
 
 
@@ -51,7 +53,7 @@ def test_results_by_learning_rate_alone(few_digits):
     ("model", "groups"),
     [
         ("vgg", ["Conv_0", "Conv_1", "Conv_2", "Dense_0"]),
-        ("transformer", None),
+        pytest.param("transformer", None, marks=pytest.mark.slow),
         ("docs.examples.row_reader:apply", None),
     ],
 )

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +49,8 @@ def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 300)
 TWICE = """
     import sys
     from lmcjax.training import _networks
+
+    jax.config.update("jax_disable_most_optimizations", True)
 
     _networks._ON_A_CPU = 2  # networks per device and call: few are enough for several batches
     grid = dict(widths=(6, 8, 40), num_hidden_layers=1, learning_rates=0.1, epochs=2, num_points=3)
@@ -173,33 +176,15 @@ cli.main()
 """
 
 
-class Process:
-    """A running `lmcjax` on two cores, its output in files."""
-
-    def __init__(self, log: Path, *arguments: str | Path) -> None:
-        self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
-        with self.out.open("w") as out, self.err.open("w") as err:
-            command = [sys.executable, "-c", LMCJAX, *map(str, arguments)]
-            self.process = subprocess.Popen(command, stdout=out, stderr=err)
-
-    def batches_finished(self) -> int:
-        """How many batches this process has said it finished itself; waiting for others, it says so."""
-        return len(set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", self.out.read_text())))
+def batches_finished(run: Any) -> int:
+    """How many batches a process has said it finished itself; waiting for others, it says so."""
+    return len(set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", run.out.read_text())))
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    """`start(log, *arguments)`; whatever happens, nothing is left running."""
-    processes: list[Process] = []
-
-    def started(log: Path, *arguments: str | Path) -> Process:
-        processes.append(Process(log, *arguments))
-        return processes[-1]
-
-    yield started
-    for process in processes:
-        process.process.kill()
-        process.process.wait()
+def start(start: Callable[..., Any]) -> Callable[..., Any]:
+    """`start(log, *arguments)` of `lmcjax` on two cores."""
+    return lambda log, *arguments: start(log, sys.executable, "-c", LMCJAX, *arguments)
 
 
 def free_port() -> int:
@@ -209,23 +194,23 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def start_two(start) -> Callable[..., list[Process]]:
+def start_two(start) -> Callable[..., list[Any]]:
     """`start_two(log, *arguments)`: two processes of one job."""
 
-    def started(log: Path, *arguments: str | Path) -> list[Process]:
+    def started(log: Path, *arguments: str | Path) -> list[Any]:
         job = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
         return [start(log.with_name(f"{log.name}{i}"), *arguments, *job, i) for i in range(2)]
 
     return started
 
 
-def ends(processes: list[Process], seconds: float = 240) -> list[int]:
+def ends(processes: list[Any], seconds: float = 240) -> list[int]:
     """Exit codes; a hang fails the test."""
     end = time.monotonic() + seconds
     return [process.process.wait(max(0.1, end - time.monotonic())) for process in processes]
 
 
-def errors(processes: list[Process]) -> str:
+def errors(processes: list[Any]) -> str:
     return "\n".join(process.err.read_text()[-2000:] for process in processes)
 
 
@@ -236,26 +221,28 @@ def config(tmp_path) -> Path:
     return path
 
 
-def test_two_processes_share_a_sweep_and_outlast_a_kill(config, tmp_path, start, start_two, same_results):
-    """In one test, since all is compared with one run in a single process."""
+@pytest.fixture
+def alone(config, tmp_path, start) -> xr.Dataset:
+    """The results of one process."""
+    process = start(tmp_path / "alone", "sweep", config, "--out", tmp_path / "alone")
+    assert ends([process]) == [0], errors([process])
+    assert batches_finished(process) == 8
+    return xr.load_dataset(tmp_path / "alone" / "results.nc", engine="h5netcdf")
 
-    def results(folder: str) -> xr.Dataset:
-        return xr.load_dataset(tmp_path / folder / "results.nc", engine="h5netcdf")
 
-    alone = start(tmp_path / "alone", "sweep", config, "--out", tmp_path / "alone")
-    assert ends([alone]) == [0], errors([alone])
-    assert alone.batches_finished() == 8
-    expected = results("alone")
-
+@pytest.mark.slow
+def test_two_processes_share_a_sweep(config, tmp_path, alone, start_two, same_results):
     two = start_two(tmp_path / "two", "sweep", config, "--out", tmp_path / "two")
     assert ends(two) == [0, 0], errors(two)
-    assert [process.batches_finished() for process in two] == [4, 4]
-    assert same_results(results("two"), expected)
+    assert [batches_finished(process) for process in two] == [4, 4]
+    assert same_results(xr.load_dataset(tmp_path / "two" / "results.nc", engine="h5netcdf"), alone)
 
+
+def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_results):
     again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
     killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 240
-    batches = tmp_path / "killed" / "batches"
-    while not list(batches.glob("*.safetensors")):
+    batches, checkpoints = tmp_path / "killed" / "batches", tmp_path / "killed" / "checkpoints"
+    while not (list(batches.glob("*.safetensors")) and list(checkpoints.glob("0000[1357]/*"))):  # of process 1
         assert {process.process.poll() for process in killed} == {None}, errors(killed)
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -266,9 +253,9 @@ def test_two_processes_share_a_sweep_and_outlast_a_kill(config, tmp_path, start,
     assert 0 < len(times) < 8
     revived = start_two(tmp_path / "revived", *again)
     assert ends(revived) == [0, 0], errors(revived)
-    assert sum(process.batches_finished() for process in revived) == 8 - len(times)
+    assert sum(batches_finished(process) for process in revived) == 8 - len(times)
     assert {path: path.stat().st_mtime_ns for path in times} == times  # not computed again
-    assert same_results(results("killed"), expected)
+    assert same_results(xr.load_dataset(tmp_path / "killed" / "results.nc", engine="h5netcdf"), alone)
 
 
 @pytest.mark.parametrize(
@@ -290,3 +277,17 @@ def test_mistakes_are_one_line(arguments, message, config, tmp_path, capsys):
     assert error.count("\n") == 1
     assert message in error
     assert not (tmp_path / "out").exists()
+
+
+def test_what_one_process_refuses_ends_both(config, tmp_path, start_two):
+    """Process 0 looks at the folder: the other one does not wait for it in vain."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    processes = start_two(tmp_path / "log", "sweep", config, "--out", tmp_path / "out")
+    assert ends(processes, 60) == [2, 2], errors(processes)
+    for process in processes:
+        lines = [line for line in process.err.read_text().splitlines() if line.startswith("lmcjax: error: ")]
+        assert len(lines) == 1
+        assert "not the folder of a sweep, it holds ['thesis.tex']" in lines[0]
+        assert "Traceback" not in process.err.read_text()
+    assert "process 0 could not begin" in processes[1].err.read_text()

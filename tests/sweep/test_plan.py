@@ -12,6 +12,8 @@ from lmcjax.sweep import Programs, Sweep, make_plan
 from lmcjax.sweep import _plan as planning
 from lmcjax.sweep._plan import plan_from_dict
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.fixture(scope="module")
 def dataset() -> lmcjax.Dataset:

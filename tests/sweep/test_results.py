@@ -10,6 +10,8 @@ import xarray as xr
 import lmcjax
 from lmcjax.sweep import Sweep, SweepProgress, load_networks, run_sweep
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SWEEP = Sweep(
     seeds=(7, 1, 4, 2),
     widths=(12, 8),

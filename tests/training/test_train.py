@@ -23,6 +23,8 @@ from lmcjax.training import (
     train_steps,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 NETWORK = FlaxNetwork(MLP((12, 10), 3), (6,))
 KEY = jax.random.key(0)
 train = jax.jit(lmcjax.train)  # compiled once per configuration: the learning rate is no part of the program

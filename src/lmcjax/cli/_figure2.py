@@ -2,7 +2,6 @@
 
 import dataclasses
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -103,17 +102,18 @@ class Figure2:
         sweep = self.sweep()
         from lmcjax.batching import use_all_cores
         from lmcjax.data import load_dataset
-        from lmcjax.sweep import Programs, run_sweep
+        from lmcjax.sweep import Programs, SweepFolder, run_sweep
 
         use_all_cores()
         dataset = load_dataset(self.dataset)
-        print(f"{summary(sweep, dataset)}, into {self.out}", flush=True)
-        steps = sweep.epochs * (len(dataset.train.labels) // sweep.batch_size)
+        programs = Programs(sweep, dataset)
+        print(f"{summary(programs)}, into {self.out}", flush=True)
+        steps = programs.num_steps
         if max(sweep.widths) >= 512 and steps < _PAPER_STEPS:
             print(f"Note: the paper trains {_PAPER_STEPS:,} steps on 60,000 images; this data set gives {steps:,}.")
         if self.overwrite:
-            Programs(sweep, dataset).program(sweep.widths[0], sweep.num_hidden_layers[0])  # mistakes delete nothing
-            _delete(self.out)
+            programs.program(sweep.widths[0], sweep.num_hidden_layers[0])  # mistakes delete nothing
+            SweepFolder(self.out).delete()
         with show_progress() as on_progress:
             results = run_sweep(sweep, dataset, self.out, on_progress=on_progress)
         show(results, self.out)
@@ -142,11 +142,3 @@ class Figure2:
         options |= {name: given for name in options if (given := getattr(self, name)) not in (None, ())}
         layers = 3 if self.num_hidden_layers is None else self.num_hidden_layers
         return figure2_sweep(num_hidden_layers=layers, model=self.apply or self.model, seed=self.seed, **options)
-
-
-def _delete(folder: Path) -> None:
-    """Delete the files of a sweep, and nothing else."""
-    for name in ("batches", "checkpoints", "networks"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    for name in ("sweep.json", "plan.json", "results.nc", "figure2.png", "figure2.pdf", "sweep.png", "sweep.pdf"):
-        (folder / name).unlink(missing_ok=True)

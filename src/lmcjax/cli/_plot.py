@@ -8,6 +8,9 @@ import tyro
 
 if TYPE_CHECKING:
     import xarray as xr
+    from rich.console import Console
+
+    from lmcjax.sweep import SweepFolder
 
 _NEEDED = {"midpoint_loss", "barrier", "endpoint_loss", "seed_of"}
 
@@ -54,16 +57,22 @@ def _unfinished(folder: "SweepFolder") -> "xr.Dataset":
     return results
 
 
-def show(results: "xr.Dataset", folder: Path) -> None:
-    """Print the tables, draw the figure, name the files."""
+def wide_console() -> "Console":
+    """A console for tables: where there is no terminal, or a narrow one, lines are longer than that."""
     from rich.console import Console
 
+    console = Console()
+    console.width = max(console.width, 130)
+    return console
+
+
+def show(results: "xr.Dataset", folder: Path) -> None:
+    """Print the tables, draw the figure, name the files."""
     from lmcjax.experiments.figure2 import figure2_results, is_figure2
     from lmcjax.experiments.summary import figure2_tables, sweep_tables
     from lmcjax.plots import plot_figure2, plot_sweep, save_figure
 
-    console = Console()
-    console.width = max(console.width, 130)  # where there is no terminal, or a narrow one, lines are longer than that
+    console = wide_console()
     if is_figure2(results):
         results = figure2_results(results)
         tables, figure, name = figure2_tables(results), plot_figure2(results), "figure2"

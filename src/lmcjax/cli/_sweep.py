@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from lmcjax.cli._plot import show
+from lmcjax.cli._plot import show, wide_console
 from lmcjax.cli._progress import duration, show_progress
 
 if TYPE_CHECKING:
     from lmcjax.data import Dataset
-    from lmcjax.sweep import Sweep
+    from lmcjax.sweep import Programs, Sweep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +67,16 @@ class SweepCommand:
 
         self._start_distributed()  # before anything else of JAX
         use_all_cores()
-        sweep, dataset = self._load()
-        if self.dry_run:
-            print_plan(sweep, dataset)
-            return
         import jax
 
-        from lmcjax.sweep import run_sweep
+        from lmcjax.sweep import Programs, run_sweep
 
-        print(f"{summary(sweep, dataset)}, into {self.folder()}", flush=True)
+        sweep, dataset = self._load()
+        programs = Programs(sweep, dataset)
+        if self.dry_run:
+            print_plan(programs)
+            return
+        print(f"{summary(programs)}, into {self.folder()}", flush=True)
         with show_progress() as on_progress:
             results = run_sweep(
                 sweep,
@@ -155,8 +156,9 @@ class Status:
                 damaged.append(str(error))
                 left.append(batch)
                 continue
-            done += stored.networks
-            diverged += int((~stored.arrays["training_finite"]).sum())
+            finite = stored.arrays["training_finite"]
+            done += len(finite)
+            diverged += int((~finite).sum())
             seconds += sum(stored.seconds.values())
         missing = sum(len(plan.networks(sweep, batch)) for batch in left)
         who = folder.computing()
@@ -181,16 +183,15 @@ class Status:
         return shlex.join(["lmcjax", "status", str(self.folder)])
 
 
-def print_plan(sweep: "Sweep", dataset: "Dataset") -> None:
+def print_plan(programs: "Programs") -> None:
     """Groups, padding, memory, compilations: what a sweep would do here."""
     import jax
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    from lmcjax.sweep import Programs, make_plan
+    from lmcjax.sweep import make_plan
 
-    programs, devices = Programs(sweep, dataset), jax.local_devices()
+    sweep, devices = programs.sweep, jax.local_devices()
     plan = make_plan(programs, devices)
     columns = (
         "layers",
@@ -203,7 +204,7 @@ def print_plan(sweep: "Sweep", dataset: "Dataset") -> None:
         "padding",
         "waste",
     )
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"\n{summary(sweep, dataset)}", title_justify="left")
+    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"\n{summary(programs)}", title_justify="left")
     for number, group in enumerate(plan.groups):
         batches = [batch for batch in plan.batches if batch.group == number]
         per_call = plan.per_call(sweep, batches[0], len(devices))
@@ -211,8 +212,7 @@ def print_plan(sweep: "Sweep", dataset: "Dataset") -> None:
         memory = f"{per_call * group.bytes_per_network / 1e6:,.0f}"
         cells = (group.num_hidden_layers, group.optimizer, widths, group.num_networks, len(batches), per_call, memory)
         table.add_row(*map(str, cells), group.padding, f"{group.waste:.0%}")
-    console = Console()
-    console.width = max(console.width, 120)
+    console = wide_console()
     console.print(table)
     architectures = len(sweep.widths) * len(sweep.num_hidden_layers)
     programs_compiled = len(plan.groups) + architectures * (1 + len(sweep.optimizers))
@@ -226,10 +226,10 @@ def print_plan(sweep: "Sweep", dataset: "Dataset") -> None:
         console.print(f"Not padded: {refusal}")
 
 
-def summary(sweep: "Sweep", dataset: "Dataset") -> str:
+def summary(programs: "Programs") -> str:
     """The size of a sweep in a line."""
+    sweep, dataset = programs.sweep, programs.dataset
     return (
         f"{sweep.num_networks} networks ({sweep.model}), {sweep.num_pairs} pairs on {dataset.name} "
-        f"({len(dataset.train.labels):,} training images), "
-        f"{sweep.epochs * (len(dataset.train.labels) // sweep.batch_size):,} steps each"
+        f"({len(dataset.train.labels):,} training images), {programs.num_steps:,} steps each"
     )

@@ -203,6 +203,10 @@ def parse_learning_rates(words: Iterable[Any]) -> tuple[float, ...]:
     return tuple(rates)
 
 
+def _integers(name: str, items: Sequence) -> tuple[int, ...]:
+    return tuple(_integer(name, item) for item in items)
+
+
 def _integer(name: str, value: Any) -> int:
     try:
         if isinstance(value, bool):
@@ -213,12 +217,12 @@ def _integer(name: str, value: Any) -> int:
 
 
 _GRIDS: dict[str, Any] = {
-    "seeds": _integer,
-    "widths": _integer,
-    "num_hidden_layers": _integer,
-    "learning_rates": None,
-    "optimizers": lambda name, value: value,
-    "matchings": lambda name, value: value,
+    "seeds": _integers,
+    "widths": _integers,
+    "num_hidden_layers": _integers,
+    "learning_rates": lambda _, items: parse_learning_rates(items),
+    "optimizers": lambda _, items: tuple(items),
+    "matchings": lambda _, items: tuple(items),
 }
 
 
@@ -226,7 +230,7 @@ def _distinct(name: str, given: Any, convert: Any) -> tuple:
     """A tuple of different values, in the order given."""
     single = isinstance(given, str) or not isinstance(given, Iterable)
     items: Sequence = [given] if single else list(given)
-    values = parse_learning_rates(items) if convert is None else tuple(convert(name, item) for item in items)
+    values = convert(name, items)
     if not values and name != "matchings":
         raise ValueError(f"{name}: at least one is needed")
     if twice := [value for i, value in enumerate(values) if value in values[:i]]:

@@ -19,7 +19,6 @@ import os
 import shutil
 import socket
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,11 +26,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from lmcjax.data import Dataset
 from lmcjax.sweep._config import Sweep, sweep_from_table
+from lmcjax.sweep._files import naming, read_arrays, write_arrays, write_whole
 from lmcjax.sweep._plan import Plan, check_plan, plan_from_dict
 
 _PACKAGES = ("lmcjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
@@ -46,7 +44,6 @@ class StoredBatch(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     seconds: dict[str, float]  # by stage
-    networks: int  # in the batch
 
 
 def fingerprint(dataset: Dataset) -> str:
@@ -59,7 +56,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def identity(sweep: Sweep, dataset: Dataset) -> dict[str, Any]:
-    """What two runs must have in common to be the same sweep."""
+    """What two runs must have in common to be the same sweep: plain values, as JSON holds them."""
     return {
         "format": 1,
         "sweep": sweep.asdict(),
@@ -104,34 +101,33 @@ class SweepFolder:
         """Whether a sweep has been started here."""
         return (self.path / "sweep.json").is_file()
 
-    def check(self, sweep: Sweep, dataset: Dataset) -> None:
-        """Check that this sweep can be begun here, or be gone on with. Nothing is written.
+    def check(self, about: Mapping[str, Any]) -> None:
+        """Check that a sweep of this `identity` can be begun here, or be gone on with. Nothing is written.
 
         Raises:
             ValueError: another sweep was begun here; shows every difference.
             FileExistsError: the folder holds other things.
         """
         if self.exists():
-            mine = json.loads(json.dumps(identity(sweep, dataset)))
-            if differing := differences(mine, self.identity()):
+            if differing := differences(about, self.identity()):
                 raise ValueError(f"{self.path} holds another sweep: {'; '.join(differing)}")
         elif self.path.is_dir() and (foreign := sorted(p.name for p in self.path.iterdir() if not _of_beginning(p))):
             raise FileExistsError(errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path))
 
-    def begin(self, sweep: Sweep, dataset: Dataset, plan: Plan) -> None:
+    def begin(self, about: Mapping[str, Any], plan: Plan) -> None:
         """Write down what is computed and by which plan, unless that has been done; errors as of `check`."""
         with self._changing():
-            self.check(sweep, dataset)
+            self.check(about)
             if not self.exists():
-                with _named(self.path):
+                with naming(self.path):
                     (self.path / "batches").mkdir(exist_ok=True)
                 self._write_plan(plan)
-                write_whole(self.path / "sweep.json", json.dumps(identity(sweep, dataset), indent=1).encode())
+                write_whole(self.path / "sweep.json", json.dumps(about, indent=1).encode())
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
         """One process at a time, for a moment."""
-        with _named(self.path):
+        with naming(self.path):
             file = open(self.path / "changing.lock", "a")  # noqa: SIM115 - closed below
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -211,16 +207,9 @@ class SweepFolder:
         return self.path / "batches" / f"{batch:05d}.safetensors"
 
     def write_batch(self, batch: int, stored: StoredBatch) -> None:
-        """Store a finished batch, with a checksum and the sweep that it belongs to."""
-        arrays = {name: np.ascontiguousarray(array) for name, array in stored.arrays.items()}
-        about = {"seconds": stored.seconds, "networks": stored.networks}
-        metadata = {
-            "sweep": self.digest(),
-            "batch": str(batch),
-            "checksum": _checksum(arrays, json.dumps(about)),
-            "about": json.dumps(about),
-        }
-        write_whole(self.batch_path(batch), save(arrays, metadata))
+        """Store a finished batch, with the sweep that it belongs to."""
+        about = {"sweep": self.digest(), "batch": batch, "seconds": stored.seconds}
+        write_arrays(self.batch_path(batch), stored.arrays, about)
 
     def read_batch(self, batch: int) -> StoredBatch:
         """A finished batch.
@@ -230,31 +219,39 @@ class SweepFolder:
             ValueError: the file is truncated, damaged, or of another sweep or batch; names it.
         """
         path = self.batch_path(batch)
-        if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, "this batch is not finished", str(path))
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"{path}: truncated or damaged: {error}") from error
-        if (metadata.get("sweep"), metadata.get("batch")) != (self.digest(), str(batch)):
+        arrays, about = read_arrays(path)
+        if (about.get("sweep"), about.get("batch")) != (self.digest(), batch):
             raise ValueError(f"{path}: not batch {batch} of this sweep")
-        if metadata.get("checksum") != _checksum(arrays, metadata.get("about", "")):
-            raise ValueError(f"{path}: damaged: its contents do not have the checksum that it was stored with")
-        return StoredBatch(arrays, **json.loads(metadata["about"]))
+        return StoredBatch(arrays, about["seconds"])
+
+    def write_networks(self, batch: int, leaves: Mapping[str, np.ndarray]) -> None:
+        """Store a batch's trained networks."""
+        (self.path / "networks").mkdir(exist_ok=True)
+        write_arrays(self.path / "networks" / f"{batch:05d}.safetensors", leaves, {"sweep": self.digest()})
+
+    def read_networks(self, batch: int) -> dict[str, np.ndarray]:
+        """A batch's trained networks; errors as of `read_batch`."""
+        path = self.path / "networks" / f"{batch:05d}.safetensors"
+        leaves, about = read_arrays(path)
+        if about.get("sweep") != self.digest():
+            raise ValueError(f"{path}: not of this sweep")
+        return leaves
 
     def checkpoint_path(self, batch: int, call: str) -> Path:
-        """Where a compiled call's training is checkpointed."""
-        return (self.path / "checkpoints" / f"{batch:05d}" / str(call)).absolute()
-
-    def networks_path(self, batch: int) -> Path:
-        """The file with a batch's trained networks."""
-        return self.path / "networks" / f"{batch:05d}.safetensors"
+        """The file with the state of a compiled call's training."""
+        return self.path / "checkpoints" / f"{batch:05d}" / f"{call}.safetensors"
 
     def write_results(self, results: xr.Dataset) -> None:
         """Store the merged results."""
         write_whole(self.results, bytes(results.to_netcdf(engine="h5netcdf")))  # HDF5 itself crashes on a full disk
+
+    def delete(self) -> None:
+        """Delete the sweep's files and the pictures made of it, and nothing else."""
+        for name in ("batches", "checkpoints", "networks"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        pictures = (f"{stem}.{suffix}" for stem in ("figure2", "sweep") for suffix in ("png", "pdf"))
+        for name in ("sweep.json", "plan.json", "results.nc", *pictures):
+            (self.path / name).unlink(missing_ok=True)
 
     def drop_checkpoints(self, batch: int) -> None:
         """Forget the checkpoints of a batch."""
@@ -269,7 +266,7 @@ class SweepFolder:
         Raises:
             BlockingIOError: someone else computes here; says who.
         """
-        with _named(self.path / "lock"):
+        with naming(self.path / "lock"):
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.path / "lock", "ab+", buffering=0)  # noqa: SIM115 - closed below
         with file:
@@ -285,7 +282,7 @@ class SweepFolder:
                     file.seek(0)
                     who = file.read().decode().strip() or "another process"
                     raise BlockingIOError(errno.EWOULDBLOCK, f"{who} is computing here", str(self.path)) from None
-            with _named(self.path / "lock"):
+            with naming(self.path / "lock"):
                 file.truncate(0)  # those who share leave no name, nor that of one who is gone
                 if not shared:
                     file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
@@ -320,46 +317,3 @@ def _of_beginning(path: Path) -> bool:
     if path.name == "batches":
         return path.is_dir() and not any(path.iterdir())
     return path.name in _BEGINNING or path.suffix == ".part"
-
-
-def _checksum(arrays: Mapping[str, np.ndarray], about: str) -> str:
-    digest = hashlib.sha256(about.encode())
-    for name in sorted(arrays):
-        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
-        digest.update(np.ascontiguousarray(arrays[name]).data)
-    return digest.hexdigest()
-
-
-def write_whole(path: Path, contents: bytes) -> None:
-    """Write a file so that it is there whole or not at all, whenever the machine stops.
-
-    Raises:
-        OSError: it can't be written (a full disk, an unwritable folder); names the file.
-    """
-    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    with _named(path):
-        try:
-            with open(unfinished, "wb") as file:
-                file.write(contents)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(unfinished, path)
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
-
-
-@contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Errors of the operating system name the file that they are about."""
-    try:
-        yield
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(error.filename or path)) from error

@@ -1,13 +1,11 @@
 """The trained networks of a sweep, where they were kept."""
 
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
-from safetensors import safe_open
 
 from lmcjax.models import Network, build_network
 from lmcjax.sweep._folder import SweepFolder
@@ -25,7 +23,7 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
         The network, and its parameters with a leading axis of seeds, in the order of the sweep's.
 
     Raises:
-        ValueError: no cell or several fit, or the networks were not kept.
+        ValueError: no cell or several fit, the networks were not kept, or their file is damaged.
         FileNotFoundError: there is no sweep here, or its networks are not finished.
     """
     sweeping = SweepFolder(folder)
@@ -45,13 +43,14 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
         num_hidden_layers=chosen.num_hidden_layers,
     )
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    leaves: dict[int, dict[str, Any]] = defaultdict(dict)
+    leaves = {}
     for batch in range(len(plan.batches)):
         seeds = [n.seed for n in plan.networks(sweep, batch) if n.cell == fitting[0]]
         if seeds:
-            with safe_open(sweeping.networks_path(batch), framework="numpy") as file:
-                for seed in seeds:
-                    for name in named_leaves(shapes):
-                        leaves[seed][name] = jnp.asarray(file.get_tensor(f"{fitting[0]}/{seed}/{name}"))
+            stored = sweeping.read_networks(batch)
+            for seed in seeds:
+                leaves[seed] = {
+                    name: jnp.asarray(stored[f"{fitting[0]}/{seed}/{name}"]) for name in named_leaves(shapes)
+                }
     networks = [rebuild(shapes, leaves[seed]) for seed in range(len(sweep.seeds))]
     return network, jax.tree.map(lambda *same: jnp.stack(same), *networks)

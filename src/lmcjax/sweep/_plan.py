@@ -129,10 +129,10 @@ def make_plan(programs: Programs, devices: Sequence[jax.Device]) -> Plan:
     cost more than the padding, and where that wastes at most half of the group's arithmetic; see `Programs.padding` for
     what can be padded.
     """
-    sweep = programs.sweep
     groups: list[Group] = []
-    for depth, optimizer in itertools.product(sweep.num_hidden_layers, sweep.optimizers):
-        for widths, padding in _partition(programs, depth, devices):
+    for depth in programs.sweep.num_hidden_layers:
+        partition = _partition(programs, depth, devices)
+        for optimizer, (widths, padding) in itertools.product(programs.sweep.optimizers, partition):
             groups.append(_group(programs, depth, optimizer, widths, padding, devices))
     batches = [batch for number, group in enumerate(groups) for batch in _batches(programs, number, group, devices)]
     return Plan(tuple(groups), tuple(batches))
@@ -146,19 +146,22 @@ def _group(
     padding: Padding,
     devices: Sequence[jax.Device],
 ) -> Group:
-    sweep = programs.sweep
     config = programs.train_config(widths[-1], depth, optimizer)
-    networks = len(widths) * len(sweep.learning_rates) * len(sweep.seeds)
     memory = bytes_per_network(config, programs.dataset.train, devices[0])
-    return Group(depth, optimizer, widths, padding, networks, _waste(programs, widths, depth), memory)
+    networks, waste = _num_networks(programs, widths), _waste(programs, widths, depth)
+    return Group(depth, optimizer, widths, padding, networks, waste, memory)
+
+
+def _num_networks(programs: Programs, widths: Sequence[int]) -> int:
+    """Of these widths, with one depth and optimizer."""
+    return len(widths) * len(programs.sweep.learning_rates) * len(programs.sweep.seeds)
 
 
 def _batches(programs: Programs, number: int, group: Group, devices: Sequence[jax.Device]) -> Iterator[Batch]:
     """Batches of nearly equal size."""
-    sweep = programs.sweep
     config = programs.train_config(group.widths[-1], group.num_hidden_layers, group.optimizer)
     most = networks_per_call(config, programs.dataset.train, devices)
-    units = _units(sweep, group)
+    units = _units(programs.sweep, group)
     size = len(units[0])
     per_batch = max(1, most // size)
     per_batch = -(-len(units) // -(-len(units) // per_batch))
@@ -216,11 +219,8 @@ def _padding(programs: Programs, widths: Sequence[int], depth: int) -> Padding |
 
 def _seconds(programs: Programs, widths: Sequence[int], depth: int, devices: Sequence[jax.Device]) -> float:
     """An estimate of what it takes to compile a group's program and to train its networks."""
-    sweep = programs.sweep
     platform = "cpu" if devices[0].platform == "cpu" else "other"
-    networks = len(widths) * len(sweep.learning_rates) * len(sweep.seeds)
-    steps = sweep.epochs * programs.steps_per_epoch
     arithmetic = programs.training_work(widths[-1], depth) / programs.steps_per_epoch / _RATE[platform]
-    turns = networks / len(devices)
+    turns = _num_networks(programs, widths) / len(devices)
     overhead = _STEP[platform] * (turns if platform == "cpu" else 1)
-    return _COMPILATION[platform] + steps * (turns * arithmetic + overhead)
+    return _COMPILATION[platform] + programs.num_steps * (turns * arithmetic + overhead)

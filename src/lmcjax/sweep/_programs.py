@@ -39,6 +39,11 @@ class Programs:
                 f"batch size {sweep.batch_size} is larger than the training set of {len(dataset.train.labels)} samples"
             )
 
+    @property
+    def num_steps(self) -> int:
+        """Training steps of every network."""
+        return self.sweep.epochs * self.steps_per_epoch
+
     @functools.cache  # noqa: B019 - lives as long as the sweep runs
     def program(self, width: int, num_hidden_layers: int) -> Program:
         """The network and what may be permuted in it.
@@ -113,7 +118,7 @@ class Programs:
         return TrainConfig(
             learning_rate=0.0,
             network=self.program(width, num_hidden_layers).network,
-            num_steps=self.sweep.epochs * self.steps_per_epoch,
+            num_steps=self.num_steps,
             batch_size=self.sweep.batch_size,
             optimizer=optimizer,
         )

@@ -55,13 +55,14 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
     grid = {name: list(dict.fromkeys(getattr(cell, name) for cell in sweep.cells)) for name in _CELL}
     position = {name: {value: i for i, value in enumerate(values)} for name, values in grid.items()}
     layers = _layers(programs)
+    neurons = _neurons(programs, layers)
     values: dict[str, np.ndarray] = {}
     seconds: dict[str, float] = {}
     lengths = {
         "pair": len(sweep.pairs),
         "seed": len(sweep.seeds),
         "layer": len(layers),
-        "neuron": _most_neurons(programs),
+        "neuron": int(neurons.max()),
     }
     lengths |= {name: len(column) for name, column in grid.items()}
     for number in range(len(plan.batches)):
@@ -75,18 +76,18 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
             inner, _ = _VARIABLES[name]
             if name not in values:
                 values[name] = _empty(inner, lengths, array)
-            of_pairs = inner[0] == "pair"
-            for (cell, index), row in zip(rows["pair" if of_pairs else "seed"], array, strict=True):
+            for (cell, index), row in zip(rows[inner[0]], array, strict=True):
                 at: list[Any] = [position[n][v] for n, v in zip(_CELL, cell, strict=True)]
+                places: list[Any] = [range(size) for size in row.shape]
                 if "layer" in inner:
                     names = programs.program(cell.width, cell.num_hidden_layers).spec.groups
-                    row = _place(row, inner[1:], [layers.index(n) for n in names], lengths)
-                values[name][(*at, index)] = row
+                    places[inner[1:].index("layer")] = [layers.index(name) for name in names]
+                values[name][(*at, index, *np.ix_(*places))] = row
     variables = {name: ((*_CELL, *_VARIABLES[name][0]), array, _VARIABLES[name][1]) for name, array in values.items()}
     variables |= {
         "num_neurons": (
             ("width", "num_hidden_layers", "layer"),
-            _neurons(programs, layers),
+            neurons,
             {"long_name": "in a group"},
         ),
         "seed_of": (("pair", "network"), np.array(sweep.seeds)[np.array(sweep.pairs)], {}),
@@ -124,17 +125,6 @@ def _empty(inner: tuple[str, ...], lengths: dict[str, int], like: np.ndarray) ->
     return np.full([*(lengths[name] for name in _CELL), *shape], missing, like.dtype)
 
 
-def _place(row: np.ndarray, dims: tuple[str, ...], layers: list[int], lengths: dict[str, int]) -> np.ndarray:
-    """A row with its layers in their places among those of all depths."""
-    full = _empty((), {**lengths, **{name: 1 for name in _CELL}}, np.zeros((), row.dtype)).ravel()[0]
-    shape = [lengths.get(name, size) for name, size in zip(dims, row.shape, strict=True)]
-    placed = np.full(shape, full, row.dtype)
-    axis = dims.index("layer")
-    target = tuple(np.array(layers) if i == axis else np.arange(size) for i, size in enumerate(row.shape))
-    placed[np.ix_(*target)] = row
-    return placed
-
-
 def _layers(programs: Programs) -> list[str]:
     """The groups of all architectures, those of the deepest last."""
     sweep = programs.sweep
@@ -149,10 +139,6 @@ def _neurons(programs: Programs, layers: list[str]) -> np.ndarray:
     return np.array([[[int(np.prod(s[layer])) if layer in s else 0 for layer in layers] for s in row] for row in sizes])
 
 
-def _most_neurons(programs: Programs) -> int:
-    return int(_neurons(programs, _layers(programs)).max())
-
-
 def _provenance(folder: SweepFolder, programs: Programs, seconds: dict[str, float]) -> dict[str, Any]:
     """What made these results: plain values and JSON, as netCDF attributes hold them."""
     about = folder.identity()
@@ -163,7 +149,7 @@ def _provenance(folder: SweepFolder, programs: Programs, seconds: dict[str, floa
         "train_samples": about["data"]["train_samples"],
         "test_samples": about["data"]["test_samples"],
         "fingerprint": about["data"]["fingerprint"],
-        "training_steps": programs.sweep.epochs * programs.steps_per_epoch,
+        "training_steps": programs.num_steps,
         "versions": json.dumps(about["versions"]),
         "devices": f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}",
         "x64": int(about["x64"]),

@@ -16,13 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import numpy as np
 import xarray as xr
-from jax.experimental import multihost_utils
-from safetensors.numpy import save
 
 from lmcjax.batching import map_in_chunks, replicate
 from lmcjax.data import Dataset
 from lmcjax.sweep._config import Cell, Sweep
-from lmcjax.sweep._folder import StoredBatch, SweepFolder, write_whole
+from lmcjax.sweep._folder import StoredBatch, SweepFolder, identity
 from lmcjax.sweep._pairs import Compared, compiled_comparison
 from lmcjax.sweep._plan import Batch, Group, Plan, make_plan
 from lmcjax.sweep._programs import Programs
@@ -32,6 +30,8 @@ from lmcjax.symmetry import drop_padding, named_leaves
 
 _log = logging.getLogger("lmcjax")
 _PAIRS_ON_A_CPU = 2  # per device and call: more would gain nothing
+_PATIENCE = 24 * 3600 * 1000  # milliseconds; that process 0 is dead is noticed by its heartbeats, long before
+_TURN = itertools.count()  # a job may run several sweeps
 _WAIT = 2.0  # seconds between looks at what others have finished
 
 
@@ -91,43 +91,66 @@ def run_sweep(
 
     Raises:
         ValueError: a sweep that does not fit the data, a folder of another sweep or other data (shows the
-            differences), a damaged file; nothing is written then.
+            differences), a damaged file, several processes without a folder; nothing is written then.
         BlockingIOError: another process computes in this folder.
         SweepInterrupted: a signal came.
         OSError: the folder can't be written; names the file. What was finished before stays.
     """
     if out is None:
+        if jax.process_count() > 1:
+            raise ValueError("several processes share a folder that all of them see: out is missing")
         with tempfile.TemporaryDirectory(prefix="lmcjax-") as temporary:
             return run_sweep(sweep, dataset, temporary, devices=devices, on_progress=on_progress)
     devices = tuple(jax.local_devices() if devices is None else devices)
     programs = Programs(sweep, dataset)
-    folder, process, processes = SweepFolder(out), jax.process_index(), jax.process_count()
+    folder, about = SweepFolder(out), identity(sweep, dataset)
+    process, processes = jax.process_index(), jax.process_count()
     with contextlib.ExitStack() as stack:
-        refusal = None
-        folder.check(sweep, dataset)
-        # By all processes, though one would do: JAX gives up on those that come 30 s later than others
-        plan = folder.plan() if folder.exists() else make_plan(programs, devices)
-        if process == 0:
-            try:
+        with _process_0_first("begin"):
+            if process == 0:
+                folder.check(about)
+                plan = folder.plan() if folder.exists() else make_plan(programs, devices)
                 stack.enter_context(folder.lock(shared=join))
-                folder.begin(sweep, dataset, plan)
-            except (ValueError, OSError) as error:
-                refusal = error
-        if processes > 1 and not multihost_utils.broadcast_one_to_all(np.asarray(refusal is None)):
-            refusal = refusal or ValueError("process 0 of this job could not begin, and says why")
-        if refusal is not None:
-            raise refusal
+                folder.begin(about, plan)
         if process > 0:
-            folder.check(sweep, dataset)
+            folder.check(about)
         stop = stack.enter_context(_stop_on_signals(folder.path))
         run = _Run(programs, folder, devices, checkpoint_seconds, on_progress, stop)
         run.check_batches(resume=resume)
         run.everything(process, processes, join=join)
-        if process == 0:
-            folder.write_results(merge(folder, programs))
-        if processes > 1:
-            multihost_utils.sync_global_devices("the results are merged")
+        with _process_0_first("merge"):
+            if process == 0:
+                folder.write_results(merge(folder, programs))
         return xr.load_dataset(folder.results, engine="h5netcdf")
+
+
+@contextlib.contextmanager
+def _process_0_first(what: str) -> Iterator[None]:
+    """What process 0 of a job does while the others wait; its failure is theirs too.
+
+    By the key-value store of `jax.distributed`: collectives on a CPU fail where processes come 30 seconds apart.
+
+    Raises:
+        ValueError: in the others, what went wrong in process 0.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    from jax._src.distributed import global_state  # it has no public name
+
+    client: Any = global_state.client
+    key, failure = f"lmcjax/{next(_TURN)}/{what}", "it was stopped"
+    try:
+        yield
+        failure = ""
+    except (ValueError, OSError) as error:
+        failure = str(error)
+        raise
+    finally:
+        if jax.process_index() == 0:
+            client.key_value_set(key, failure)
+    if jax.process_index() > 0 and (failure := client.blocking_key_value_get(key, _PATIENCE)):
+        raise ValueError(f"process 0 could not {what}: {failure}")
 
 
 class _Run:
@@ -251,8 +274,7 @@ class _Run:
             arrays["permutation"] = permutations
         if self.sweep.keep_networks:
             self._store_networks(number, group, trained)
-        networks = len(trained.finite)
-        self.folder.write_batch(number, StoredBatch(arrays, seconds, networks))
+        self.folder.write_batch(number, StoredBatch(arrays, seconds))
         self._barrier = np.nanmean(compared["barrier"][:, 1, 0]) if np.isfinite(compared["barrier"]).any() else np.nan
 
     def _train(self, number: int, batch: Batch, group: Group) -> Trained:
@@ -350,8 +372,7 @@ class _Run:
             params = jax.tree.map(lambda leaf, i=i: leaf[i], trained.params)
             for name, leaf in named_leaves(drop_padding(wide, spec, params)).items():
                 arrays[f"{network.cell}/{network.seed}/{name}"] = np.asarray(leaf)
-        (self.folder.path / "networks").mkdir(exist_ok=True)
-        write_whole(self.folder.networks_path(number), save(arrays, {"sweep": self.folder.digest()}))
+        self.folder.write_networks(number, arrays)
 
 
 def _in_one_array(permutations: Sequence[Any]) -> np.ndarray:

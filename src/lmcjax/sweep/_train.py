@@ -1,10 +1,8 @@
 """The training of one batch of a sweep: padded to one width, in calls, with checkpoints between them."""
 
 import dataclasses
-import errno
 import functools
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +15,7 @@ from jaxtyping import PyTree
 
 from lmcjax.batching import network_map, shard
 from lmcjax.sweep._config import Cell
+from lmcjax.sweep._files import naming, read_arrays, write_arrays
 from lmcjax.sweep._plan import Group
 from lmcjax.sweep._programs import Programs
 from lmcjax.symmetry import PermutationSpec, pad_neurons, real_entries
@@ -77,62 +76,42 @@ def initial_states(
 
 
 class Checkpoints:
-    """The state of a call's training on disk, by orbax: the newest is kept, and is there whole or not at all.
-
-    In a job of several processes there are none: orbax would write the arrays of process 0 alone.
-    """
+    """The state of a call's training on disk: the newest is kept, and is there whole or not at all."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
         self.seconds = seconds
         self._last = time.monotonic()
-        self.any = path.is_dir()  # whether there is one
+        self.any = self.path.is_file()  # whether there is one
 
     def due(self) -> bool:
         """Whether the last one is long ago."""
         return time.monotonic() - self._last >= self.seconds
 
-    def _manager(self) -> Any:
-        import orbax.checkpoint as ocp
-
-        self.path.mkdir(parents=True, exist_ok=True)
-        options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
-        return ocp.CheckpointManager(self.path, options=options)
-
     def save(self, epoch: int, state: PyTree) -> None:
-        """Keep the state after an epoch."""
-        if jax.process_count() > 1:
-            return
-        import orbax.checkpoint as ocp
-
-        try:
-            with self._manager() as manager:
-                if manager.latest_step() != epoch:
-                    manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
-        except (OSError, ValueError) as error:  # tensorstore's are ValueErrors, of many lines
-            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-            number = getattr(error, "errno", None) or errno.EIO
-            raise OSError(number, f"cannot write: {reason}", str(self.path)) from error
+        """Keep the state after an epoch, in place of the one before; errors as of `write_whole`."""
+        with naming(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        leaves = jax.tree.leaves(jax.device_get(state))
+        write_arrays(self.path, {str(i): leaf for i, leaf in enumerate(leaves)}, {"epoch": epoch})
         self._last = time.monotonic()
         self.any = True
 
     def restore(self, like: Callable[[int], PyTree]) -> tuple[int, PyTree] | None:
         """The newest state with its epoch, if there is one; `like(epoch)` has its shapes."""
-        if not self.path.is_dir():
+        if not self.any:
             return None
-        import orbax.checkpoint as ocp
-
-        with self._manager() as manager:
-            epoch = manager.latest_step()
-            if epoch is None:
-                return None
-            try:
-                return epoch, manager.restore(epoch, args=ocp.args.StandardRestore(jax.device_get(like(epoch))))
-            except (OSError, ValueError, KeyError) as error:
-                reason = str(error).strip().splitlines()[-1]
-                _log.warning("%s: a damaged checkpoint, trained anew: %s", self.path, reason)
-        shutil.rmtree(self.path)
-        return None
+        try:
+            arrays, about = read_arrays(self.path)
+            expected, structure = jax.tree.flatten(like(about["epoch"]))
+            leaves = [arrays[str(i)] for i in range(len(arrays))]
+            if [(a.shape, a.dtype) for a in leaves] != [(a.shape, a.dtype) for a in expected]:
+                raise ValueError(f"{self.path}: holds another training's state")
+        except ValueError as error:
+            _log.warning("%s; trained anew", error)
+            self.path.unlink()
+            return None
+        return about["epoch"], jax.tree.unflatten(structure, leaves)
 
 
 def train_call(
