@@ -17,6 +17,8 @@ from jaxtyping import TypeCheckError
 
 from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, transport
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation")
 NOT_TRANSFORMED = {
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
@@ -134,6 +136,7 @@ def labels() -> jax.Array:
 
 BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (4, 6))
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
+
 CASES: dict[str, Callable[[], Case]] = {
     "symmetry.named_leaves": lambda: Case(symmetry.named_leaves, (params(0),)),
     "symmetry.permute": lambda: Case(lambda p, x: symmetry.permute(SPEC, p, x), (permutations(0), params(0))),
@@ -159,6 +162,10 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.pad_neurons": lambda: Case(lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)),
     "symmetry.drop_padding": lambda: Case(
         lambda p: symmetry.drop_padding(WIDE, BOUND, symmetry.pad_neurons(BOUND, WIDE, p)), (params(0),)
+    ),
+    "symmetry.as_alignments": lambda: Case(lambda p: symmetry.as_alignments(p), (permutations(0),)),
+    "symmetry.apply_soft": lambda: Case(
+        lambda p, x: symmetry.apply_soft(SPEC, p, x), ({"Dense_0": normal(0, 3, 4)}, params(0))
     ),
     "symmetry.real_entries": lambda: Case(lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)),
     "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
