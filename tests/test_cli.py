@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import signal
 from pathlib import Path
 from typing import get_args
 
@@ -91,6 +92,15 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     assert "zeros" in plan
     assert "compilations" in plan
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lmcjax.cli._progress.describe", lambda progress: signal.raise_signal(signal.SIGTERM) or "")
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["sweep", "small.toml"])
+    assert stop.value.code == 143
+    stopped = "lmcjax: stopped by SIGTERM; what is finished is stored in runs/small; go on with: "
+    assert capsys.readouterr().err == f"{stopped}lmcjax sweep --resume runs/small\n"
+
     cli.main(["sweep", "small.toml"])
     printed = capsys.readouterr().out
     assert "8/8 networks, 100%" in printed

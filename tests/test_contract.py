@@ -29,6 +29,7 @@ NOT_TRANSFORMED = {
     "symmetry.both": "static: makes a segment",
     "symmetry.fixed": "static: makes a segment",
     "symmetry.reads": "static: makes a segment",
+    "symmetry.spec_from_table": "static: reads texts, makes a spec",
     "symmetry.writes": "static: makes a segment",
     "statistics.activation_sources": "static: finds where a group is seen",
     "statistics.over_batch": "a transformation of functions",

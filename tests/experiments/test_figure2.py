@@ -52,7 +52,7 @@ def test_results_by_learning_rate_alone(few_digits):
 @pytest.mark.parametrize(
     ("model", "groups"),
     [
-        ("vgg", ["Conv_0", "Conv_1", "Conv_2", "Dense_0"]),
+        pytest.param("vgg", ["Conv_0", "Conv_1", "Conv_2", "Dense_0"], marks=pytest.mark.slow),
         pytest.param("transformer", None, marks=pytest.mark.slow),
         ("docs.examples.row_reader:apply", None),
     ],

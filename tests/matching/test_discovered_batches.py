@@ -39,7 +39,11 @@ def recovers(spec: PermutationSpec, match: Callable[[Any, Any], dict[str, Matchi
         assert matching.converged.all()
 
 
-@pytest.mark.parametrize("module", [resnet20(4, 3), VGG(((3, 4), (5,)), (7,), 3)], ids=["ResNet-20", "VGG"])
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(resnet20(4, 3), marks=pytest.mark.slow), VGG(((3, 4), (5,)), (7,), 3)],
+    ids=["ResNet-20", "VGG"],
+)
 def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_like: Any) -> None:
     network = FlaxNetwork(module, (6, 5, 2))
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))

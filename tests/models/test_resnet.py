@@ -84,6 +84,7 @@ def test_spec_is_the_hand_written_one(verified_spec, generic_like):
     check_spec(verified_spec, generic_like)
 
 
+@pytest.mark.slow
 def test_spec_in_float64(x64, verified_spec, generic_like):
     check_spec(verified_spec, generic_like)
 

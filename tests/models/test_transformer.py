@@ -60,6 +60,7 @@ def test_groups(network, verified_spec, generic_like):
     check_groups(network, verified_spec, generic_like)
 
 
+@pytest.mark.slow
 def test_groups_in_float64(x64, verified_spec, generic_like):
     check_groups(TOKENS, verified_spec, generic_like)
 

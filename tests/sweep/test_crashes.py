@@ -19,7 +19,6 @@ import xarray as xr
 from lmcjax.sweep._files import read_arrays
 
 COMMAND = str(Path(sys.executable).with_name("lmcjax"))
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 OFTEN = ["--checkpoint-minutes", "0.001"]
 FIRST_LINE = r"\d+/48 networks"
 CONFIG = """
@@ -114,13 +113,13 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(kills, undistur
         assert finished_alike(folder)
 
 
-@pytest.mark.parametrize("codes", [{signal.SIGTERM: 143}, pytest.param(CODES, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_signals_end_it_after_the_running_call_with_the_command_that_goes_on(
-    codes, undisturbed, finished_alike, start, tmp_path
+    undisturbed, finished_alike, start, tmp_path
 ):
     folder = tmp_path / "a sweep"
     arguments = ["sweep", str(undisturbed.config), "--out", str(folder)]
-    for number, code in codes.items():
+    for number, code in {signal.SIGINT: 130, signal.SIGTERM: 143}.items():
         run = start(tmp_path / number.name, *arguments)
         run.wait_for(FIRST_LINE)
         time.sleep(1)

@@ -121,7 +121,7 @@ def test_kept_networks_are_those_that_were_measured(results, dataset, folder):
 
 def test_called_again_it_computes_nothing(results, dataset, folder, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in (folder / "batches").iterdir()}
-    monkeypatch.setattr("lmcjax.sweep._run.train_call", None)
+    monkeypatch.setattr("lmcjax.sweep._batch.train_call", None)
     xr.testing.assert_identical(run_sweep(SWEEP, dataset, folder), results)
     assert {path: path.stat().st_mtime_ns for path in (folder / "batches").iterdir()} == before
 

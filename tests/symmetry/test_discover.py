@@ -69,7 +69,7 @@ class ResNet20(nn.Module):
 
 @pytest.mark.parametrize(
     ("norm", "size"),
-    [(nn.LayerNorm, 4), (functools.partial(nn.GroupNorm, num_groups=2), 2)],
+    [(nn.LayerNorm, 4), pytest.param(functools.partial(nn.GroupNorm, num_groups=2), 2, marks=pytest.mark.slow)],
     ids=["layer norm", "group norm: the channels within both groups alike"],
 )
 def test_resnet20(norm, size):

@@ -27,6 +27,7 @@ def generic_network(module, x, generic_like):
     return network.apply, generic_like(jax.eval_shape(network.init, jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_vgg16(verified_spec, generic_like):
     """A group per layer; an image of 4x4 pixels is a single one after two of the five stages."""
     spec = verified_spec(*generic_network(vgg16(4), IMAGES, generic_like), IMAGES)
@@ -35,6 +36,7 @@ def test_vgg16(verified_spec, generic_like):
     assert dict(spec.shapes) == expected | {"Dense_0": (256,), "Dense_1": (256,)}
 
 
+@pytest.mark.slow
 def test_resnet50(verified_spec, generic_like):
     """The stem, a stream per stage that its first block writes, and two inner groups per block."""
     spec = verified_spec(*generic_network(resnet50(4), IMAGES, generic_like), IMAGES)
@@ -74,6 +76,7 @@ def test_batch_norm(verified_spec, generic_like):
     check_batch_norm(verified_spec, generic_like)
 
 
+@pytest.mark.slow
 def test_batch_norm_in_float64(x64, verified_spec, generic_like):
     check_batch_norm(verified_spec, generic_like)
 

@@ -1,4 +1,4 @@
-"""The command line: `lmcjax figure2`, `sweep`, `status`, `plot`."""
+"""The command line: `lmcjax figure2`, `sweep`, `status`, `plot`, `match`."""
 
 from lmcjax.cli._figure2 import Figure2 as Figure2
 from lmcjax.cli._main import main as main

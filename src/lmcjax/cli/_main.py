@@ -11,10 +11,17 @@ from typing import Any
 import tyro
 
 from lmcjax.cli._figure2 import Figure2
+from lmcjax.cli._match import Match
 from lmcjax.cli._plot import Plot
 from lmcjax.cli._sweep import Status, SweepCommand
 
-_COMMANDS: dict[str, Callable[..., Any]] = {"figure2": Figure2, "sweep": SweepCommand, "status": Status, "plot": Plot}
+_COMMANDS: dict[str, Callable[..., Any]] = {
+    "figure2": Figure2,
+    "sweep": SweepCommand,
+    "status": Status,
+    "plot": Plot,
+    "match": Match,
+}
 
 
 def _one_line(message: str) -> str:
@@ -28,7 +35,7 @@ def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", " ".join(body)).strip()
 
 
-def _parse(arguments: Sequence[str] | None) -> Figure2 | SweepCommand | Status | Plot:
+def _parse(arguments: Sequence[str] | None) -> Figure2 | SweepCommand | Status | Plot | Match:
     """The chosen command with its options; a mistake ends the program with one line and exit code 2."""
     errors = io.StringIO()
     try:

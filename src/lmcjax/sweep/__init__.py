@@ -12,7 +12,7 @@ from lmcjax.sweep._pairs import compare_pair as compare_pair
 from lmcjax.sweep._plan import Plan as Plan
 from lmcjax.sweep._plan import make_plan as make_plan
 from lmcjax.sweep._programs import Programs as Programs
+from lmcjax.sweep._progress import SweepInterrupted as SweepInterrupted
+from lmcjax.sweep._progress import SweepProgress as SweepProgress
 from lmcjax.sweep._results import merge as merge
-from lmcjax.sweep._run import SweepInterrupted as SweepInterrupted
-from lmcjax.sweep._run import SweepProgress as SweepProgress
 from lmcjax.sweep._run import run_sweep as run_sweep

@@ -1,0 +1,245 @@
+"""`lmcjax match`."""
+
+import dataclasses
+import json
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import tyro
+
+from lmcjax.cli._figure2 import ModelName
+from lmcjax.cli._plot import wide_console
+
+if TYPE_CHECKING:
+    from jaxtyping import PyTree
+
+    from lmcjax.data import Dataset
+    from lmcjax.matching import Matching
+    from lmcjax.models import Network
+    from lmcjax.symmetry import PermutationSpec
+
+Method: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Reorder the neurons of network B so that they line up with those of network A. Both are safetensors files whose
+    keys are the parameters' paths (Dense_0/kernel). Writes aligned.safetensors, which is B in A's order,
+    matching.safetensors, the permutations, and report.json, what it brought. Pickled checkpoints are never read.
+    """
+
+    a: tyro.conf.Positional[Path]
+    """Checkpoint of the network that stays."""
+    b: tyro.conf.Positional[Path]
+    """Checkpoint of the network whose neurons are reordered."""
+    model: ModelName | None = None
+    """The networks are of one of the library's models, with --width and --num-hidden-layers; their outputs are log
+    probabilities or logits of the classes of --dataset."""
+    apply: str | None = None
+    """Or a network of your own, package.module:function: function(params, inputs) gives logits, and init(key) beside
+    it gives params. What may be permuted is read off its program."""
+    spec: Path | None = None
+    """Or no program at all, but a TOML file that says which axes write and read which groups of neurons; then by
+    weights alone, and no loss is measured."""
+    width: int = 128
+    """Of --model."""
+    num_hidden_layers: int = 3
+    """Of --model."""
+    method: Method = "covariance"
+    """How neurons are compared, layer by layer: weights, covariance (weights, in the second moment of what the layer
+    sees), activations, correlation."""
+    dataset: str = "mnist5k"
+    """Where activations are seen and losses measured: mnist5k, digits, fashion-mnist, or a folder with MNIST's four IDX
+    files."""
+    moment_samples: int | None = None
+    """Training images on which activations are compared (default: all)."""
+    num_points: int = 25
+    """Points on the line between the two networks at which the test loss is measured."""
+    out: Path = Path("matched")
+    """Folder for the results."""
+    overwrite: bool = False
+    """Replace results that are there already."""
+
+    def run(self) -> None:
+        """Read, match, write, print."""
+        if sum(given is not None for given in (self.model, self.apply, self.spec)) != 1:
+            raise ValueError("match needs to know the networks: give one of --model, --apply and --spec")
+        if self.spec is not None and self.method != "weights":
+            raise ValueError(f"--method {self.method} needs the program of the networks; with --spec: --method weights")
+        files = [self.out / name for name in ("aligned.safetensors", "matching.safetensors", "report.json")]
+        if not self.overwrite and (there := [file for file in files if file.exists()]):
+            raise FileExistsError(f"{there[0]} is already there; --overwrite replaces it")
+        read = [_read(path) for path in (self.a, self.b)]
+        from lmcjax.symmetry import permute, spec_from_table
+
+        if self.spec is not None:
+            spec, network, dataset = spec_from_table(_read_table(self.spec)), None, None
+            params_a, params_b = read
+        else:
+            network, dataset = self._network()
+            params_a, params_b = (
+                _as_params(path, leaves, network) for path, leaves in zip((self.a, self.b), read, strict=True)
+            )
+            spec = _discover(network, params_a, dataset)
+        bound = spec.bind(params_a)
+        matching = self._match(bound, params_a, params_b, network, dataset)
+        aligned = permute(bound, matching.permutations, params_b)
+        report = self._report(matching, params_a, params_b, aligned, network, dataset)
+        self._write(files, aligned, matching, report)
+        _show(bound, report)
+        print(*files, sep="\n")
+
+    def again(self) -> str:
+        """The same command."""
+        return f"lmcjax match {self.a} {self.b}"
+
+    def _network(self) -> tuple["Network", "Dataset"]:
+        from lmcjax.data import load_dataset
+        from lmcjax.models import build_network
+
+        dataset = load_dataset(self.dataset)
+        sizes = {"width": self.width, "num_hidden_layers": self.num_hidden_layers}
+        model = self.apply or str(self.model)
+        return build_network(model, dataset.input_shape, dataset.num_classes, **sizes), dataset
+
+    def _match(
+        self,
+        spec: "PermutationSpec",
+        params_a: "PyTree",
+        params_b: "PyTree",
+        network: "Network | None",
+        dataset: "Dataset | None",
+    ) -> "Matching":
+        from lmcjax.matching import match_layerwise
+        from lmcjax.statistics import activation_moments
+
+        moments = None
+        if network is not None and dataset is not None and self.method != "weights":
+            inputs = dataset.train.inputs[: self.moment_samples]
+            moments = activation_moments(network.apply, spec, params_a, params_b, inputs)
+        return match_layerwise(spec, params_a, params_b, similarity=self.method, moments=moments)
+
+    def _report(
+        self,
+        matching: "Matching",
+        params_a: "PyTree",
+        params_b: "PyTree",
+        aligned: "PyTree",
+        network: "Network | None",
+        dataset: "Dataset | None",
+    ) -> dict[str, Any]:
+        """Plain values: what the matching reached, and what it did to distance and loss."""
+        import jax
+        import numpy as np
+
+        report: dict[str, Any] = {
+            "a": str(self.a),
+            "b": str(self.b),
+            "method": self.method,
+            "objective": {g: float(v) for g, v in matching.objective.items()},
+            "objective_of_identity": {g: float(v) for g, v in matching.identity_objective.items()},
+            "converged": bool(matching.converged),
+            "finite": bool(matching.finite),
+            "distance": {},
+        }
+        for name, other in {"as given": params_b, "aligned": aligned}.items():
+            pairs = zip(jax.tree.leaves(params_a), jax.tree.leaves(other), strict=True)
+            report["distance"][name] = float(np.sqrt(sum(np.square(np.float64(x) - y).sum() for x, y in pairs)))
+        if network is not None and dataset is not None:
+            from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
+
+            loss = batched_loss(network.apply, cross_entropy_and_accuracy, dataset.test)
+            along = jax.jit(lambda a, b: linear_barrier(loss, a, b, num_points=self.num_points))
+            report["test"] = {}
+            for name, other in {"as given": params_b, "aligned": aligned}.items():
+                result = along(params_a, other)
+                report["test"][name] = {
+                    "loss of A": float(result.losses[0]),
+                    "loss of B": float(result.losses[-1]),
+                    "loss half-way": float(result.midpoint_loss),
+                    "barrier": float(result.height),
+                    "accuracy half-way": float(result.midpoint.accuracy),
+                }
+        return report
+
+    def _write(self, files: list[Path], aligned: "PyTree", matching: "Matching", report: dict[str, Any]) -> None:
+        from safetensors.flax import save_file
+
+        from lmcjax.symmetry import named_leaves
+
+        self.out.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            file.unlink(missing_ok=True)
+        save_file(named_leaves(aligned), str(files[0]), metadata={"aligned_to": str(self.a), "from": str(self.b)})
+        matching.save(files[1])
+        files[2].write_text(json.dumps(report, indent=1))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The arrays of a safetensors file by name."""
+    from safetensors import SafetensorError
+    from safetensors.flax import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        return load_file(str(path))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path}: no safetensors file, or truncated: {error}") from error
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: no TOML: {error}") from error
+
+
+def _as_params(path: Path, leaves: dict[str, Any], network: "Network") -> "PyTree":
+    """The arrays in the structure of the network's parameters.
+
+    Raises:
+        ValueError: names and shapes are not those of the network; names the first.
+    """
+    import jax
+
+    from lmcjax.symmetry import named_leaves, rebuild
+
+    expected = jax.eval_shape(network.init, jax.random.key(0))
+    shapes = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
+    if missing := [name for name in shapes if name not in leaves]:
+        raise ValueError(f"{path}: lacks {missing[0]!r}, which the network has; the file has {sorted(leaves)}")
+    if foreign := sorted(leaves.keys() - shapes.keys()):
+        raise ValueError(f"{path}: has {foreign[0]!r}, which the network lacks; the network has {sorted(shapes)}")
+    for name, shape in shapes.items():
+        if leaves[name].shape != shape:
+            raise ValueError(f"{path}: {name!r} has shape {leaves[name].shape}, the network's has {shape}")
+    return rebuild(expected, leaves)
+
+
+def _discover(network: "Network", params: "PyTree", dataset: "Dataset") -> "PermutationSpec":
+    from lmcjax.symmetry import discover
+
+    return discover(network.apply, params, dataset.train.inputs[:2])
+
+
+def _show(spec: "PermutationSpec", report: dict[str, Any]) -> None:
+    """The report as tables."""
+    from rich.table import Table
+
+    console = wide_console()
+    groups = Table("group", "neurons", "similarity as given", "similarity reached", title="What was matched")
+    for group, shape in spec.group_shapes().items():
+        reached = (report[name][group] for name in ("objective_of_identity", "objective"))
+        groups.add_row(group, "x".join(map(str, shape)), *(f"{value:.4g}" for value in reached))
+    console.print(groups)
+    effect = Table("", *report["distance"], title="What it did")
+    effect.add_row("distance of the parameters", *(f"{value:.4g}" for value in report["distance"].values()))
+    for name in next(iter(report.get("test", {"": {}}).values())):
+        effect.add_row(f"test: {name}", *(f"{values[name]:.4g}" for values in report["test"].values()))
+    console.print(effect)
+    if not report["finite"]:
+        print("Note: some similarity was not finite; identity stands where it was.")
+    elif not report["converged"]:
+        print("Note: the matching still improved when it was stopped.")
