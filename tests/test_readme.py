@@ -3,7 +3,10 @@
 import contextlib
 import io
 import re
+import tomllib
 from pathlib import Path
+
+from lmcjax.symmetry import spec_from_table
 
 
 def test_the_ten_lines():
@@ -17,3 +20,12 @@ def test_the_ten_lines():
     for name, barrier in measured.items():
         claimed = float(re.search(rf"`{name}: barrier (.*?) nats`", readme).group(1))
         assert abs(float(barrier) - claimed) < 0.1, (name, barrier, claimed)
+
+
+def test_the_spec_as_text_is_the_spec_in_python():
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    table = tomllib.loads(re.search(r"```toml\n(\[axes\].*?)```", readme, re.DOTALL).group(1))
+    program = re.search(r"(from lmcjax.symmetry import PermutationSpec.*?)\.bind\(params\)", readme, re.DOTALL).group(1)
+    names: dict = {}
+    exec(program, names)
+    assert spec_from_table(table) == names["spec"]
