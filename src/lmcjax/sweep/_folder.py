@@ -12,6 +12,7 @@ lock            held by whoever is computing
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -163,6 +164,7 @@ class SweepFolder:
             raise ValueError(f"{self.path}: its data, {data['name']!r}, have no name to load them by")
         return data["source"]
 
+    @functools.cached_property
     def digest(self) -> str:
         """The identity in short, as every batch carries it."""
         return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
@@ -208,7 +210,7 @@ class SweepFolder:
 
     def write_batch(self, batch: int, stored: StoredBatch) -> None:
         """Store a finished batch, with the sweep that it belongs to."""
-        about = {"sweep": self.digest(), "batch": batch, "seconds": stored.seconds}
+        about = {"sweep": self.digest, "batch": batch, "seconds": stored.seconds}
         write_arrays(self.batch_path(batch), stored.arrays, about)
 
     def read_batch(self, batch: int) -> StoredBatch:
@@ -220,20 +222,20 @@ class SweepFolder:
         """
         path = self.batch_path(batch)
         arrays, about = read_arrays(path)
-        if (about.get("sweep"), about.get("batch")) != (self.digest(), batch):
+        if (about.get("sweep"), about.get("batch")) != (self.digest, batch):
             raise ValueError(f"{path}: not batch {batch} of this sweep")
         return StoredBatch(arrays, about["seconds"])
 
     def write_networks(self, batch: int, leaves: Mapping[str, np.ndarray]) -> None:
         """Store a batch's trained networks."""
         (self.path / "networks").mkdir(exist_ok=True)
-        write_arrays(self.path / "networks" / f"{batch:05d}.safetensors", leaves, {"sweep": self.digest()})
+        write_arrays(self.path / "networks" / f"{batch:05d}.safetensors", leaves, {"sweep": self.digest})
 
     def read_networks(self, batch: int) -> dict[str, np.ndarray]:
         """A batch's trained networks; errors as of `read_batch`."""
         path = self.path / "networks" / f"{batch:05d}.safetensors"
         leaves, about = read_arrays(path)
-        if about.get("sweep") != self.digest():
+        if about.get("sweep") != self.digest:
             raise ValueError(f"{path}: not of this sweep")
         return leaves
 
