@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, transport
+from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, theory, transport
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation")
+PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation", "theory")
 NOT_TRANSFORMED = {
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
@@ -218,6 +218,14 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "evaluation.cross_entropy_and_accuracy": lambda: Case(
         evaluation.cross_entropy_and_accuracy, (normal(0, 9, 2), labels()), strict=False
+    ),
+    "theory.matching_lower_bound": lambda: Case(
+        lambda m, log_f, s: theory.matching_lower_bound(m, 4, log_f, s, rows="gaussian"),
+        (jnp.array([2.0, 30.0, 1e6]), normal(0), moments(0).centred_aa),
+    ),
+    "theory.gaussian_matching_lower_bound": lambda: Case(
+        theory.gaussian_matching_lower_bound,
+        (jnp.array([2.0, 30.0, 1e6]), moments(0).centred_aa, moments(2).centred_aa),
     ),
 }
 
