@@ -223,6 +223,10 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda m, log_f, s: theory.matching_lower_bound(m, 4, log_f, s, rows="gaussian"),
         (jnp.array([2.0, 30.0, 1e6]), normal(0), moments(0).centred_aa),
     ),
+    "theory.propagate": lambda: Case(lambda a, b, m: theory.propagate(SPEC, a, b, m, num_points=3), pair()),
+    "theory.path_deviation": lambda: Case(
+        lambda a, b, x: theory.path_deviation(apply, SPEC, a, b, x, num_points=3), (*pair()[:2], normal(4, 9, 3))
+    ),
     "theory.gaussian_matching_lower_bound": lambda: Case(
         theory.gaussian_matching_lower_bound,
         (jnp.array([2.0, 30.0, 1e6]), moments(0).centred_aa, moments(2).centred_aa),

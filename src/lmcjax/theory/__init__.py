@@ -3,3 +3,7 @@
 from lmcjax.theory._lower_bound import MatchingBound as MatchingBound
 from lmcjax.theory._lower_bound import gaussian_matching_lower_bound as gaussian_matching_lower_bound
 from lmcjax.theory._lower_bound import matching_lower_bound as matching_lower_bound
+from lmcjax.theory._propagation import PathDeviation as PathDeviation
+from lmcjax.theory._propagation import Propagation as Propagation
+from lmcjax.theory._propagation import path_deviation as path_deviation
+from lmcjax.theory._propagation import propagate as propagate
