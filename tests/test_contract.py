@@ -223,6 +223,27 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda m, log_f, s: theory.matching_lower_bound(m, 4, log_f, s, rows="gaussian"),
         (jnp.array([2.0, 30.0, 1e6]), normal(0), moments(0).centred_aa),
     ),
+    "theory.empirical_wasserstein_rate": lambda: Case(
+        theory.empirical_wasserstein_rate, (jnp.array([2.0, 30.0, 1e6]), jnp.array([1.0, 4.0, 9.0]))
+    ),
+    "theory.fit_exponent": lambda: Case(
+        lambda n, y, e: theory.fit_exponent(n**2 + 1, y**2 + 1, e**2, repetitions=5),
+        (normal(0, 4), normal(1, 4), normal(2, 4)),
+    ),
+    "theory.calibrate_wasserstein_rate": lambda: Case(
+        lambda key, cloud: theory.calibrate_wasserstein_rate(key, cloud, (2, 4), repetitions=3),
+        (keys(), normal(0, 9, 2)),
+    ),
+    "theory.width_upper_bound": lambda: Case(
+        lambda eps, m: theory.width_upper_bound(eps, m, 4, constants=jnp.ones(4, eps.dtype)),
+        (jnp.array([0.5, 0.1, 0.01]), jnp.array([2.0, 5.0, 784.0])),
+    ),
+    "theory.two_layer_width": lambda: Case(
+        theory.two_layer_width, (jnp.array([0.5, 0.1, 0.01]), jnp.array([2.0, 5.0, 784.0]))
+    ),
+    "theory.low_dimensional_width": lambda: Case(
+        theory.low_dimensional_width, (jnp.array([0.5, 0.1, 0.01]), *(jnp.full(COUNT, x) for x in (3.0, 50.0, 0.05)))
+    ),
     "theory.propagate": lambda: Case(lambda a, b, m: theory.propagate(SPEC, a, b, m, num_points=3), pair()),
     "theory.path_deviation": lambda: Case(
         lambda a, b, x: theory.path_deviation(apply, SPEC, a, b, x, num_points=3), (*pair()[:2], normal(4, 9, 3))
