@@ -199,6 +199,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "statistics.group_moments": lambda: Case(
         lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
     ),
+    "statistics.independence_test": lambda: Case(
+        lambda key, z: statistics.independence_test(key, z, num_permutations=9), (keys(), normal(0, 2, 3, 4))
+    ),
+    "statistics.neuron_coordinates": lambda: Case(
+        lambda p, x: statistics.neuron_coordinates(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
+    ),
     "statistics.second_moment": lambda: Case(statistics.second_moment, (moments(0),)),
     "statistics.cross_covariance": lambda: Case(statistics.cross_covariance, (moments(0),)),
     "statistics.cross_correlation": lambda: Case(statistics.cross_correlation, (moments(0),)),
