@@ -134,6 +134,10 @@ def labels() -> jax.Array:
     return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
 
 
+def diagnosed(a: Any, b: Any, p: Any, inputs: Any, targets: Any) -> evaluation.Diagnosis:
+    return evaluation.diagnose(SPEC, a, b, p, barrier(a, b, inputs, targets))
+
+
 BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (4, 6))
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 
@@ -218,6 +222,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.approximate_dimensions[activations]": lambda: dimensions("activations"),
     "interpolation.interpolate": lambda: Case(interpolation.interpolate, (params(0), params(2), normal(4))),
     "evaluation.linear_barrier": lambda: Case(barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))),
+    "evaluation.diagnose": lambda: Case(
+        diagnosed, (params(0), params(2), permutations(0), normal(4, 9, 3), normal(5, 9, 2))
+    ),
     "evaluation.batched_loss": lambda: Case(
         lambda p, x, y: evaluation.batched_loss(apply, mean_square, (x, y), 4)(p),
         (params(0), normal(4, 9, 3), normal(5, 9, 2)),
