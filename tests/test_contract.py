@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, transport
+from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, theory, transport
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation")
+PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation", "theory")
 NOT_TRANSFORMED = {
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
@@ -135,6 +135,10 @@ def labels() -> jax.Array:
     return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
 
 
+def diagnosed(a: Any, b: Any, p: Any, inputs: Any, targets: Any) -> evaluation.Diagnosis:
+    return evaluation.diagnose(SPEC, a, b, p, barrier(a, b, inputs, targets))
+
+
 BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (4, 6))
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 
@@ -200,6 +204,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "statistics.group_moments": lambda: Case(
         lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
     ),
+    "statistics.independence_test": lambda: Case(
+        lambda key, z: statistics.independence_test(key, z, num_permutations=9), (keys(), normal(0, 2, 3, 4))
+    ),
+    "statistics.neuron_coordinates": lambda: Case(
+        lambda p, x: statistics.neuron_coordinates(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
+    ),
     "statistics.second_moment": lambda: Case(statistics.second_moment, (moments(0),)),
     "statistics.cross_covariance": lambda: Case(statistics.cross_covariance, (moments(0),)),
     "statistics.cross_correlation": lambda: Case(statistics.cross_correlation, (moments(0),)),
@@ -213,12 +223,48 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.approximate_dimensions[activations]": lambda: dimensions("activations"),
     "interpolation.interpolate": lambda: Case(interpolation.interpolate, (params(0), params(2), normal(4))),
     "evaluation.linear_barrier": lambda: Case(barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))),
+    "evaluation.diagnose": lambda: Case(
+        diagnosed, (params(0), params(2), permutations(0), normal(4, 9, 3), normal(5, 9, 2))
+    ),
     "evaluation.batched_loss": lambda: Case(
         lambda p, x, y: evaluation.batched_loss(apply, mean_square, (x, y), 4)(p),
         (params(0), normal(4, 9, 3), normal(5, 9, 2)),
     ),
     "evaluation.cross_entropy_and_accuracy": lambda: Case(
         evaluation.cross_entropy_and_accuracy, (normal(0, 9, 2), labels()), strict=False
+    ),
+    "theory.matching_lower_bound": lambda: Case(
+        lambda m, log_f, s: theory.matching_lower_bound(m, 4, log_f, s, rows="gaussian"),
+        (jnp.array([2.0, 30.0, 1e6]), normal(0), moments(0).centred_aa),
+    ),
+    "theory.empirical_wasserstein_rate": lambda: Case(
+        theory.empirical_wasserstein_rate, (jnp.array([2.0, 30.0, 1e6]), jnp.array([1.0, 4.0, 9.0]))
+    ),
+    "theory.fit_exponent": lambda: Case(
+        lambda n, y, e: theory.fit_exponent(n**2 + 1, y**2 + 1, e**2, repetitions=5),
+        (normal(0, 4), normal(1, 4), normal(2, 4)),
+    ),
+    "theory.calibrate_wasserstein_rate": lambda: Case(
+        lambda key, cloud: theory.calibrate_wasserstein_rate(key, cloud, (2, 4), repetitions=3),
+        (keys(), normal(0, 9, 2)),
+    ),
+    "theory.width_upper_bound": lambda: Case(
+        lambda eps, m: theory.width_upper_bound(eps, m, 4, constants=jnp.ones(4, eps.dtype)),
+        (jnp.array([0.5, 0.1, 0.01]), jnp.array([2.0, 5.0, 784.0])),
+    ),
+    "theory.two_layer_width": lambda: Case(
+        theory.two_layer_width, (jnp.array([0.5, 0.1, 0.01]), jnp.array([2.0, 5.0, 784.0]))
+    ),
+    "theory.low_dimensional_width": lambda: Case(
+        theory.low_dimensional_width, (jnp.array([0.5, 0.1, 0.01]), *(jnp.full(COUNT, x) for x in (3.0, 50.0, 0.05)))
+    ),
+    "theory.propagate": lambda: Case(lambda a, b, m: theory.propagate(SPEC, a, b, m, num_points=3), pair()),
+    "theory.path_deviation": lambda: Case(
+        lambda a, b, x: theory.path_deviation(apply, SPEC, a, b, x, num_points=3), (*pair()[:2], normal(4, 9, 3))
+    ),
+    "theory.gaussian_matching_lower_bound": lambda: Case(
+        theory.gaussian_matching_lower_bound,
+        (jnp.array([2.0, 30.0, 1e6]), moments(0).centred_aa, moments(2).centred_aa),
     ),
 }
 

@@ -5,6 +5,9 @@ from lmcjax.statistics._activations import activation_moments as activation_mome
 from lmcjax.statistics._activations import activation_sources as activation_sources
 from lmcjax.statistics._activations import group_moments as group_moments
 from lmcjax.statistics._dimension import approximate_dimension as approximate_dimension
+from lmcjax.statistics._independence import IndependenceTest as IndependenceTest
+from lmcjax.statistics._independence import independence_test as independence_test
+from lmcjax.statistics._independence import neuron_coordinates as neuron_coordinates
 from lmcjax.statistics._moments import Moments as Moments
 from lmcjax.statistics._moments import cross_correlation as cross_correlation
 from lmcjax.statistics._moments import cross_covariance as cross_covariance
