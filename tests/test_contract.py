@@ -130,6 +130,17 @@ def barrier(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResu
     return evaluation.linear_barrier(loss, a, b, num_points=4)
 
 
+def on_the_line(objective: Callable[..., Any]) -> Callable[..., Any]:
+    def value(a: Any, b: Any, key: Any, inputs: Any, targets: Any) -> jax.Array:
+        return objective(apply, mean_square, (inputs, targets), batch_size=4)(a, b, key)
+
+    return value
+
+
+def on_the_line_arguments() -> tuple[Any, ...]:
+    return params(0), params(2), keys(), normal(4, 9, 3), normal(5, 9, 2)
+
+
 def labels() -> jax.Array:
     return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
 
@@ -206,6 +217,15 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.match_layerwise[covariance]": lambda: matched("covariance"),
     "matching.match_layerwise[activations]": lambda: matched("activations"),
     "matching.match_layerwise[correlation]": lambda: matched("correlation"),
+    "matching.match_sinkhorn": lambda: Case(
+        lambda a, b: matching.match_sinkhorn(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
+    ),
+    "matching.soft_alignments": lambda: Case(
+        lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
+    ),
+    "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
+    "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
+    "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
     "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),
