@@ -220,6 +220,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.match_sinkhorn": lambda: Case(
         lambda a, b: matching.match_sinkhorn(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
     ),
+    "matching.match_straight_through": lambda: Case(
+        lambda a, b: matching.match_straight_through(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
+    ),
+    "matching.match_annealing": lambda: Case(
+        lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_steps=5), (params(0), params(2), keys())
+    ),
     "matching.soft_alignments": lambda: Case(
         lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
     ),

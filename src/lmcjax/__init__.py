@@ -19,8 +19,10 @@ from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Matching as Matching
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
+from lmcjax.matching import match_annealing as match_annealing
 from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.matching import match_sinkhorn as match_sinkhorn
+from lmcjax.matching import match_straight_through as match_straight_through
 from lmcjax.matching import midpoint_loss as midpoint_loss
 from lmcjax.matching import random_point_loss as random_point_loss
 from lmcjax.matching import weight_distance as weight_distance

@@ -1,5 +1,6 @@
 """Transport applied to networks: one file per algorithm, one signature, one result type."""
 
+from lmcjax.matching._annealing import match_annealing as match_annealing
 from lmcjax.matching._layerwise import match_layerwise as match_layerwise
 from lmcjax.matching._matching import Matching as Matching
 from lmcjax.matching._objectives import Objective as Objective
@@ -14,3 +15,4 @@ from lmcjax.matching._sinkhorn import SinkhornMatching as SinkhornMatching
 from lmcjax.matching._sinkhorn import SoftAlignments as SoftAlignments
 from lmcjax.matching._sinkhorn import match_sinkhorn as match_sinkhorn
 from lmcjax.matching._sinkhorn import soft_alignments as soft_alignments
+from lmcjax.matching._straight_through import match_straight_through as match_straight_through
