@@ -178,6 +178,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.apply_soft": lambda: Case(
         lambda p, x: symmetry.apply_soft(SPEC, p, x), ({"Dense_0": normal(0, 3, 4)}, params(0))
     ),
+    "symmetry.mix_leaf": lambda: Case(
+        lambda p, x: symmetry.mix_leaf(AXES, p, x), ({"Dense_0": normal(0, 3, 4)}, normal(0, 4, 2))
+    ),
     "symmetry.real_entries": lambda: Case(lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)),
     "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
     "symmetry.kernel_inputs": lambda: Case(
@@ -196,6 +199,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "transport.linear_assignment[optax]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),), strict=False
     ),
+    "transport.exact_plan": lambda: Case(lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)),
     "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
     "transport.sinkhorn_plan": lambda: Case(
         lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
@@ -225,6 +229,14 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "matching.match_annealing": lambda: Case(
         lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_steps=5), (params(0), params(2), keys())
+    ),
+    "matching.match_soft": lambda: Case(
+        lambda a, b: matching.match_soft(SPEC, a, b, similarity="weights"), (params(0), params(2))
+    ),
+    "matching.match_soft[entropic]": lambda: Case(
+        lambda a, b, m: matching.match_soft(SPEC, a, b, similarity="correlation", moments=m, temperature=0.5),
+        pair(),
+        strict=False,
     ),
     "matching.soft_alignments": lambda: Case(
         lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False

@@ -15,4 +15,6 @@ from lmcjax.matching._sinkhorn import SinkhornMatching as SinkhornMatching
 from lmcjax.matching._sinkhorn import SoftAlignments as SoftAlignments
 from lmcjax.matching._sinkhorn import match_sinkhorn as match_sinkhorn
 from lmcjax.matching._sinkhorn import soft_alignments as soft_alignments
+from lmcjax.matching._soft import SoftMatching as SoftMatching
+from lmcjax.matching._soft import match_soft as match_soft
 from lmcjax.matching._straight_through import match_straight_through as match_straight_through

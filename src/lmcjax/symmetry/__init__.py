@@ -21,6 +21,7 @@ from lmcjax.symmetry._permutations import random_permutations as random_permutat
 from lmcjax.symmetry._soft import Alignments as Alignments
 from lmcjax.symmetry._soft import apply_soft as apply_soft
 from lmcjax.symmetry._soft import as_alignments as as_alignments
+from lmcjax.symmetry._soft import mix_leaf as mix_leaf
 from lmcjax.symmetry._spec import Axis as Axis
 from lmcjax.symmetry._spec import Kernel as Kernel
 from lmcjax.symmetry._spec import PermutationSpec as PermutationSpec
