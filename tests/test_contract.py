@@ -169,6 +169,9 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda c, p: symmetry.rescale(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p),
         (normal(4, 4), kernels()),
     ),
+    "symmetry.canonical_scales": lambda: Case(
+        lambda p: symmetry.canonical_scales(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, p), (kernels(),)
+    ),
     "symmetry.rebuild": lambda: Case(lambda p: symmetry.rebuild(p, symmetry.named_leaves(p)), (params(0),)),
     "symmetry.pad_neurons": lambda: Case(lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)),
     "symmetry.drop_padding": lambda: Case(

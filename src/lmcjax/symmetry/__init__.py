@@ -1,7 +1,9 @@
 """Which axes of which parameters may be permuted together, and acting on them."""
 
 from lmcjax.symmetry._discover import discover as discover
+from lmcjax.symmetry._homogeneity import CanonicalScales as CanonicalScales
 from lmcjax.symmetry._homogeneity import Exponents as Exponents
+from lmcjax.symmetry._homogeneity import canonical_scales as canonical_scales
 from lmcjax.symmetry._homogeneity import homogeneous_groups as homogeneous_groups
 from lmcjax.symmetry._homogeneity import rescale as rescale
 from lmcjax.symmetry._leaves import check_same_shapes as check_same_shapes
