@@ -131,6 +131,17 @@ def barrier(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResu
     return evaluation.linear_barrier(loss, a, b, num_points=4)
 
 
+def on_the_line(objective: Callable[..., Any]) -> Callable[..., Any]:
+    def value(a: Any, b: Any, key: Any, inputs: Any, targets: Any) -> jax.Array:
+        return objective(apply, mean_square, (inputs, targets), batch_size=4)(a, b, key)
+
+    return value
+
+
+def on_the_line_arguments() -> tuple[Any, ...]:
+    return params(0), params(2), keys(), normal(4, 9, 3), normal(5, 9, 2)
+
+
 def labels() -> jax.Array:
     return jnp.asarray(np.tile(np.arange(9) % 2, (COUNT, 1)))
 
@@ -163,6 +174,9 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda c, p: symmetry.rescale(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p),
         (normal(4, 4), kernels()),
     ),
+    "symmetry.canonical_scales": lambda: Case(
+        lambda p: symmetry.canonical_scales(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, p), (kernels(),)
+    ),
     "symmetry.rebuild": lambda: Case(lambda p: symmetry.rebuild(p, symmetry.named_leaves(p)), (params(0),)),
     "symmetry.pad_neurons": lambda: Case(lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)),
     "symmetry.drop_padding": lambda: Case(
@@ -171,6 +185,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.as_alignments": lambda: Case(lambda p: symmetry.as_alignments(p), (permutations(0),)),
     "symmetry.apply_soft": lambda: Case(
         lambda p, x: symmetry.apply_soft(SPEC, p, x), ({"Dense_0": normal(0, 3, 4)}, params(0))
+    ),
+    "symmetry.mix_leaf": lambda: Case(
+        lambda p, x: symmetry.mix_leaf(AXES, p, x), ({"Dense_0": normal(0, 3, 4)}, normal(0, 4, 2))
     ),
     "symmetry.real_entries": lambda: Case(lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)),
     "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
@@ -190,6 +207,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "transport.linear_assignment[optax]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),), strict=False
     ),
+    "transport.exact_plan": lambda: Case(lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)),
     "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
     "transport.sinkhorn_plan": lambda: Case(
         lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
@@ -217,6 +235,29 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.match_layerwise[covariance]": lambda: matched("covariance"),
     "matching.match_layerwise[activations]": lambda: matched("activations"),
     "matching.match_layerwise[correlation]": lambda: matched("correlation"),
+    "matching.match_sinkhorn": lambda: Case(
+        lambda a, b: matching.match_sinkhorn(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
+    ),
+    "matching.match_straight_through": lambda: Case(
+        lambda a, b: matching.match_straight_through(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
+    ),
+    "matching.match_annealing": lambda: Case(
+        lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_steps=5), (params(0), params(2), keys())
+    ),
+    "matching.match_soft": lambda: Case(
+        lambda a, b: matching.match_soft(SPEC, a, b, similarity="weights"), (params(0), params(2))
+    ),
+    "matching.match_soft[entropic]": lambda: Case(
+        lambda a, b, m: matching.match_soft(SPEC, a, b, similarity="correlation", moments=m, temperature=0.5),
+        pair(),
+        strict=False,
+    ),
+    "matching.soft_alignments": lambda: Case(
+        lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
+    ),
+    "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
+    "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
+    "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
     "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),

@@ -19,7 +19,14 @@ from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Matching as Matching
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
+from lmcjax.matching import match_annealing as match_annealing
 from lmcjax.matching import match_layerwise as match_layerwise
+from lmcjax.matching import match_sinkhorn as match_sinkhorn
+from lmcjax.matching import match_soft as match_soft
+from lmcjax.matching import match_straight_through as match_straight_through
+from lmcjax.matching import midpoint_loss as midpoint_loss
+from lmcjax.matching import random_point_loss as random_point_loss
+from lmcjax.matching import weight_distance as weight_distance
 from lmcjax.models import MLP as MLP
 from lmcjax.models import VGG as VGG
 from lmcjax.models import FlaxNetwork as FlaxNetwork
@@ -37,6 +44,7 @@ from lmcjax.sweep import Sweep as Sweep
 from lmcjax.sweep import load_networks as load_networks
 from lmcjax.sweep import run_sweep as run_sweep
 from lmcjax.symmetry import PermutationSpec as PermutationSpec
+from lmcjax.symmetry import apply_soft as apply_soft
 from lmcjax.symmetry import compose as compose
 from lmcjax.symmetry import discover as discover
 from lmcjax.symmetry import identity_permutations as identity_permutations
@@ -50,6 +58,7 @@ from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult
 from lmcjax.training import train as train
 from lmcjax.training import train_networks as train_networks
+from lmcjax.transport import exact_plan as exact_plan
 from lmcjax.transport import linear_assignment as linear_assignment
 from lmcjax.transport import sinkhorn_plan as sinkhorn_plan
 from lmcjax.transport import wasserstein2 as wasserstein2

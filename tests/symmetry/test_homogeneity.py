@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax import discover, mlp_spec
-from lmcjax.symmetry import homogeneous_groups, rescale
+from lmcjax import discover, match_layerwise, mlp_spec, permute, random_permutations
+from lmcjax.symmetry import canonical_scales, homogeneous_groups, invert, rescale
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -92,3 +92,72 @@ def test_only_the_hidden_neurons_of_a_normalised_residual_block():
 def test_a_group_without_exponents_is_an_error():
     with pytest.raises(ValueError, match="'Dense_0' has no exponents"):
         rescale(mlp_spec(1), {}, {"Dense_0": jnp.ones(6)}, PARAMS)
+
+
+def deep(params, x):
+    for i in range(len(params)):
+        x = (nn.relu(x) if i else x) @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"]
+    return x
+
+
+def deep_params(seed):
+    rng = np.random.default_rng(seed)
+    shapes = ((5, 8), (8, 7), (7, 3))
+    draws = [(rng.normal(size=s) / np.sqrt(s[0]), 0.3 * rng.normal(size=s[1])) for s in shapes]
+    return {f"Dense_{i}": {"kernel": jnp.float32(k), "bias": jnp.float32(b)} for i, (k, b) in enumerate(draws)}
+
+
+def test_canonical_scales_have_norm_one_and_keep_the_outputs():
+    """One neuron has no incoming weights, and stays."""
+    spec, params = mlp_spec(2), deep_params(0)
+    params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[:, 2].set(0)
+    exponents = homogeneous_groups(deep, spec, params, X)
+    found = jax.jit(functools.partial(canonical_scales, spec, exponents))(params)
+    assert set(found.factors) == {"Dense_0", "Dense_1"}
+    np.testing.assert_allclose(deep(found.params, X), deep(params, X), rtol=1e-4, atol=1e-5)
+    norms = [np.linalg.norm(found.params[name]["kernel"], axis=0) for name in ("Dense_0", "Dense_1")]
+    np.testing.assert_allclose(norms[0], 1, rtol=1e-5)
+    np.testing.assert_allclose(norms[1], np.where(np.arange(7) == 2, 0, 1), rtol=1e-5)
+    assert found.factors["Dense_1"][2] == 1
+    np.testing.assert_allclose(found.factors["Dense_0"], 1 / np.linalg.norm(params["Dense_0"]["kernel"], axis=0), 1e-5)
+    again = canonical_scales(spec, exponents, found.params)
+    np.testing.assert_allclose(again.params["Dense_2"]["kernel"], found.params["Dense_2"]["kernel"], rtol=1e-5)
+
+
+def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
+    """Shuffled and rescaled by 1/30 to 30; by its raw weights it is not."""
+    spec, params = mlp_spec(2), deep_params(1)
+    exponents = homogeneous_groups(deep, spec, params, X)
+    spec = spec.bind(params)
+    planted = random_permutations(jax.random.key(0), spec)
+    draws = np.random.default_rng(2).uniform(-1, 1, (2, 8))
+    factors = {"Dense_0": jnp.float32(30 ** draws[0]), "Dense_1": jnp.float32(30 ** draws[1, :7])}
+    copy = permute(spec, invert(spec, planted), rescale(spec, exponents, factors, params))
+    match = jax.jit(functools.partial(match_layerwise, spec, similarity="weights"))
+    raw = match(params, copy).permutations
+    scaled = (canonical_scales(spec, exponents, p).params for p in (params, copy))
+    found = match(*scaled).permutations
+    for group, p in planted.items():
+        np.testing.assert_array_equal(found[group], p)
+    assert any((raw[group] != p).any() for group, p in planted.items())
+
+
+def test_canonical_scales_leave_out_what_reads_itself():
+    """A linear residual stream is homogeneous as far as its exponents go, but its kernels would change its own norm."""
+    spec = discover(lambda p, x: (x @ p["in"] + nn.relu(x @ p["in"] @ p["up"]) @ p["down"]) @ p["out"], STREAM, X)
+    by_leaf = {name: next(s.group for s in axes[-1]) for name, axes in spec.leaves if axes[-1]}
+    stream, hidden = by_leaf["in"], by_leaf["up"]
+    exponents = {
+        g: {(p.leaf, p.axis): -1 if p.segment.role == "reads" else 1 for p in spec.places(g)} for g in spec.groups
+    }
+    found = canonical_scales(spec, exponents, STREAM)
+    assert set(found.factors) == {stream}
+    only = canonical_scales(spec, {hidden: exponents[hidden]}, STREAM)
+    assert set(only.factors) == {hidden}
+    np.testing.assert_allclose(np.linalg.norm(only.params["up"], axis=0), 1, rtol=1e-5)
+
+
+STREAM = {
+    name: jax.random.normal(jax.random.key(i), shape)
+    for i, (name, shape) in enumerate({"in": (5, 4), "up": (4, 6), "down": (6, 4), "out": (4, 3)}.items())
+}

@@ -68,7 +68,7 @@ def match_layerwise(
     check_similarity(spec, similarity, moments, include_bias)
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
-    order = _first_pass(spec, similarity, moments)
+    order = first_pass(spec, similarity, moments)
 
     similarities = functools.partial(
         layer_similarity,
@@ -185,7 +185,7 @@ def _beside(spec: PermutationSpec, place: Place, among: Sequence[int] | None = N
     return {segment.group for i in others for segment in axes[i] if segment.group is not None}
 
 
-def _first_pass(
+def first_pass(
     spec: PermutationSpec, similarity: Similarity, moments: ActivationMoments | None
 ) -> dict[str, tuple[str, ...] | None]:
     """Per group, the kernels that count in the first pass: those beside whose other groups are matched by then, or all

@@ -1,7 +1,9 @@
 """Which axes of which parameters may be permuted together, and acting on them."""
 
 from lmcjax.symmetry._discover import discover as discover
+from lmcjax.symmetry._homogeneity import CanonicalScales as CanonicalScales
 from lmcjax.symmetry._homogeneity import Exponents as Exponents
+from lmcjax.symmetry._homogeneity import canonical_scales as canonical_scales
 from lmcjax.symmetry._homogeneity import homogeneous_groups as homogeneous_groups
 from lmcjax.symmetry._homogeneity import rescale as rescale
 from lmcjax.symmetry._leaves import check_same_shapes as check_same_shapes
@@ -21,6 +23,7 @@ from lmcjax.symmetry._permutations import random_permutations as random_permutat
 from lmcjax.symmetry._soft import Alignments as Alignments
 from lmcjax.symmetry._soft import apply_soft as apply_soft
 from lmcjax.symmetry._soft import as_alignments as as_alignments
+from lmcjax.symmetry._soft import mix_leaf as mix_leaf
 from lmcjax.symmetry._spec import Axis as Axis
 from lmcjax.symmetry._spec import Kernel as Kernel
 from lmcjax.symmetry._spec import PermutationSpec as PermutationSpec

@@ -1,13 +1,14 @@
 """Which neurons may be rescaled: units whose nonlinearity is positively homogeneous (ReLU, leaky ReLU, linear)."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
+from lmcjax._dtypes import accumulation_dtype
 from lmcjax.symmetry._leaves import named_leaves, rebuild
 from lmcjax.symmetry._spec import PermutationSpec, Place
 from lmcjax.symmetry._verify import perturb
@@ -122,6 +123,59 @@ def rescale(
         for place in spec.places(group):
             leaves[place.leaf] = _scale(leaves[place.leaf], place, jnp.asarray(factor), exponents[group])
     return rebuild(params, leaves)
+
+
+class CanonicalScales(NamedTuple):
+    """A network with its homogeneous neurons at scale 1; `vmap` prepends axes to every array."""
+
+    params: PyTree
+    factors: dict[str, Float[Array, " n"]]  # of the groups that were rescaled, and of no others
+
+
+def canonical_scales(spec: PermutationSpec, exponents: Mapping[str, Exponents], params: PyTree) -> CanonicalScales:
+    """Give each homogeneous neuron incoming weights of norm 1; its outgoing weights take the factor, the outputs stay.
+
+    Group by group in the spec's order, `w_i / ||w_i||` for a neuron's rows of all kernels that write it (biases follow
+    but do not count), so that two networks that differ by scales become equal, and matchings by weights see directions.
+    A neuron whose incoming weights are all 0 is left as it is. Left out are groups whose scale would spoil a norm:
+    those read by a kernel whose norms are 1 already, or by their own (residual streams). Jittable, vmappable,
+    differentiable where no norm is 0.
+
+    Args:
+        spec: static; groups in the order of the computation.
+        exponents: static; from `homogeneous_groups`, of the groups to rescale.
+        params: any pytree of arrays that fits the spec, traced.
+
+    Returns:
+        The rescaled parameters, and by group the factors of the incoming weights: what stands there was rescaled.
+
+    Raises:
+        ValueError: the spec does not fit the parameters.
+
+    Source: the normal form of ReLU networks, as in Neyshabur et al. (2015), Path-SGD.
+    """
+    spec = spec.bind(params)
+    factors: dict[str, Array] = {}
+    settled: set[str] = set()  # leaves whose norms are 1
+    for group in (group for group in spec.groups if group in exponents):
+        moved = [place.leaf for place in spec.places(group) if exponents[group][place.leaf, place.axis]]
+        counted = [p for kernel, p in spec.writers(group) if exponents[group][p.leaf, p.axis] == 1]
+        own = {place.leaf for place in counted}
+        if not counted or settled & {*moved} or any(moved.count(leaf) > 1 for leaf in own):
+            continue
+        leaves = named_leaves(params)
+        norm = _row_norms([p.rows(jnp.asarray(leaves[p.leaf]), range(jnp.ndim(leaves[p.leaf]))) for p in counted])
+        factors[group] = 1 / jnp.where(norm == 0, 1, norm)
+        params = rescale(spec, exponents, {group: factors[group]}, params)
+        settled |= own
+    return CanonicalScales(params, factors)
+
+
+def _row_norms(rows: list[Array]) -> Array:
+    """Of matrices `[n, rest]` side by side; nan where a row is."""
+    dtype = accumulation_dtype(*rows)
+    squared = sum((jnp.sum(row.astype(dtype) ** 2, axis=1) for row in rows), jnp.zeros((), dtype))
+    return jnp.where(squared == 0, 0, jnp.sqrt(jnp.where(squared == 0, 1, squared)))
 
 
 def _scale(leaf: ArrayLike, place: Place, factor: Array, exponents: Exponents) -> Array:

@@ -52,11 +52,14 @@ def apply_soft(spec: PermutationSpec, alignments: Alignments, params: PyTree) ->
         if len(shape) != len(batch) + 2 or (*shape[:-2], shape[-1]) != (*batch, size):
             raise ValueError(f"the alignment of group {group!r} has shape {shape}, expected {(*batch, 'n_a', size)}")
     leaves = named_leaves(params)
-    return rebuild(params, {name: _mix_leaf(axes, alignments, leaves[name]) for name, axes in spec.leaves})
+    return rebuild(params, {name: mix_leaf(axes, alignments, leaves[name]) for name, axes in spec.leaves})
 
 
-def _mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) -> Array:
-    """Axes along which others' alignments vary go first, as in `permute`."""
+def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) -> Array:
+    """One leaf of `apply_soft`, unchecked: `axes` as the spec has them for this leaf.
+
+    Axes along which others' alignments vary go first, as in `permute_leaf`.
+    """
     mixed = jnp.asarray(leaf)
     for i in sorted(range(len(axes)), key=lambda i: max((len(s.batch_axes) for s in axes[i]), default=0)):
         if axes[i]:

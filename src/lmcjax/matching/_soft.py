@@ -1,0 +1,159 @@
+"""One transport plan per layer, for networks of different widths."""
+
+import functools
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+from lmcjax._dtypes import accumulation_dtype
+from lmcjax.matching._layerwise import first_pass
+from lmcjax.matching._similarity import Similarity, check_similarity, in_metric, input_moments, writing_kernels
+from lmcjax.statistics import ActivationMoments, cross_correlation, cross_covariance, group_moments, over_batch
+from lmcjax.symmetry import PermutationSpec, mix_leaf, named_leaves
+from lmcjax.transport import AssignmentBackend, exact_plan, sinkhorn_plan
+
+
+class SoftMatching(NamedTuple):
+    """One pair of networks, matched softly; `vmap` prepends axes to every field."""
+
+    alignments: dict[str, Float[Array, "*batch n_a n_b"]]  # for `apply_soft`; rows sum to 1, columns to n_a / n_b
+    objective: dict[str, Float[Array, ""]]  # sum of the alignment times the similarity, when the group was matched
+    converged: Bool[Array, ""]  # the last pass: exact, or all margins met to the threshold
+    finite: Bool[Array, ""]  # False: some similarity was nan or inf
+
+
+def match_soft(
+    spec: PermutationSpec,
+    params_a: PyTree,
+    params_b: PyTree,
+    *,
+    similarity: Similarity,
+    moments: ActivationMoments | None = None,
+    temperature: float | Float[ArrayLike, ""] | None = None,
+    num_passes: int = 1,
+    threshold: float = 1e-4,
+    max_iterations: int = 2000,
+    backend: AssignmentBackend = "auto",
+) -> SoftMatching:
+    """Transport B's neurons to A's one layer after the other; the networks may differ in width.
+
+    For each group in the spec's order, with the alignments found so far applied to B, `T = n_a argmax_P <P, M>` over
+    plans with uniform margins, M the similarity as `match_layerwise` has it. With such margins that is the plan of the
+    least squared distance of the rows, too. `apply_soft(spec, T, params_b)` has A's shapes; where B's width divides A's
+    and the plan is exact, it computes what B does.
+
+    Where groups depend on each other in a circle, the first pass counts for each group the kernels whose other groups
+    are aligned already (all if there are none, with uniform alignments), further passes count all.
+
+    Jittable and vmappable; with a temperature differentiable in both networks, the moments and the temperature.
+
+    Args:
+        spec: static; of either network, or not bound.
+        params_a: the network that stays, traced.
+        params_b: the network whose neurons are mixed, traced; the same leaves, groups of any sizes.
+        similarity: static.
+        moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply, spec, params_a,
+            params_a, inputs)` will do; the others compare both networks' activations.
+        temperature: of the entropic plan, traced, in standard deviations of the similarity. None: the exact plan.
+        num_passes: static, at least 1.
+        threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
+        backend: static, of the exact one.
+
+    Raises:
+        ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
+            inside groups (channels of heads), an exact plan between sizes with a large common multiple.
+
+    Source: Singh and Jaggi (2020), Model Fusion via Optimal Transport, Section 4.
+    """
+    if num_passes < 1:
+        raise ValueError(f"num_passes is at least 1, not {num_passes}")
+    check_similarity(spec, similarity, moments, include_bias=False)
+    spec = PermutationSpec(spec.leaves, kernels=spec.kernels)
+    spec_a, spec_b = spec.bind(params_a), spec.bind(params_b)
+    if hosts := [group for group in spec.groups if spec.guests(group)]:
+        raise ValueError(f"group {hosts[0]!r} has neurons of {spec.guests(hosts[0])} inside, which have no soft match")
+    shapes = {g: (*batch, n_a, spec_b.group_shapes()[g][-1]) for g, (*batch, n_a) in spec_a.group_shapes().items()}
+    dtype = accumulation_dtype(*jax.tree.leaves((params_a, params_b)))
+    found = {group: jnp.full(shape, 1 / shape[-1], dtype) for group, shape in shapes.items()}
+    solve = functools.partial(
+        _align, temperature=temperature, threshold=threshold, max_iterations=max_iterations, backend=backend
+    )
+    order = first_pass(spec_a, similarity, moments)
+    objective: dict[str, Array] = {}
+    converged = finite = jnp.asarray(True)
+    for number in range(num_passes):
+        converged = jnp.asarray(True)
+        for group in spec.groups:
+            if similarity in ("activations", "correlation"):
+                assert moments is not None
+                matrix = _by_activations(spec_a, group, params_a, similarity, moments)
+            else:
+                kernels = order[group] if number == 0 else None
+                matrix = _by_weights(spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels)
+            if matrix.shape != shapes[group]:
+                raise ValueError(f"the moments of group {group!r} compare {matrix.shape}, expected {shapes[group]}")
+            found[group], met = over_batch(solve, matrix.ndim - 2)(matrix)
+            objective[group] = (found[group] * matrix).sum()
+            converged, finite = converged & met.all(), finite & jnp.isfinite(matrix).all()
+    return SoftMatching(found, objective, converged & finite, finite)
+
+
+def _align(
+    matrix: Array,
+    *,
+    temperature: float | Array | None,
+    threshold: float,
+    max_iterations: int,
+    backend: AssignmentBackend,
+) -> tuple[Array, Array]:
+    """The alignment for one similarity `[n_a, n_b]`, and whether it converged."""
+    if temperature is None:
+        return len(matrix) * exact_plan(matrix, maximize=True, backend=backend), jnp.asarray(True)
+    centred = matrix - matrix.mean()
+    variance = jnp.mean(centred**2)
+    unit = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 1)
+    plan = sinkhorn_plan(-centred / unit, epsilon=temperature, threshold=threshold, max_iterations=max_iterations)
+    return len(matrix) * plan.plan, plan.converged
+
+
+def _by_activations(
+    spec: PermutationSpec, group: str, params: PyTree, similarity: Similarity, moments: ActivationMoments
+) -> Array:
+    own = group_moments(spec, group, params, moments)
+    compare = cross_covariance if similarity == "activations" else cross_correlation
+    return over_batch(compare, own.num_samples.ndim)(own)
+
+
+def _by_weights(
+    spec_a: PermutationSpec,
+    spec_b: PermutationSpec,
+    group: str,
+    params_a: PyTree,
+    params_b: PyTree,
+    alignments: Mapping[str, Array],
+    moments: ActivationMoments | None,
+    similarity: Similarity,
+    kernels: Collection[str] | None,
+) -> Array:
+    """`W_A W_B^T` or `W_A S W_B^T` with the other groups' alignments applied to B: `[*batch, n_a, n_b]`."""
+    leaves_a, leaves_b, axes = named_leaves(params_a), named_leaves(params_b), dict(spec_a.leaves)
+    terms = []
+    for (kernel, place_a), (_, place_b) in zip(
+        writing_kernels(spec_a, group), writing_kernels(spec_b, group), strict=True
+    ):
+        if kernels is not None and kernel.name not in kernels:
+            continue
+        others = tuple(() if i == place_a.axis else axis for i, axis in enumerate(axes[kernel.leaf]))
+        a = jnp.asarray(leaves_a[kernel.leaf])
+        b = jnp.asarray(mix_leaf(others, alignments, leaves_b[kernel.leaf]))
+        if similarity == "covariance" and kernel.inputs:
+            a = in_metric(kernel, a, input_moments(kernel, a, moments))
+        dtype = accumulation_dtype(a, b)
+        rows_a, rows_b = (
+            place.rows(leaf.astype(dtype), range(leaf.ndim)) for place, leaf in ((place_a, a), (place_b, b))
+        )
+        terms.append(jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST))
+    return sum(terms[1:], terms[0])

@@ -1,0 +1,99 @@
+"""Simulated annealing against brute force, Boltzmann's distribution, and its own objective evaluated anew."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmcjax import match_annealing, mlp_spec, permute
+from lmcjax.matching import weight_distance
+from lmcjax.symmetry import PermutationSpec, reads, writes
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SPEC = PermutationSpec.from_axes(
+    {
+        "conv": (None, writes("c")),
+        "dense": ((reads("c", outer=2, inner=3), reads("s")), writes("h")),
+        "other": (None, writes("s")),
+        "out": (reads("h"), None),
+    }
+)
+SHAPES = {"conv": (3, 4), "dense": (27, 5), "other": (3, 3), "out": (5, 2)}
+
+
+def anew(a, b, key):
+    """The distance of weights, not known as such."""
+    return weight_distance(a, b)
+
+
+def test_changes_by_two_rows_are_those_of_the_distance(rng):
+    """With a flatten and a concatenation, at a constant temperature: the same swaps are kept, and the same value."""
+    a, b = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()} for _ in range(2))
+    options = {"key": jax.random.key(0), "num_steps": 300, "temperature": 40.0}
+    fast, slow = (
+        jax.jit(functools.partial(match_annealing, SPEC, objective=objective, **options))(a, b)
+        for objective in (weight_distance, anew)
+    )
+    np.testing.assert_allclose(fast.trace, slow.trace, rtol=1e-4)
+    for group, p in fast.permutations.items():
+        np.testing.assert_array_equal(p, slow.permutations[group])
+    assert len(np.unique(np.round(fast.trace, 2))) > 30
+    assert float(fast.objective) == pytest.approx(float(fast.trace.min()), rel=1e-4)
+
+
+def layers(sizes, rng):
+    return {
+        f"Dense_{i}": {"kernel": jnp.asarray(rng.normal(size=(m, n)), jnp.float32), "bias": jnp.zeros(n)}
+        for i, (m, n) in enumerate(itertools.pairwise(sizes))
+    }
+
+
+def all_distances(spec, a, b, sizes):
+    every = [list(itertools.permutations(range(n))) for n in sizes]
+    grid = [jnp.asarray(v, jnp.int32) for v in zip(*itertools.product(*every), strict=True)]
+    act = jax.vmap(lambda *p: weight_distance(a, permute(spec, dict(zip(spec.groups, p, strict=True)), b)))
+    return np.asarray(jax.jit(act)(*grid), np.float64)
+
+
+def test_the_least_of_all_permutations_and_a_nan_that_stays_alone(rng):
+    """By brute force over 4! * 4!; three pairs in a batch, of which the middle one has a nan."""
+    pairs = [(layers((3, 4, 4, 2), rng), layers((3, 4, 4, 2), rng)) for _ in range(3)]
+    a, b = (jax.tree.map(lambda *v: np.stack(v), *side) for side in zip(*pairs, strict=True))
+    b["Dense_1"]["kernel"][1, 0, 0] = np.nan
+    spec = mlp_spec(2)
+    match = jax.jit(jax.vmap(lambda a, b, key: match_annealing(spec, a, b, key=key, num_steps=3000)))
+    found = match(a, b, jax.random.split(jax.random.key(1), 3))
+    assert found.finite.tolist() == [True, False, True]
+    for i in (0, 2):
+        least = all_distances(spec, *pairs[i], (4, 4)).min()
+        assert float(found.objective[i]) == pytest.approx(least, rel=1e-5)
+        assert float(found.trace[i].min()) == pytest.approx(least, rel=1e-5)
+        assert float(found.trace[i, -1]) < 1.01 * least
+    assert all(sorted(p[1].tolist()) == list(range(4)) for p in found.permutations.values())
+
+
+def test_visits_follow_boltzmann(rng):
+    """At a constant temperature, over the 6 permutations of 3 neurons; the trace tells them apart."""
+    a, b = layers((2, 3, 2), rng), layers((2, 3, 2), rng)
+    distances = np.sort(all_distances(mlp_spec(1), a, b, (3,)))
+    temperature = float(np.ptp(distances)) / 2
+    expected = np.exp(-distances / temperature)
+    expected /= expected.sum()
+    options = {"key": jax.random.key(2), "num_steps": 30_000, "temperature": temperature, "objective": anew}
+    trace = np.asarray(jax.jit(functools.partial(match_annealing, mlp_spec(1), **options))(a, b).trace)
+    states = np.abs(trace[:, None] - distances).argmin(1)
+    visited = np.bincount(states, minlength=6) / len(states)
+    assert np.abs(visited - expected).max() < 0.02  # four standard errors
+    assert np.abs(1 / 6 - expected).max() > 0.1
+
+
+def test_what_cannot_be_annealed(rng):
+    a, b = layers((2, 1, 2), rng), layers((2, 1, 2), rng)
+    with pytest.raises(ValueError, match="no group has two neurons"):
+        match_annealing(mlp_spec(1), a, b, key=jax.random.key(0))
+    with pytest.raises(ValueError, match="num_steps is at least 1, not 0"):
+        match_annealing(mlp_spec(1), a, b, key=jax.random.key(0), num_steps=0)

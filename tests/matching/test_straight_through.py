@@ -1,0 +1,106 @@
+"""The straight-through estimator against a NumPy loop written from the algorithm, and what it is put together from."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from lmcjax import match_straight_through, midpoint_loss, mlp_spec, permute, random_permutations
+from lmcjax.matching._searched import leaf_similarity
+from lmcjax.symmetry import PermutationSpec, reads, writes
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+# a flatten, a concatenation, stacked layers, heads with channels of their own
+SPEC = PermutationSpec.from_axes(
+    {
+        "conv": (None, writes("c")),
+        "dense": ((reads("c", outer=2, inner=3), reads("s")), writes("h")),
+        "other": (None, writes("s")),
+        "stack": (None, reads("h"), writes("k", batch_axes=(0,))),
+        "query": (reads("h"), writes("heads"), writes("q", batch_axes=(1,))),
+    }
+)
+SHAPES = {"conv": (3, 4), "dense": (27, 5), "other": (3, 3), "stack": (2, 5, 6), "query": (5, 2, 4)}
+
+
+def test_the_similarity_is_what_a_pairing_adds_to_the_inner_product(rng):
+    """For every group: between two permutations of it, others in place, the inner products differ by as much."""
+    a, b = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()} for _ in range(2))
+    spec = SPEC.bind(a)
+    first = random_permutations(jax.random.key(0), spec)
+    second = {group: jnp.roll(p, 1, axis=-1) for group, p in first.items()}
+    inner = jax.jit(lambda p: sum(jnp.vdot(a[n], leaf) for n, leaf in permute(spec, p, b).items()))
+    matrices = jax.jit(lambda p: {g: leaf_similarity(spec, g, a, b, p) for g in spec.groups})(first)
+    for group, matrix in matrices.items():
+        gains = [np.take_along_axis(np.asarray(matrix), p[group][..., None], -1).sum() for p in (first, second)]
+        moved = inner({**first, group: second[group]})
+        assert float(moved - inner(first)) == pytest.approx(gains[1] - gains[0], abs=1e-3)
+        assert abs(gains[1] - gains[0]) > 0.05
+
+
+def reference(a, b, rate, num_steps):
+    """Algorithm 3 for two hidden layers, distance of weights, plain gradient descent; distances and permutations."""
+    a, b = ([np.asarray(p[f"Dense_{i}"][k], np.float64) for i in range(3) for k in ("kernel", "bias")] for p in (a, b))
+    c, p, q, trace, seen = [v.copy() for v in a], np.arange(8), np.arange(6), [], []
+
+    def act(p, q):
+        return [b[0][:, p], b[1][p], b[2][p][:, q], b[3][q], b[4][q], b[5]]
+
+    for _ in range(num_steps):
+        similarity = c[0].T @ b[0] + np.outer(c[1], b[1]) + c[2] @ b[2][:, q].T
+        p = linear_sum_assignment(similarity, maximize=True)[1]
+        similarity = c[2].T @ b[2][p] + np.outer(c[3], b[3]) + c[4] @ b[4].T
+        q = linear_sum_assignment(similarity, maximize=True)[1]
+        aligned = act(p, q)
+        trace.append(sum(((x - y) ** 2).sum() for x, y in zip(a, aligned, strict=True)))
+        seen.append((p, q))
+        c = [x - rate * 2 * (y - z) for x, y, z in zip(c, aligned, a, strict=True)]
+    return trace, seen[int(np.argmin(trace))]
+
+
+def test_equals_the_papers_algorithm_in_numpy(small_pairs):
+    """Three pairs in a batch, step by step, and the best of the permutations seen."""
+    match = functools.partial(match_straight_through, small_pairs.spec, optimizer=optax.sgd(0.1), num_steps=12)
+    found = jax.jit(jax.vmap(match))(*small_pairs[2:4])
+    lengths = set()
+    for i in range(3):
+        trace, (p, q) = reference(*(jax.tree.map(lambda v: v[i], s) for s in small_pairs[2:4]), 0.1, 12)
+        np.testing.assert_allclose(found.trace[i], trace, rtol=1e-4)
+        np.testing.assert_array_equal(found.permutations["Dense_0"][i], p)
+        np.testing.assert_array_equal(found.permutations["Dense_1"][i], q)
+        assert float(found.objective[i]) == pytest.approx(min(trace), rel=1e-4)
+        lengths.add(len(set(np.round(trace, 3))))
+    assert max(lengths) > 2  # the target moved on, and the permutations with it
+    assert (found.objective < found.identity_objective).all()
+    assert found.converged.all()
+
+
+def test_a_lower_loss_at_the_midpoint_and_a_nan_that_stays_alone(small_pairs):
+    """The loss as the objective, started at the identity; the middle pair has a nan."""
+    inputs, labels = small_pairs.inputs, small_pairs.labels
+    objective = midpoint_loss(small_pairs.network.apply, cross_entropy, (inputs, labels))
+    options = {"objective": objective, "num_steps": 30, "optimizer": optax.adam(0.05), "num_passes": 1}
+    a, b = small_pairs[2], jax.tree.map(np.array, small_pairs[3])
+    b["Dense_0"]["kernel"][1, 0, 0] = np.nan
+    found = jax.jit(jax.vmap(functools.partial(match_straight_through, mlp_spec(2), **options)))(a, b)
+    assert found.finite.tolist() == [True, False, True]
+    for i in (0, 2):
+        assert float(found.objective[i]) == pytest.approx(float(found.trace[i].min()), rel=1e-5)
+        assert found.trace[i].min() < 0.98 * found.trace[i, 0]
+    assert sorted(found.permutations["Dense_0"][1].tolist()) == list(range(8))
+
+
+def cross_entropy(logits, labels):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@pytest.mark.parametrize("option", ["num_steps", "num_passes"])
+def test_options_that_do_not_fit(option, small_pairs):
+    a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])
+    with pytest.raises(ValueError, match=f"{option} is at least 1, not 0"):
+        match_straight_through(small_pairs.spec, a, b, **{option: 0})
