@@ -192,6 +192,6 @@ def test_errors_show_the_shapes() -> None:
         stream_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((0, 3)), batch_size=1)
     with pytest.raises(ValueError, match="at least 1, not 0"):
         stream_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((4, 3)), batch_size=0)
-    for shape in ((4, 2), (3, 3), (0, 3)):
+    for shape in ((3, 3), (0, 3)):
         with pytest.raises(ValueError, match=r"\(4, 3\), \(\d, \d\)" if shape[0] else r"\(0, 3\), \(0, 3\)"):
             sample_moments(jnp.zeros((4, 3) if shape[0] else shape), jnp.zeros(shape))

@@ -1,7 +1,7 @@
 """Simulated annealing over swaps of two neurons: the baseline that needs no structure."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -34,9 +34,9 @@ class _Swap(NamedTuple):
     i: Array  # two different neurons
     j: Array
 
-    def apply(self, permutations: Permutations) -> dict[str, Array]:
+    def apply(self, permutations: Mapping[str, Array]) -> dict[str, Array]:
         """The permutations with what stands at `i` and `j` exchanged."""
-        p = jnp.asarray(permutations[self.group])
+        p = permutations[self.group]
         rows = p.reshape(-1, p.shape[-1])
         at_i, at_j = rows[self.entry, self.i], rows[self.entry, self.j]
         swapped = rows.at[self.entry, self.i].set(at_j).at[self.entry, self.j].set(at_i)
@@ -98,14 +98,14 @@ def match_annealing(
 
     places = _simple_places(spec) if objective is weight_distance else None
 
-    def propose(swap: _Swap, found: Permutations, value: Array) -> tuple[dict[str, Array], Array]:
+    def propose(swap: _Swap, found: Mapping[str, Array], value: Array) -> tuple[dict[str, Array], Array]:
         swapped = swap.apply(found)
         if places is None:
             return swapped, value_of(swapped) - value
         gain = _gain(spec, places[swap.group], swap, params_a, params_b, found)
         return swapped, (-2 * gain).astype(value.dtype)
 
-    def draw(key: Array, found: Permutations, value: Array) -> tuple[dict[str, Array], Array]:
+    def draw(key: Array, found: Mapping[str, Array], value: Array) -> tuple[dict[str, Array], Array]:
         return _random_swap(spec, key, lambda swap: propose(swap, found, value))
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:

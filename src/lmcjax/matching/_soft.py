@@ -56,7 +56,8 @@ def match_soft(
         params_b: the network whose neurons are mixed, traced; the same leaves, groups of any sizes.
         similarity: static.
         moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply, spec, params_a,
-            params_a, inputs)` will do; the others compare both networks' activations.
+            params_a, inputs)` will do; the others compare both networks' activations, and where these differ in width,
+            ask for `activation_moments(apply_a, spec, params_a, params_b, inputs, apply_b=apply_b)`.
         temperature: of the entropic plan, traced, in standard deviations of the similarity. None: the exact plan.
         num_passes: static, at least 1.
         threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
@@ -89,12 +90,10 @@ def match_soft(
         for group in spec.groups:
             if similarity in ("activations", "correlation"):
                 assert moments is not None
-                matrix = _by_activations(spec_a, group, params_a, similarity, moments)
+                matrix = _by_activations(spec_a, group, params_a, params_b, similarity, moments)
             else:
                 kernels = order[group] if number == 0 else None
                 matrix = _by_weights(spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels)
-            if matrix.shape != shapes[group]:
-                raise ValueError(f"the moments of group {group!r} compare {matrix.shape}, expected {shapes[group]}")
             found[group], met = over_batch(solve, matrix.ndim - 2)(matrix)
             objective[group] = (found[group] * matrix).sum()
             converged, finite = converged & met.all(), finite & jnp.isfinite(matrix).all()
@@ -104,7 +103,7 @@ def match_soft(
 def _align(
     matrix: Array,
     *,
-    temperature: float | Array | None,
+    temperature: float | Float[ArrayLike, ""] | None,
     threshold: float,
     max_iterations: int,
     backend: AssignmentBackend,
@@ -120,9 +119,14 @@ def _align(
 
 
 def _by_activations(
-    spec: PermutationSpec, group: str, params: PyTree, similarity: Similarity, moments: ActivationMoments
+    spec: PermutationSpec,
+    group: str,
+    params_a: PyTree,
+    params_b: PyTree,
+    similarity: Similarity,
+    moments: ActivationMoments,
 ) -> Array:
-    own = group_moments(spec, group, params, moments)
+    own = group_moments(spec, group, params_a, moments, params_b=params_b)
     compare = cross_covariance if similarity == "activations" else cross_correlation
     return over_batch(compare, own.num_samples.ndim)(own)
 

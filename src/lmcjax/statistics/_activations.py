@@ -47,6 +47,7 @@ def activation_moments(
     params_b: PyTree,
     inputs: PyTree,
     *,
+    apply_b: Callable[[PyTree, Any], Any] | None = None,
     batch_size: int | None = None,
 ) -> ActivationMoments:
     """The moments of what both networks' kernels see on the same inputs, streamed in batches.
@@ -59,6 +60,7 @@ def activation_moments(
         spec: static.
         params_a, params_b: the two networks' parameters, traced.
         inputs: arrays with a leading axis of samples, traced.
+        apply_b: static; network B's, if that is of other widths. By default `apply` serves both, and shapes agree.
         batch_size: static, samples per batch; the last may be short. The result changes by rounding only. Default: as
             many as fit a quarter of a gigabyte, at most 1,000.
 
@@ -66,23 +68,29 @@ def activation_moments(
         ValueError: shapes that differ between the networks or do not fit the spec, a kernel of the spec whose inputs
             are others in the program, no samples, a batch size below 1.
     """
-    check_same_shapes(params_a, params_b)
+    if apply_b is None:
+        check_same_shapes(params_a, params_b)
+    else:
+        PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
     spec = spec.bind(params_a)
     unread = {kernel for g in spec.groups if not any(spec.readers(g)) for kernel, _ in spec.writers(g)}
 
-    def activations(params: PyTree, x: PyTree) -> dict[str, Array]:
-        leaves, seen = named_leaves(params), kernel_inputs(apply, spec, params, x)
+    def activations(side: dict[str, PyTree], x: PyTree) -> dict[str, Array]:
+        ((name, params),) = side.items()
+        program = apply if name == "a" or apply_b is None else apply_b
+        leaves, seen = named_leaves(params), kernel_inputs(program, spec, params, x)
         said = {k.name: kernel_outputs(k, leaves[k.leaf], seen[k.name]) for k in unread if k.name in seen}
         return {f"inputs {n}": v for n, v in seen.items()} | {f"outputs {n}": v for n, v in said.items()}
 
     if batch_size is None:
         num_samples = count_samples(inputs)
         sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs)
-        arrays = jax.eval_shape(activations, params_a, sample).values()
+        arrays = jax.eval_shape(activations, {"a": params_a}, sample).values()
         per_sample = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
         batch_size = max(1, min(_LARGEST_BATCH, num_samples, _BATCH_BYTES // max(per_sample, 1)))
     one_hot = {f"inputs {kernel.name}" for kernel in spec.kernels if kernel.lookup}
-    found = stream_moments(activations, params_a, params_b, inputs, batch_size=batch_size, one_hot=one_hot)
+    sides = {"a": params_a}, {"b": params_b}
+    found = stream_moments(activations, *sides, inputs, batch_size=batch_size, one_hot=one_hot)
     inputs_of, outputs_of = (
         {name.removeprefix(side): m for name, m in found.items() if name.startswith(side)}
         for side in ("inputs ", "outputs ")
@@ -96,6 +104,8 @@ def group_moments(
     params: PyTree,
     moments: ActivationMoments,
     permutations: Permutations | None = None,
+    *,
+    params_b: PyTree | None = None,
 ) -> Moments:
     """The moments of a group's own activations, `[*batch, n]` and `[*batch, n, n]`, from those of the kernels.
 
@@ -106,24 +116,29 @@ def group_moments(
     Args:
         spec: static.
         group: static.
-        params: of either network, read for shapes only.
+        params: of either network, or of A if the two differ in width; read for shapes only.
         moments: traced.
         permutations: of the other groups, applied to B first; they matter where a kernel's features are a product of
             two groups (heads and the channels within them). Default: B as it is.
+        params_b: of network B, if it differs in width; read for shapes only.
 
     Raises:
         ValueError: there are no moments of the group's activations, or they are of the wrong size.
     """
-    spec = spec.bind(params)
-    leaves, axes = named_leaves(params), dict(spec.leaves)
+    networks = (params, params if params_b is None else params_b)
+    unbound = PermutationSpec(spec.leaves, kernels=spec.kernels)
+    spec, spec_b = spec.bind(params), unbound.bind(networks[1])
+    axes = dict(spec.leaves)
     known = {} if permutations is None else {**identity_permutations(spec), **permutations}
     parts = []
-    for kernel, place, features, source in activation_sources(spec, group, moments):
-        shape = jnp.shape(leaves[kernel.leaf])
-        fan = math.prod(shape[i] for i in features)
-        if source.mean_a.shape[-1] != fan:
-            raise ValueError(f"kernel {kernel.name!r} has {fan} features, its moments are of {source.mean_a.shape[-1]}")
-        parts.append(_Features(kernel, place, features, axes[kernel.leaf], shape, known).pool(source))
+    sources = (activation_sources(bound, group, moments) for bound in (spec, spec_b))
+    for (kernel, place, features, source), (_, place_b, _, _) in zip(*sources, strict=True):
+        shapes = [jnp.shape(named_leaves(network)[kernel.leaf]) for network in networks]
+        for shape, mean in zip(shapes, (source.mean_a, source.mean_b), strict=True):
+            if mean.shape[-1] != (fan := math.prod(shape[i] for i in features)):
+                raise ValueError(f"kernel {kernel.name!r} has {fan} features, its moments are of {mean.shape[-1]}")
+        sides = (_Side(place, shapes[0]), _Side(place_b, shapes[1]))
+        parts.append(_Features(kernel, sides, features, axes[kernel.leaf], known).pool(source))
     total = parts[0]
     for part in parts[1:]:
         total = over_batch(merge_moments, total.num_samples.ndim)(total, part)
@@ -153,20 +168,27 @@ def activation_sources(
     return writers
 
 
+class _Side(NamedTuple):
+    """What may differ between the networks."""
+
+    place: Place
+    shape: tuple[int, ...]  # of the leaf
+
+
 class _Features(NamedTuple):
     """The features of a kernel, laid out along some axes of its leaf, one of which holds a group's neurons."""
 
     kernel: Kernel
-    place: Place
+    sides: tuple[_Side, _Side]  # A, B
     features: tuple[int, ...]  # axes of the leaf
     axes: tuple[Axis, ...]
-    shape: tuple[int, ...]
     permutations: Permutations
 
     def pool(self, moments: Moments) -> Moments:
         """The moments of the group's neurons, all else counting as samples."""
-        mean_a = self._rows(self._unflatten(moments.mean_a, 1))
-        mean_b = self._rows(self._align(self._unflatten(moments.mean_b, 1), len(self.kernel.batch)))
+        a, b = self.sides
+        mean_a = self._rows(self._unflatten(moments.mean_a, a), a)
+        mean_b = self._rows(self._align(self._unflatten(moments.mean_b, b), len(self.kernel.batch)), b)
         share = mean_a.shape[-1]
         count = jnp.full(mean_a.shape[:-2], moments.num_samples.reshape(-1)[0])
         centre_a, centre_b = mean_a.mean(-1, keepdims=True), mean_b.mean(-1, keepdims=True)
@@ -179,15 +201,15 @@ class _Features(NamedTuple):
             share * count,
             centre_a[..., 0],
             centre_b[..., 0],
-            self._within(moments.centred_aa, align=(False, False)) + between(apart_a, apart_a),
-            self._within(moments.centred_bb, align=(True, True)) + between(apart_b, apart_b),
-            self._within(moments.centred_ab, align=(False, True)) + between(apart_a, apart_b),
+            self._within(moments.centred_aa, a, a) + between(apart_a, apart_a),
+            self._within(moments.centred_bb, b, b, align=(True, True)) + between(apart_b, apart_b),
+            self._within(moments.centred_ab, a, b, align=(False, True)) + between(apart_a, apart_b),
         )
 
-    def _unflatten(self, array: Array, times: int) -> Array:
+    def _unflatten(self, array: Array, *sides: _Side) -> Array:
         """`[*batch, features, ...]`, each axis of features as axes of the leaf."""
-        lengths = [self.shape[i] for i in self.features]
-        return array.reshape(*array.shape[: len(self.kernel.batch)], *times * lengths)
+        lengths = [side.shape[i] for side in sides for i in self.features]
+        return array.reshape(*array.shape[: len(self.kernel.batch)], *lengths)
 
     def _align(self, array: Array, first: int) -> Array:
         """The other groups' permutations applied to the features that start at axis `first`."""
@@ -197,31 +219,34 @@ class _Features(NamedTuple):
         position |= {axis: i for i, axis in enumerate(self.kernel.batch)}
         axes: list[Axis] = [()] * array.ndim
         for i in self.features:
-            if i != self.place.axis:
+            if i != self.sides[1].place.axis:
                 axes[position[i]] = tuple(
                     dataclasses.replace(segment, batch_axes=tuple(position[b] for b in segment.batch_axes))
                     for segment in self.axes[i]
                 )
         return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))
 
-    def _rows(self, mean: Array) -> Array:
+    def _rows(self, mean: Array, side: _Side) -> Array:
         """`[*batch, n, rest]`"""
-        return self.place.rows(mean, (*self.kernel.batch, *self.features))
+        return side.place.rows(mean, (*self.kernel.batch, *self.features))
 
-    def _within(self, centred: Array | None, align: tuple[bool, bool]) -> Array:
+    def _within(
+        self, centred: Array | None, first: _Side, second: _Side, *, align: tuple[bool, bool] = (False, False)
+    ) -> Array:
         """The sum over everything but the group's neurons of the diagonal blocks of `[*batch, features, features]`."""
         assert centred is not None  # one-hot vectors are no group's activations
         num_batch, num_features = len(self.kernel.batch), len(self.features)
-        array = self._unflatten(centred, 2)
+        array = self._unflatten(centred, first, second)
         for side in (0, 1):
             if align[side]:
                 array = self._align(array, num_batch + side * num_features)
-        first = num_batch + self.features.index(self.place.axis)
-        array = self.place.split(self.place.split(array, first), first + num_features + 2)
-        neuron_a, neuron_b, outer, inner = (len(self.shape) + i for i in range(4))
+        axis = first.place.axis
+        position = num_batch + self.features.index(axis)
+        array = second.place.split(first.place.split(array, position), position + num_features + 2)
+        neuron_a, neuron_b, outer, inner = (len(first.shape) + i for i in range(4))
 
         def labels(neuron: int) -> list[int]:
-            return [j for i in self.features for j in ((outer, neuron, inner) if i == self.place.axis else (i,))]
+            return [j for i in self.features for j in ((outer, neuron, inner) if i == axis else (i,))]
 
-        kept = [*self.place.segment.batch_axes, neuron_a, neuron_b]
+        kept = [*first.place.segment.batch_axes, neuron_a, neuron_b]
         return jnp.einsum(array, [*self.kernel.batch, *labels(neuron_a), *labels(neuron_b)], kept)

@@ -22,24 +22,25 @@ class Moments(NamedTuple):
 
     num_samples: Float[Array, ""]  # N
     mean_a: Float[Array, " n"]
-    mean_b: Float[Array, " n"]
+    mean_b: Float[Array, " n_b"]  # as many as A's, unless the networks differ in width
     centred_aa: Float[Array, "n n"] | None  # sum_x (phi_A - mean_A)(phi_A - mean_A)^T
-    centred_bb: Float[Array, "n n"] | None
-    centred_ab: Float[Array, "n n"] | None  # rows: neurons of A, columns: neurons of B
+    centred_bb: Float[Array, "n_b n_b"] | None
+    centred_ab: Float[Array, "n n_b"] | None  # rows: neurons of A, columns: neurons of B
 
 
 def _outer_sum(x: Array, y: Array) -> Array:
     return jnp.matmul(x.T, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def sample_moments(a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_samples n"]) -> Moments:
+def sample_moments(a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_samples n_b"]) -> Moments:
     """The moments of one batch of activations, accumulated in float32 at least, in float64 where x64 is on.
 
     Raises:
-        ValueError: the batches differ in shape or are empty.
+        ValueError: the batches differ in the number of samples or are empty.
     """
-    if jnp.ndim(a) != 2 or jnp.shape(a) != jnp.shape(b) or jnp.shape(a)[0] == 0:
-        raise ValueError(f"a and b are activations [num_samples, n] of equal shape, not {jnp.shape(a)}, {jnp.shape(b)}")
+    shapes = jnp.shape(a), jnp.shape(b)
+    if (len(shapes[0]), len(shapes[1])) != (2, 2) or shapes[0][0] != shapes[1][0] or shapes[0][0] == 0:
+        raise ValueError(f"a and b are activations [num_samples, n] of as many samples, not {shapes[0]}, {shapes[1]}")
     dtype = accumulation_dtype(a, b, least=jnp.result_type(float))
     a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     first_a, first_b = a[0], b[0]
@@ -173,13 +174,13 @@ def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
     return total / (moments.num_samples - ddof)
 
 
-def cross_covariance(moments: Moments, *, ddof: int = 1) -> Float[Array, "n n"]:
+def cross_covariance(moments: Moments, *, ddof: int = 1) -> Float[Array, "n n_b"]:
     """The centred `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - ddof)`; rows A, columns B."""
     assert moments.centred_ab is not None  # one-hot vectors are no neurons
     return moments.centred_ab / (moments.num_samples - ddof)
 
 
-def cross_correlation(moments: Moments) -> Float[Array, "n n"]:
+def cross_correlation(moments: Moments) -> Float[Array, "n n_b"]:
     """Pearson's correlation of every neuron of A with every neuron of B, in [-1, 1]; 0 for a constant neuron."""
 
     def inverse_norm(centred: Array | None) -> Array:

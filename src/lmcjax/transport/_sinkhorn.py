@@ -56,11 +56,11 @@ def sinkhorn_plan(
     cost = jnp.asarray(cost, accumulation_dtype(cost))
     logits = -cost / jnp.asarray(epsilon, cost.dtype)
     finite_logits = jnp.isfinite(logits).all()
-    weights = [
+    margins = [
         jnp.full(n, 1 / n, cost.dtype) if given is None else jnp.asarray(given, cost.dtype)
         for n, given in zip(shape, (a, b), strict=True)
     ]
-    plan, iterations, converged = _solve(threshold, max_iterations, jnp.where(finite_logits, logits, 0), *weights)
+    plan, iterations, converged = _solve(threshold, max_iterations, jnp.where(finite_logits, logits, 0), *margins)
     finite = finite_logits & jnp.isfinite(plan).all()
     return SinkhornPlan(plan, iterations, converged & finite, finite)
 
