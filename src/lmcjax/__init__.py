@@ -19,7 +19,9 @@ from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Matching as Matching
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
+from lmcjax.matching import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching import match_layerwise as match_layerwise
+from lmcjax.matching import match_weights as match_weights
 from lmcjax.models import MLP as MLP
 from lmcjax.models import VGG as VGG
 from lmcjax.models import FlaxNetwork as FlaxNetwork
@@ -50,6 +52,7 @@ from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult
 from lmcjax.training import train as train
 from lmcjax.training import train_networks as train_networks
+from lmcjax.transport import assignment_certificate as assignment_certificate
 from lmcjax.transport import linear_assignment as linear_assignment
 from lmcjax.transport import sinkhorn_plan as sinkhorn_plan
 from lmcjax.transport import wasserstein2 as wasserstein2

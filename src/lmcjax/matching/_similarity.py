@@ -97,7 +97,7 @@ def layer_similarity(
         aligned = _aligned(spec, place, permutations, leaves_b)
         leaf = jnp.asarray(leaves_a[place.leaf])
         if similarity == "covariance" and kernel.inputs:
-            leaf = _in_metric(kernel, leaf, _input_moments(kernel, leaf, moments))
+            leaf = _in_metric(kernel, leaf, input_moments(kernel, leaf, moments))
         terms.append(_inner_products(place, leaf, aligned))
     if include_bias:
         terms.append(_bias_terms(spec, group, leaves_a, leaves_b, permutations, moments))
@@ -126,7 +126,7 @@ def _inner_products(place: Place, a: Array, b: Array) -> Array:
     return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
-def _input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments | None) -> Moments:
+def input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments | None) -> Moments:
     """The moments of what a kernel sees."""
     inputs = {} if moments is None else moments.inputs
     if kernel.name not in inputs:
@@ -171,7 +171,7 @@ def _bias_terms(
     ((kernel, place),) = kernels
     weights_b = kernel_matrix(kernel, _aligned(spec, place, permutations, leaves_b))
     weights_a = kernel_matrix(kernel, leaves_a[kernel.leaf])
-    seen = _input_moments(kernel, leaves_a[kernel.leaf], moments)
+    seen = input_moments(kernel, leaves_a[kernel.leaf], moments)
     scale = seen.num_samples / (seen.num_samples - 1)
     dtype = accumulation_dtype(weights_a, weights_b, seen.mean_a)
     weights_a, weights_b, mean, bias_a, bias_b = (
