@@ -114,6 +114,19 @@ def matched(similarity: str) -> Case:
     return Case(match, pair())
 
 
+def by_weights(a: Any, b: Any, key: jax.Array) -> matching.Matching:
+    return matching.match_weights(SPEC, a, b, key=key, restarts=2, order=("Dense_0",), certify=False)
+
+
+def by_frank_wolfe(a: Any, b: Any, key: jax.Array) -> matching.Matching:
+    return matching.match_frank_wolfe(SPEC, a, b, key=key, init="random", polish=False)
+
+
+def inner_product(a: Any, b: Any, p: Any) -> tuple[jax.Array, jax.Array]:
+    alignments = symmetry.as_alignments(p)
+    return tuple(matching.weight_inner_product(SPEC, x, a, b) for x in (p, alignments))
+
+
 def similar(a: Any, b: Any, moments: Any) -> jax.Array:
     return matching.layer_similarity(SPEC, "Dense_0", a, b, similarity="covariance", moments=moments)
 
@@ -185,6 +198,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "transport.linear_assignment[optax]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),), strict=False
     ),
+    "transport.assignment_certificate": lambda: Case(
+        lambda cost, p: transport.assignment_certificate(cost, p["Dense_0"]), (normal(0, 4, 4), permutations(0))
+    ),
     "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
     "transport.sinkhorn_plan": lambda: Case(
         lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
@@ -206,6 +222,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.match_layerwise[covariance]": lambda: matched("covariance"),
     "matching.match_layerwise[activations]": lambda: matched("activations"),
     "matching.match_layerwise[correlation]": lambda: matched("correlation"),
+    "matching.match_weights": lambda: Case(by_weights, (params(0), params(2), keys())),
+    "matching.match_frank_wolfe": lambda: Case(by_frank_wolfe, (params(0), params(2), keys())),
+    "matching.weight_inner_product": lambda: Case(inner_product, (params(0), params(2), permutations(0))),
+    "matching.weight_similarity": lambda: Case(
+        lambda a, b, moments, p: matching.weight_similarity(SPEC, "Dense_0", a, b, permutations=p, metric=moments),
+        (*pair(), permutations(0)),
+    ),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
     "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),

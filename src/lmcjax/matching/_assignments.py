@@ -21,9 +21,13 @@ def reached(matrix: Array, permutation: Array) -> Array:
     return jnp.take_along_axis(matrix, permutation[..., None], axis=-1)[..., 0]
 
 
-def certify(matrix: Array, permutation: Array) -> AssignmentCertificate:
-    """Of a group's permutations, `[*batch, n]`, as the best for `matrix`, `[*batch, n, n]`."""
-    return over_batch(lambda m, p: assignment_certificate(m, p, maximize=True), matrix.ndim - 2)(matrix, permutation)
+def certificates(matrices: dict[str, Array], permutations: dict[str, Array]) -> dict[str, AssignmentCertificate]:
+    """Of each group's permutations, `[*batch, n]`, as the best for its matrix, `[*batch, n, n]`."""
+
+    def certify(matrix: Array, permutation: Array) -> AssignmentCertificate:
+        return assignment_certificate(matrix, permutation, maximize=True)
+
+    return {group: over_batch(certify, m.ndim - 2)(m, permutations[group]) for group, m in matrices.items()}
 
 
 def host_similarity(

@@ -10,8 +10,8 @@ from jaxtyping import Array, Key, PyTree
 from lmcjax.matching._assignments import assign, reached
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objective import Objective, degree, inner_product, soft_inner_product, weight_objective
-from lmcjax.matching._polynomial import evaluate, largest_on_segment, points, through
-from lmcjax.matching._weights import descend, describe
+from lmcjax.matching._polynomial import largest_on_segment, points, through
+from lmcjax.matching._weights import descend, describe, describe_nothing
 from lmcjax.statistics import ActivationMoments
 from lmcjax.symmetry import PermutationSpec, as_alignments, identity_permutations
 from lmcjax.transport import AssignmentBackend
@@ -34,6 +34,7 @@ def match_frank_wolfe(
     metric: ActivationMoments | None = None,
     leaf_weights: Mapping[str, float | Array] | None = None,
     backend: AssignmentBackend = "auto",
+    certify: bool = True,
 ) -> Matching:
     """Maximise the inner product `<A, mixed B>` of all weights over doubly stochastic matrices, then round.
 
@@ -58,7 +59,7 @@ def match_frank_wolfe(
         tolerance: the gap at which iteration ends, relative to the inner product.
         polish: static; whether the rounded permutations are improved by coordinate descent, as of `match_weights`.
             The inner product can only rise by it.
-        metric, leaf_weights, backend: as for `match_weights`.
+        metric, leaf_weights, backend, certify: as for `match_weights`.
 
     Returns:
         `Matching`: the inner product in `total_objective`, the steps in `iterations`; `converged` says that the gap
@@ -77,13 +78,15 @@ def match_frank_wolfe(
     if max_iterations < 1:
         raise ValueError(f"max_iterations is at least 1, not {max_iterations}")
     objective = weight_objective(spec, params_a, params_b, metric, leaf_weights)
+    if not objective.spec.groups:
+        return describe_nothing(objective)
     relaxed = _ascend(objective, _start(objective, init, key), max_iterations, tolerance, backend)
     found = {group: assign(matrix, backend) for group, matrix in relaxed.alignments.items()}
     if polish:
         stacked = {group: p[None] for group, p in found.items()}
         descent = descend(objective, stacked, objective.spec.groups, None, backend, max_passes=100)
         found = {group: p[0] for group, p in descent.permutations.items()}
-    matching = describe(objective, found, relaxed.iterations, relaxed.converged)
+    matching = describe(objective, found, relaxed.iterations, relaxed.converged, certify)
     assert matching.total_objective is not None
     return matching._replace(restart_objectives=matching.total_objective[None])
 
@@ -106,8 +109,7 @@ def _ascend(
     highest = max((degree(leaf) for leaf in axes.values()), default=0)
     # one group-carrying axis: the gradient is the same everywhere
     base, constant = jax.value_and_grad(_value)(start, linear)
-    at_start = {group: matrix for group, matrix in start.items()}
-    base = base - _dot(constant, at_start)
+    base = base - _dot(constant, start)
 
     def step(state: _Ascent) -> _Ascent:
         here = state.alignments
@@ -115,7 +117,7 @@ def _ascend(
         gradient = jax.tree.map(jnp.add, gradient, constant)
         value = value + base + _dot(constant, here)
         vertex = {group: assign(matrix, backend) for group, matrix in gradient.items()}
-        gap = sum((reached(gradient[g], p).sum() for g, p in vertex.items()), jnp.zeros(())) - _dot(gradient, here)
+        gap = _add([reached(gradient[g], p).sum() for g, p in vertex.items()]) - _dot(gradient, here)
         there = as_alignments(vertex, value.dtype)
         inside = [_value(_between(here, there, x), objective) for x in points(highest)[1:-1]]
         end = [inner_product(objective, vertex)] if highest > 1 else []
@@ -123,7 +125,7 @@ def _ascend(
         size = largest_on_segment(coefficients)
         converged = gap <= tolerance * jnp.abs(value)
         moved = _between(here, there, jnp.where(converged, 0, size))
-        return _Ascent(moved, state.iterations + ~converged, converged, ~(size > 0))
+        return _Ascent(moved, state.iterations + (~converged).astype(jnp.int32), converged, ~(size > 0))
 
     def again(state: _Ascent) -> Array:
         return ~state.converged & ~state.stuck & (state.iterations < max_iterations)
@@ -140,7 +142,11 @@ def _value(alignments: dict[str, Array], objective: Objective) -> Array:
 
 
 def _dot(first: dict[str, Array], second: dict[str, Array]) -> Array:
-    return sum((jnp.sum(matrix * second[group]) for group, matrix in first.items()), jnp.zeros(()))
+    return _add([jnp.sum(matrix * second[group]) for group, matrix in first.items()])
+
+
+def _add(terms: list[Array]) -> Array:
+    return sum(terms[1:], terms[0])
 
 
 def _between(here: dict[str, Array], there: dict[str, Array], step: Array | float) -> dict[str, Array]:
@@ -166,7 +172,7 @@ def _start(objective: Objective, init: Initial, key: Array | None) -> dict[str, 
 def _balance(matrix: Array) -> Array:
     """Rows and columns scaled in turn until both sum to 1 (Sinkhorn and Knopp 1967)."""
 
-    def scale(_: int, matrix: Array) -> Array:
+    def scale(_: Array, matrix: Array) -> Array:
         matrix = matrix / matrix.sum(-1, keepdims=True)
         return matrix / matrix.sum(-2, keepdims=True)
 

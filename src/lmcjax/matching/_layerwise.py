@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from lmcjax.matching._assignments import assign, certify, host_similarity, reached
+from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
 from lmcjax.statistics import ActivationMoments, activation_sources
@@ -27,6 +27,7 @@ def match_layerwise(
     include_bias: bool = False,
     backend: AssignmentBackend = "auto",
     max_passes: int = 50,
+    certify: bool = False,
 ) -> Matching:
     """Match B's neurons to A's one layer after the other, each by one exact linear assignment.
 
@@ -54,6 +55,7 @@ def match_layerwise(
         include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
         backend: static, see `linear_assignment`.
         max_passes: static; a matching that still improves then is not `converged`.
+        certify: static; whether the result has a certificate for every group's assignment.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
@@ -89,17 +91,17 @@ def match_layerwise(
     def one_pass(permutations: dict[str, Array], first: bool) -> Matching:
         """All groups once; `first`: by the kernels that are ready."""
         found = dict(permutations)
-        objective, identity_objective, certificate = {}, {}, {}
+        objective, identity_objective, matrices = {}, {}, {}
         finite = jnp.asarray(True)
         for group in spec.groups:
-            matrix = compare(group, found, order[group] if first else None)
+            matrix = matrices[group] = compare(group, found, order[group] if first else None)
             found[group] = assign(matrix, backend)
             objective[group] = reached(matrix, found[group]).sum()
             identity_objective[group] = jnp.trace(matrix, axis1=-2, axis2=-1).sum()
-            certificate[group] = certify(matrix, found[group])
             finite &= jnp.isfinite(matrix).all()
         passes = jnp.asarray(1, jnp.int32)
-        return Matching(found, objective, identity_objective, passes, finite, finite, certificate)
+        proof = certificates(matrices, found) if certify else None
+        return Matching(found, objective, identity_objective, passes, finite, finite, proof)
 
     matching = one_pass(identity_permutations(spec), first=True)
     if all(kernels is None for kernels in order.values()):
@@ -112,7 +114,7 @@ def match_layerwise(
         return matching._replace(
             objective={group: reached(matrix, found[group]).sum() for group, matrix in matrices.items()},
             identity_objective={g: jnp.trace(m, axis1=-2, axis2=-1).sum() for g, m in matrices.items()},
-            certificate={group: certify(matrix, found[group]) for group, matrix in matrices.items()},
+            certificate=certificates(matrices, found) if certify else None,
         )
 
     def again(state: tuple[Matching, Bool[Array, ""]]) -> Bool[Array, ""]:

@@ -1,12 +1,11 @@
 """The inner product of two networks' weights, which several matchings maximise, and its parts."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._assignments import reached
@@ -112,7 +111,8 @@ def weight_inner_product(
     objective = weight_objective(spec, params_a, params_b, metric, leaf_weights)
     if all(jnp.issubdtype(jnp.result_type(p), jnp.integer) for p in alignments.values()):
         return inner_product(objective, alignments)
-    return soft_inner_product(objective, alignments)
+    dtype = accumulation_dtype(*objective.leaves_a.values())
+    return soft_inner_product(objective, {group: jnp.asarray(p, dtype) for group, p in alignments.items()})
 
 
 def inner_product(objective: Objective, permutations: Permutations) -> Array:

@@ -62,7 +62,7 @@ def _bisect(function: Callable[[Array], Array], low: Array, high: Array) -> Arra
     """A root in each interval in which the sign changes; anything inside the interval where it does not."""
     rising = function(low) < function(high)
 
-    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+    def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = ends
         middle = (low + high) / 2
         left = (function(middle) > 0) == rising  # the root is to the left

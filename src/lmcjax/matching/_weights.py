@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lmcjax.matching._assignments import assign, certify, host_similarity, reached
+from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objective import (
     Objective,
@@ -44,6 +44,7 @@ def match_weights(
     leaf_weights: Mapping[str, float | Array] | None = None,
     backend: AssignmentBackend = "auto",
     max_passes: int = 100,
+    certify: bool = True,
 ) -> Matching:
     """Maximise the inner product `<A, permuted B>` of all weights, one group after the other, until none improves.
 
@@ -73,6 +74,7 @@ def match_weights(
         leaf_weights: leaf name to a factor of its share in the inner product, traced; 1 where none is given.
         backend: static, see `linear_assignment`.
         max_passes: static; a descent that still improves then is not `converged`.
+        certify: static; whether the result has certificates.
 
     Returns:
         `Matching`: `total_objective` is the inner product, `restart_objectives` that of each restart. The certificate
@@ -95,13 +97,15 @@ def match_weights(
     spec = spec.bind(params_a)
     if order is not None and sorted(order) != sorted(spec.groups):
         raise ValueError(f"order names {tuple(order)}, the groups of the spec are {spec.groups}")
+    if not spec.groups:
+        return describe_nothing(objective)
     starts = _starts(spec, key, restarts, init)
     order = spec.groups if order is None and key is None else order
     descent = descend(objective, starts, None if order is None else tuple(order), key, backend, max_passes)
     best = jnp.argmax(descent.totals)
     found = {group: p[best] for group, p in descent.permutations.items()}
-    matching = describe(objective, found, descent.iterations[best], descent.settled[best])
-    return matching._replace(restart_objectives=descent.totals)
+    matching = describe(objective, found, descent.iterations[best], descent.settled[best], certify)
+    return matching._replace(total_objective=descent.totals[best], restart_objectives=descent.totals)
 
 
 class Descent(NamedTuple):
@@ -123,7 +127,7 @@ def descend(
 ) -> Descent:
     """Coordinate descents side by side; arguments as of `match_weights`, `starts` with a leading axis of restarts."""
     visits = {group: jax.vmap(_visitor(objective, group, backend)) for group in objective.spec.groups}
-    num_restarts = jax.tree.leaves(starts)[0].shape[0] if starts else 1
+    num_restarts = jax.tree.leaves(starts)[0].shape[0]
     nothing = jnp.zeros(num_restarts, bool)
 
     def one_pass(permutations: dict[str, Array], number: Array) -> tuple[dict[str, Array], Array]:
@@ -148,7 +152,7 @@ def descend(
     def step(state: tuple[dict[str, Array], Array, Array, Array]) -> tuple[dict[str, Array], Array, Array, Array]:
         permutations, active, iterations, number = state
         permutations, improved = one_pass(permutations, number)  # changes nothing where nothing improves any more
-        return permutations, improved, iterations + active, number + 1
+        return permutations, improved, iterations + active.astype(jnp.int32), number + 1
 
     zero = jnp.asarray(0, jnp.int32)
     start = (dict(starts), ~nothing, jnp.zeros(num_restarts, jnp.int32), zero)
@@ -157,7 +161,9 @@ def descend(
     return Descent(permutations, totals, iterations, ~active)
 
 
-def describe(objective: Objective, permutations: dict[str, Array], iterations: Array, settled: Array) -> Matching:
+def describe(
+    objective: Objective, permutations: dict[str, Array], iterations: Array, settled: Array, certify: bool
+) -> Matching:
     """What permutations reach; the identity instead where something is not finite."""
     identity = identity_permutations(objective.spec)
     matrices = {group: group_similarity(objective, group, permutations) for group in objective.spec.groups}
@@ -173,10 +179,16 @@ def describe(objective: Objective, permutations: dict[str, Array], iterations: A
         iterations=iterations,
         converged=settled & finite,
         finite=finite,
-        certificate={group: certify(matrix, kept[group]) for group, matrix in matrices.items()},
+        certificate=certificates(matrices, kept) if certify else None,
         total_objective=total,
         total_identity_objective=at_identity,
     )
+
+
+def describe_nothing(objective: Objective) -> Matching:
+    """Of a network without a group that could be permuted."""
+    matching = describe(objective, {}, jnp.asarray(0, jnp.int32), jnp.asarray(True), certify=True)
+    return matching._replace(restart_objectives=jnp.stack([inner_product(objective, {})]))
 
 
 def _starts(spec: PermutationSpec, key: Array | None, restarts: int, init: Permutations | None) -> dict[str, Array]:
