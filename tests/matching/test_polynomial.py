@@ -20,7 +20,7 @@ def by_roots(coefficients: np.ndarray) -> float:
     return max(polynomial(x) for x in (0, 1, *inside))
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3, 5])
+@pytest.mark.parametrize("degree", [1, 2, 4])
 def test_the_best_step_is_that_of_numpys_roots(degree: int, rng: np.random.Generator) -> None:
     """Polynomials with roots of the derivative inside, outside and off the real line."""
     coefficients = np.concatenate([rng.normal(size=(100, degree + 1)), np.zeros((1, degree + 1))]).astype(np.float32)
@@ -33,7 +33,7 @@ def test_the_best_step_is_that_of_numpys_roots(degree: int, rng: np.random.Gener
         assert np.polynomial.Polynomial(c)(step) == pytest.approx(by_roots(c), abs=2e-6)
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("degree", [1, 3])
 def test_a_polynomial_is_found_again(degree: int, rng: np.random.Generator) -> None:
     coefficients = rng.normal(size=degree + 1)
     values: list[Any] = [jnp.float32(np.polynomial.Polynomial(coefficients)(x)) for x in points(degree)]

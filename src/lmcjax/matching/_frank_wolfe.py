@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, reached
 from lmcjax.matching._matching import Matching
@@ -29,10 +29,10 @@ def match_frank_wolfe(
     key: Key[Array, ""] | None = None,
     init: Initial = "uniform",
     max_iterations: int = 200,
-    tolerance: float = 1e-4,
+    tolerance: float | Array = 1e-4,
     polish: bool = True,
     metric: ActivationMoments | None = None,
-    leaf_weights: Mapping[str, float | Array] | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
     backend: AssignmentBackend = "auto",
     certify: bool = True,
 ) -> Matching:
@@ -56,7 +56,7 @@ def match_frank_wolfe(
         init: static. `"uniform"`: all entries 1/n; `"identity"`; `"random"`: halfway between the uniform matrix and a
             random one, balanced until it is doubly stochastic.
         max_iterations: static.
-        tolerance: the gap at which iteration ends, relative to the inner product.
+        tolerance: traced; the gap at which iteration ends, relative to the inner product.
         polish: static; whether the rounded permutations are improved by coordinate descent, as of `match_weights`.
             The inner product can only rise by it.
         metric, leaf_weights, backend, certify: as for `match_weights`.
@@ -101,7 +101,11 @@ class _Ascent(NamedTuple):
 
 
 def _ascend(
-    objective: Objective, start: dict[str, Array], max_iterations: int, tolerance: float, backend: AssignmentBackend
+    objective: Objective,
+    start: dict[str, Array],
+    max_iterations: int,
+    tolerance: float | Array,
+    backend: AssignmentBackend,
 ) -> _Ascent:
     axes = dict(objective.spec.leaves)
     coupled = objective.part([name for name in axes if degree(axes[name]) > 1])

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._assignments import reached
@@ -50,7 +50,7 @@ def weight_objective(
     params_a: PyTree,
     params_b: PyTree,
     metric: ActivationMoments | None = None,
-    leaf_weights: Mapping[str, float | Array] | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
 ) -> Objective:
     """The two networks as an `Objective`; arguments and errors as of `weight_inner_product`."""
     check_same_shapes(params_a, params_b)
@@ -84,7 +84,7 @@ def weight_inner_product(
     params_b: PyTree,
     *,
     metric: ActivationMoments | None = None,
-    leaf_weights: Mapping[str, float | Array] | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
 ) -> Float[Array, ""]:
     """The inner product `<A, permuted B>` of all parameters of two networks, what `match_weights` maximises.
 
@@ -120,6 +120,11 @@ def inner_product(objective: Objective, permutations: Permutations) -> Array:
     return _sum_products(objective, _permuted(objective, permutations))
 
 
+def unpermuted(objective: Objective) -> Array:
+    """At the identity."""
+    return _sum_products(objective, objective.leaves_b)
+
+
 def soft_inner_product(objective: Objective, alignments: Alignments) -> Array:
     """At matrices; differentiable in them."""
     with jax.default_matmul_precision("highest"):
@@ -134,7 +139,7 @@ def weight_similarity(
     *,
     permutations: Permutations,
     metric: ActivationMoments | None = None,
-    leaf_weights: Mapping[str, float | Array] | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
 ) -> Float[Array, "*batch n n"]:
     """The similarity of the neurons of one group by all that touches them: the gradient of `weight_inner_product`.
 
@@ -159,13 +164,26 @@ def weight_similarity(
 
 def group_similarity(objective: Objective, group: str, permutations: Permutations) -> Array:
     """The gradient by one group's matrix: rows of A times rows of B, all other groups in place."""
-    total = jnp.zeros(())
+    products = []
     for place in objective.spec.places(group):
         a, b = _in_place(objective, place, permutations)
-        rows_a, rows_b = (place.rows(leaf, range(leaf.ndim)) for leaf in (a, b))
-        product = jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
-        total = total.astype(product.dtype) + product
-    return total
+        products.append(_products(place, {place.leaf: a}, {place.leaf: b}))
+    return sum(products[1:], products[0])
+
+
+def all_similarities(objective: Objective, permutations: Permutations) -> tuple[dict[str, Array], Array]:
+    """`group_similarity` of every group, and `inner_product`; every leaf is permuted once."""
+    spec, aligned = objective.spec, _permuted(objective, permutations)
+    matrices = {}
+    for group in spec.groups:
+        if spec.guests(group):  # whose order in B's neurons depends on which neuron of A they are compared with
+            matrices[group] = group_similarity(objective, group, permutations)
+            continue
+        products = [_products(place, objective.leaves_a, aligned) for place in spec.places(group)]
+        back = jnp.argsort(permutations[group], axis=-1)[..., None, :]
+        total = sum(products[1:], products[0])
+        matrices[group] = jnp.take_along_axis(total, jnp.broadcast_to(back, total.shape), axis=-1)
+    return matrices, _sum_products(objective, aligned)
 
 
 def is_linear(spec: PermutationSpec, group: str) -> bool:
@@ -204,6 +222,12 @@ def _permuted(objective: Objective, permutations: Permutations) -> dict[str, Arr
 def _sum_products(objective: Objective, leaves_b: Mapping[str, Array]) -> Array:
     products = [jnp.sum(a * leaves_b[name]) for name, a in objective.leaves_a.items()]
     return sum(products[1:], products[0])
+
+
+def _products(place: Place, leaves_a: Mapping[str, Array], leaves_b: Mapping[str, Array]) -> Array:
+    """Of the rows of two leaves, `[*batch, n, n]`."""
+    rows_a, rows_b = (place.rows(leaves[place.leaf], range(leaves[place.leaf].ndim)) for leaves in (leaves_a, leaves_b))
+    return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
 def _in_place(objective: Objective, place: Place, permutations: Permutations) -> tuple[Array, Array]:

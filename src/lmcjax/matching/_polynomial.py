@@ -1,5 +1,6 @@
 """Exact line search along a segment on which the objective is a polynomial of known degree."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -45,7 +46,7 @@ def largest_on_segment(coefficients: Array) -> Array:
     roots = jnp.zeros(0, coefficients.dtype)
     for derivative in reversed(derivatives[1:degree]):  # linear ... the first derivative
         ends = jnp.concatenate([zero, roots, one])
-        roots = _bisect(lambda x, c=derivative: evaluate(c, x), ends[:-1], ends[1:])
+        roots = _bisect(functools.partial(evaluate, derivative), ends[:-1], ends[1:])
     candidates = jnp.concatenate([zero, roots, one])
     return candidates[jnp.argmax(evaluate(coefficients.at[0].set(0), candidates))]
 

@@ -6,18 +6,20 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objective import (
     Objective,
+    all_similarities,
     gain,
     group_similarity,
     groups_of,
     inner_product,
     is_linear,
     linear_gain,
+    unpermuted,
     weight_objective,
 )
 from lmcjax.statistics import ActivationMoments
@@ -41,7 +43,7 @@ def match_weights(
     restarts: int = 1,
     init: Permutations | None = None,
     metric: ActivationMoments | None = None,
-    leaf_weights: Mapping[str, float | Array] | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
     backend: AssignmentBackend = "auto",
     max_passes: int = 100,
     certify: bool = True,
@@ -119,7 +121,7 @@ class Descent(NamedTuple):
 
 def descend(
     objective: Objective,
-    starts: Permutations,
+    starts: dict[str, Array],
     order: tuple[str, ...] | None,
     key: Array | None,
     backend: AssignmentBackend,
@@ -137,6 +139,7 @@ def descend(
                 permutations, better = visits[group](permutations)
                 improved |= better
             return permutations, improved
+        assert key is not None
         drawn = jax.random.permutation(jax.random.fold_in(key, number), len(visits))
 
         def turn(slot: Array, state: tuple[dict[str, Array], Array]) -> tuple[dict[str, Array], Array]:
@@ -155,7 +158,7 @@ def descend(
         return permutations, improved, iterations + active.astype(jnp.int32), number + 1
 
     zero = jnp.asarray(0, jnp.int32)
-    start = (dict(starts), ~nothing, jnp.zeros(num_restarts, jnp.int32), zero)
+    start = (starts, ~nothing, jnp.zeros(num_restarts, jnp.int32), zero)
     permutations, active, iterations, _ = jax.lax.while_loop(again, step, start)
     totals = jax.vmap(functools.partial(inner_product, objective))(permutations)
     return Descent(permutations, totals, iterations, ~active)
@@ -166,8 +169,8 @@ def describe(
 ) -> Matching:
     """What permutations reach; the identity instead where something is not finite."""
     identity = identity_permutations(objective.spec)
-    matrices = {group: group_similarity(objective, group, permutations) for group in objective.spec.groups}
-    total, at_identity = inner_product(objective, permutations), inner_product(objective, identity)
+    matrices, total = all_similarities(objective, permutations)
+    at_identity = unpermuted(objective)
     finite = jnp.isfinite(total) & jnp.isfinite(at_identity)
     for matrix in matrices.values():
         finite &= jnp.isfinite(matrix).all()
@@ -188,7 +191,7 @@ def describe(
 def describe_nothing(objective: Objective) -> Matching:
     """Of a network without a group that could be permuted."""
     matching = describe(objective, {}, jnp.asarray(0, jnp.int32), jnp.asarray(True), certify=True)
-    return matching._replace(restart_objectives=jnp.stack([inner_product(objective, {})]))
+    return matching._replace(restart_objectives=jnp.stack([unpermuted(objective)]))
 
 
 def _starts(spec: PermutationSpec, key: Array | None, restarts: int, init: Permutations | None) -> dict[str, Array]:

@@ -68,8 +68,8 @@ def assignment_certificate(
     sign = -1 if maximize else 1
     finite = jnp.isfinite(cost).all()
     optimal = finite & (gap <= _TOLERANCE * jnp.abs(own).sum())
-    numbers = (sign * (rows - missing), sign * columns, gap, slack.min())
-    return AssignmentCertificate(*(jnp.where(finite, x, jnp.nan) for x in numbers), optimal)
+    result = AssignmentCertificate(sign * (rows - missing), sign * columns, gap, slack.min(), optimal)
+    return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(finite, x, jnp.nan), result)
 
 
 def _shortest_paths(edges: Array) -> Array:
