@@ -49,14 +49,11 @@ def totals(a: Any, b: Any, g: np.ndarray, h: np.ndarray) -> np.ndarray:
     return first[:, None] + last + middle
 
 
-@pytest.mark.parametrize(("init", "polish"), [("uniform", False), ("random", True)])
-def test_small_networks_reach_the_best_of_all_permutations_mostly(
-    init: str, polish: bool, rng: np.random.Generator
-) -> None:
+def test_small_networks_reach_the_best_of_all_permutations_mostly(rng: np.random.Generator) -> None:
     """Two groups of 4, 576 pairs of permutations; and the objective is that of the permutations returned."""
     a, b = network(rng, 4, 20), network(rng, 4, 20)
     every = np.array(list(itertools.permutations(range(4))))
-    found = matcher(SPEC, batch=True, init=init, polish=polish)(a, b, keys(20))
+    found = matcher(SPEC, batch=True, init="random")(a, b, keys(20))
     best = 0
     for i in range(20):
         one, other = ({name: side[name][i] for name in side} for side in (a, b))
@@ -91,8 +88,7 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
     def climb(a: Any, b: Any, key: Any) -> Any:
         start = _start(weight_objective(spec, a, b), "random", key)
         gradient = jax.grad(lambda soft: weight_inner_product(spec, soft, a, b))(start)
-        ascents = (_ascend(weight_objective(spec, a, b), start, n, 0.0, "auto").alignments for n in (1, 8))
-        return start, gradient, *ascents
+        return start, gradient, _ascend(weight_objective(spec, a, b), start, 1, 0.0, "auto").alignments
 
     @jax.jit
     def along(a: Any, b: Any, start: Any, vertex: Any, reached: Any) -> Any:
@@ -103,7 +99,7 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
     inside = 0
     for seed in range(12):
         a, b = case.params(2 * seed), case.params(2 * seed + 1)
-        start, gradient, once, later = climb(a, b, jax.random.key(seed))
+        start, gradient, once = climb(a, b, jax.random.key(seed))
         vertex = {g: np.zeros_like(matrix) for g, matrix in gradient.items()}
         for g, matrix in gradient.items():
             for batch in np.ndindex(matrix.shape[:-2]):
@@ -111,7 +107,7 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
         values, reached = along(a, b, start, vertex, once)
         assert reached >= values.max() - 1e-5
         inside += 0 < values.argmax() < 200
-        for matrix in later.values():
+        for matrix in once.values():
             for axis in (-1, -2):
                 np.testing.assert_allclose(matrix.sum(axis), 1, atol=1e-5)
             assert matrix.min() >= 0
@@ -136,7 +132,7 @@ def test_it_beats_coordinate_descent_and_recovers_a_shuffled_copy(rng: np.random
 def test_what_is_not_finite_ends_and_is_said(rng: np.random.Generator) -> None:
     a, b = network(rng, 4, 20), network(rng, 4, 20)
     b["w1"][1, 0, 0] = np.inf
-    found = matcher(SPEC, batch=True, init="random", polish=True)(a, b, keys(20))
+    found = matcher(SPEC, batch=True, init="random")(a, b, keys(20))
     assert np.flatnonzero(~np.asarray(found.finite)).tolist() == [1]
     assert found.converged.tolist() == found.finite.tolist()
     assert all(p[1].tolist() == [0, 1, 2, 3] for p in found.permutations.values())

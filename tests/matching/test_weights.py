@@ -173,9 +173,9 @@ def test_a_nan_in_one_pair_spoils_no_neighbour(small_pairs: Any) -> None:
         assert p[1].tolist() == list(range(p.shape[1]))
 
 
-@pytest.mark.parametrize("name", ["attention", "stacked", "convolutional"])
+@pytest.mark.parametrize("name", ["attention", "convolutional"])
 def test_similarities_are_gradients(name: str, cases: Any) -> None:
-    """Heads with channels, stacked layers, flattened pixels; the gradient by autodiff."""
+    """Heads with channels, flattened pixels; the gradient by autodiff."""
     case = cases[name]
     a, b = case.params(0), case.params(1)
     spec = case.spec.bind(a)
@@ -212,7 +212,7 @@ def test_a_group_on_two_axes_of_a_leaf_never_falls(rng: np.random.Generator) -> 
     """`<A, P B P^T>`: a quadratic assignment. The step by its linearisation is taken only if that rises."""
     spec = PermutationSpec.from_axes({"in": (None, writes("h")), "w": (both("h"), both("h"))})
     start = identity_permutations(spec, {"in": np.zeros((1, 9)), "w": np.zeros((9, 9))})["h"]
-    match = jax.jit(lambda a, b: [match_weights(spec, a, b, max_passes=n, certify=False) for n in (1, 2, 50)])
+    match = jax.jit(lambda a, b: [match_weights(spec, a, b, max_passes=n, certify=False) for n in (1, 50)])
     falls = 0
     for _ in range(8):
         sides = [{"in": 0.1 * rng.normal(size=(1, 9)), "w": rng.normal(size=(9, 9))} for _ in "ab"]
