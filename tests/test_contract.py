@@ -115,6 +115,11 @@ def matched(similarity: str) -> Case:
     return Case(match, pair())
 
 
+def inner_product(a: Any, b: Any, p: Any) -> tuple[jax.Array, jax.Array]:
+    alignments = symmetry.as_alignments(p)
+    return tuple(matching.weight_inner_product(SPEC, x, a, b) for x in (p, alignments))
+
+
 def similar(a: Any, b: Any, moments: Any) -> jax.Array:
     return matching.layer_similarity(SPEC, "Dense_0", a, b, similarity="covariance", moments=moments)
 
@@ -208,6 +213,9 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),), strict=False
     ),
     "transport.exact_plan": lambda: Case(lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)),
+    "transport.assignment_certificate": lambda: Case(
+        lambda cost, p: transport.assignment_certificate(cost, p["Dense_0"]), (normal(0, 4, 4), permutations(0))
+    ),
     "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
     "transport.sinkhorn_plan": lambda: Case(
         lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
@@ -258,6 +266,17 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
     "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
     "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),
+    "matching.match_weights": lambda: Case(
+        lambda a, b: matching.match_weights(SPEC, a, b, certify=False), (params(0), params(2))
+    ),
+    "matching.match_frank_wolfe": lambda: Case(
+        lambda a, b: matching.match_frank_wolfe(SPEC, a, b, polish=False, certify=False), (params(0), params(2))
+    ),
+    "matching.weight_inner_product": lambda: Case(inner_product, (params(0), params(2), permutations(0))),
+    "matching.weight_similarity": lambda: Case(
+        lambda a, b, moments, p: matching.weight_similarity(SPEC, "Dense_0", a, b, permutations=p, metric=moments),
+        (*pair(), permutations(0)),
+    ),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
     "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),

@@ -20,10 +20,12 @@ from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Matching as Matching
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
 from lmcjax.matching import match_annealing as match_annealing
+from lmcjax.matching import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.matching import match_sinkhorn as match_sinkhorn
 from lmcjax.matching import match_soft as match_soft
 from lmcjax.matching import match_straight_through as match_straight_through
+from lmcjax.matching import match_weights as match_weights
 from lmcjax.matching import midpoint_loss as midpoint_loss
 from lmcjax.matching import random_point_loss as random_point_loss
 from lmcjax.matching import weight_distance as weight_distance
@@ -58,6 +60,7 @@ from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult
 from lmcjax.training import train as train
 from lmcjax.training import train_networks as train_networks
+from lmcjax.transport import assignment_certificate as assignment_certificate
 from lmcjax.transport import exact_plan as exact_plan
 from lmcjax.transport import linear_assignment as linear_assignment
 from lmcjax.transport import sinkhorn_plan as sinkhorn_plan

@@ -31,7 +31,20 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 @pytest.fixture(scope="module")
 def matching(pair: Any) -> Matching:
-    return jax.jit(functools.partial(match_layerwise, pair.spec, similarity="weights"))(pair.params_a, pair.params_b)
+    """With all that a matching can hold."""
+    match = jax.jit(functools.partial(match_layerwise, pair.spec, similarity="weights", certify=True))
+    found = match(pair.params_a, pair.params_b)
+    totals = jnp.array([1.0, 3.0, 2.0])
+    return found._replace(total_objective=totals[1], total_identity_objective=totals[0], restart_objectives=totals)
+
+
+def test_every_layers_assignment_is_certified(matching: Matching) -> None:
+    """`layer_similarity` with the earlier layers in place is what was solved; the bound is what was reached."""
+    assert set(matching.certificate) == set(matching.permutations)
+    for group, proof in matching.certificate.items():
+        assert proof.optimal
+        bound = float(proof.row_potentials.sum() + proof.column_potentials.sum())
+        assert bound == pytest.approx(float(matching.objective[group]), rel=1e-4)
 
 
 @pytest.mark.parametrize("as_path", [str, Path])
@@ -89,6 +102,8 @@ def test_a_foreign_file_is_an_error(tmp_path: Path) -> None:
         ({"Dense_0/kernel": np.zeros((2, 2))}, "no saved matching.*'Dense_0/kernel'"),
         ({"permutations": np.arange(3)}, "no saved matching.*'permutations'"),
         ({"finite/g": np.array(True)}, "no saved matching.*'finite/g'"),
+        ({"certificate/g": np.zeros(3)}, "no saved matching.*'certificate/g'"),
+        ({"certificate.gap/g": np.zeros(())}, r"lacks .*'certificate\.row_potentials/g'"),
         ({"permutations/g": np.arange(3)}, r"lacks \['iterations', 'converged', 'finite'\]"),
     ],
 )

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
-from lmcjax.statistics import ActivationMoments, activation_sources, over_batch
+from lmcjax.statistics import ActivationMoments, activation_sources
 from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
-from lmcjax.transport import AssignmentBackend, linear_assignment
+from lmcjax.transport import AssignmentBackend
 
 _ROUNDING = 1e-6  # relative; a pass that raises the summed similarity by less has changed nothing
 
@@ -26,6 +27,7 @@ def match_layerwise(
     include_bias: bool = False,
     backend: AssignmentBackend = "auto",
     max_passes: int = 50,
+    certify: bool = False,
 ) -> Matching:
     """Match B's neurons to A's one layer after the other, each by one exact linear assignment.
 
@@ -53,6 +55,7 @@ def match_layerwise(
         include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
         backend: static, see `linear_assignment`.
         max_passes: static; a matching that still improves then is not `converged`.
+        certify: static; whether the result has a certificate for every group's assignment.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
@@ -88,16 +91,17 @@ def match_layerwise(
     def one_pass(permutations: dict[str, Array], first: bool) -> Matching:
         """All groups once; `first`: by the kernels that are ready."""
         found = dict(permutations)
-        objective, identity_objective = {}, {}
+        objective, identity_objective, matrices = {}, {}, {}
         finite = jnp.asarray(True)
         for group in spec.groups:
-            matrix = compare(group, found, order[group] if first else None)
-            found[group] = _assign(matrix, backend)
-            objective[group] = _reached(matrix, found[group]).sum()
+            matrix = matrices[group] = compare(group, found, order[group] if first else None)
+            found[group] = assign(matrix, backend)
+            objective[group] = reached(matrix, found[group]).sum()
             identity_objective[group] = jnp.trace(matrix, axis1=-2, axis2=-1).sum()
             finite &= jnp.isfinite(matrix).all()
         passes = jnp.asarray(1, jnp.int32)
-        return Matching(found, objective, identity_objective, passes, converged=finite, finite=finite)
+        proof = certificates(matrices, found) if certify else None
+        return Matching(found, objective, identity_objective, passes, finite, finite, proof)
 
     matching = one_pass(identity_permutations(spec), first=True)
     if all(kernels is None for kernels in order.values()):
@@ -108,8 +112,9 @@ def match_layerwise(
         found = matching.permutations
         matrices = {group: similarities(group, permutations=found) for group in spec.groups}
         return matching._replace(
-            objective={group: _reached(matrix, found[group]).sum() for group, matrix in matrices.items()},
+            objective={group: reached(matrix, found[group]).sum() for group, matrix in matrices.items()},
             identity_objective={g: jnp.trace(m, axis1=-2, axis2=-1).sum() for g, m in matrices.items()},
+            certificate=certificates(matrices, found) if certify else None,
         )
 
     def again(state: tuple[Matching, Bool[Array, ""]]) -> Bool[Array, ""]:
@@ -129,16 +134,6 @@ def match_layerwise(
     return matching._replace(converged=matching.finite & ~improved)
 
 
-def _assign(matrix: Array, backend: AssignmentBackend) -> Array:
-    """The best permutations, `[*batch, n, n]` to `[*batch, n]`."""
-    return over_batch(lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2)(matrix)
-
-
-def _reached(matrix: Array, permutation: Array) -> Array:
-    """The similarity of each neuron to its match, `[*batch, n]`."""
-    return jnp.take_along_axis(matrix, permutation[..., None], axis=-1)[..., 0]
-
-
 def _host_similarity(
     spec: PermutationSpec,
     host: str,
@@ -147,31 +142,8 @@ def _host_similarity(
     kernels: tuple[str, ...] | None,
     backend: AssignmentBackend,
 ) -> Array:
-    """How alike the neurons of a group are that have neurons of other groups inside (heads): `[*batch, n, n]`.
-
-    Two heads are as alike as their channels are under the best permutation of these, one assignment for each pair.
-    Pairs are reached by shifting all of B's heads by the same number, once for every number.
-    """
-    *batch, size = spec.group_shapes()[host]
-    numbers = jnp.arange(size, dtype=jnp.int32)
-    shifted = ((numbers[:, None] + numbers) % size).reshape(size, *[1] * len(batch), size)
-    shifts = jnp.broadcast_to(shifted, (size, *batch, size))
-    total = jnp.zeros(())
-    for guest in spec.guests(host):
-
-        def best(shift: Array, guest: str = guest) -> Array:
-            """Of each pair at this shift, `[*batch, n]`."""
-            matrix = similarities(guest, permutations={**permutations, host: shift})
-            score = _reached(matrix, _assign(matrix, backend)).sum(-1)
-            position, inside = next(
-                (i, s.batch_axes) for i, axis in enumerate(spec.frame(guest)) for s in axis if s.group == host
-            )
-            others = [i for i in range(score.ndim) if i not in (*inside, position)]
-            return jnp.moveaxis(score, (*others, *inside, position), range(score.ndim)).sum(tuple(range(len(others))))
-
-        by_shift = jnp.moveaxis(jax.vmap(best)(shifts), 0, -1)  # [*batch, neuron of A, shift]
-        shift_of = jnp.broadcast_to((numbers - numbers[:, None]) % size, by_shift.shape)
-        total = total.astype(by_shift.dtype) + jnp.take_along_axis(by_shift, shift_of, axis=-1)
+    """`host_similarity`, and the host's own kernels in which none of its guests stands."""
+    total = host_similarity(spec, host, similarities, permutations, backend)
     inside_none = {k.name for k, p in writing_kernels(spec, host) if not _beside(spec, p) & {*spec.guests(host)}}
     if plain := tuple(name for name in inside_none if kernels is None or name in kernels):
         total = total + similarities(host, permutations=permutations, kernels=plain)

@@ -9,20 +9,31 @@ import safetensors
 from jaxtyping import Array, Bool, Float, Int
 from safetensors.numpy import load_file, save_file
 
+from lmcjax.transport import AssignmentCertificate
+
+_BY_GROUP = ("permutations", "objective", "identity_objective")
+
 
 class Matching(NamedTuple):
     """One pair of networks, matched; `vmap` prepends axes to every field.
 
     `permutations[g][i]` is the neuron of B that takes the place of A's neuron `i`. The objectives are, per group, in
-    the unit of the algorithm's similarity; they are comparable within one matching, not between similarities.
+    the unit of the algorithm's similarity, at the permutations that every other group has in the end (or had when the
+    group's turn came, where one pass is all there is); they are comparable within one matching, not between
+    similarities. Where an algorithm has one objective for the whole network, that stands in `total_objective`: a leaf
+    on which two groups act counts once in it, and in both groups' objectives. None: the algorithm has none such.
     """
 
     permutations: dict[str, Int[Array, "*batch n"]]
     objective: dict[str, Float[Array, ""]]  # the similarity that was reached
     identity_objective: dict[str, Float[Array, ""]]  # what leaving B's neurons in place would have given
-    iterations: Int[Array, ""]  # passes over the groups
+    iterations: Int[Array, ""]  # passes over the groups, or steps of the algorithm
     converged: Bool[Array, ""]
     finite: Bool[Array, ""]  # False: some similarity was nan or inf, and identity stands where it was
+    certificate: dict[str, AssignmentCertificate] | None = None  # of each group's permutation, the others' given
+    total_objective: Float[Array, ""] | None = None  # of the whole network
+    total_identity_objective: Float[Array, ""] | None = None  # with all of B's neurons in place
+    restart_objectives: Float[Array, " restarts"] | None = None  # total of each restart; the best was kept
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matching to one safetensors file.
@@ -32,11 +43,21 @@ class Matching(NamedTuple):
         """
         if os.path.exists(path):
             raise FileExistsError(f"{os.fspath(path)} already exists")
-        tensors = {}
-        for field, value in self._asdict().items():
-            named = {f"{field}/{group}": v for group, v in value.items()} if isinstance(value, dict) else {field: value}
-            tensors.update({name: np.array(v, order="C") for name, v in named.items()})
+        tensors = {name: np.array(value, order="C") for name, value in self._named().items()}
         save_file(tensors, path, metadata={"format": "lmcjax.Matching", "version": "1"})
+
+    def _named(self) -> dict[str, Array]:
+        """Every array by its name in the file: `objective/group`, `certificate.gap/group`, `finite`."""
+        named: dict[str, Array] = {}
+        for field, value in self._asdict().items():
+            if field == "certificate":
+                for group, parts in (value or {}).items():
+                    named |= {f"certificate.{part}/{group}": array for part, array in parts._asdict().items()}
+            elif isinstance(value, dict):
+                named |= {f"{field}/{group}": array for group, array in value.items()}
+            elif value is not None:
+                named[field] = value
+        return named
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Matching":
@@ -49,15 +70,24 @@ class Matching(NamedTuple):
             tensors = load_file(path)
         except safetensors.SafetensorError as error:
             raise ValueError(f"{os.fspath(path)} is not a readable safetensors file: {error}") from error
-        fields: dict = {field: {} for field in cls._fields[:3]}
+        proofs = {f"certificate.{part}": part for part in AssignmentCertificate._fields}
+        fields: dict = {field: {} for field in _BY_GROUP}
+        certificate: dict[str, dict[str, Array]] = {}
         for name, tensor in tensors.items():
             field, _, group = name.partition("/")
-            if field not in cls._fields or bool(group) != (field in cls._fields[:3]):
+            known = field in proofs or (field in cls._fields and field != "certificate")
+            if not known or bool(group) != (field in proofs or field in _BY_GROUP):
                 raise ValueError(f"{os.fspath(path)} is no saved matching: it holds a tensor {name!r}")
-            if group:
+            if field in proofs:
+                certificate.setdefault(group, {})[proofs[field]] = jnp.asarray(tensor)
+            elif group:
                 fields[field][group] = jnp.asarray(tensor)
             else:
                 fields[field] = jnp.asarray(tensor)
-        if missing := [field for field in cls._fields if field not in fields]:
+        missing = [field for field in cls._fields if field not in fields and field not in cls._field_defaults]
+        missing += [f"{n}/{g}" for g, parts in certificate.items() for n, part in proofs.items() if part not in parts]
+        if missing:
             raise ValueError(f"{os.fspath(path)} is no saved matching: it lacks {missing}")
+        if certificate:
+            fields["certificate"] = {group: AssignmentCertificate(**parts) for group, parts in certificate.items()}
         return cls(**fields)
