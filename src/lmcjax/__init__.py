@@ -11,9 +11,11 @@ from lmcjax.batching import use_all_cores as use_all_cores
 from lmcjax.data import Dataset as Dataset
 from lmcjax.data import load_dataset as load_dataset
 from lmcjax.evaluation import BarrierResult as BarrierResult
+from lmcjax.evaluation import Diagnosis as Diagnosis
 from lmcjax.evaluation import LossAndAccuracy as LossAndAccuracy
 from lmcjax.evaluation import batched_loss as batched_loss
 from lmcjax.evaluation import cross_entropy_and_accuracy as cross_entropy_and_accuracy
+from lmcjax.evaluation import diagnose as diagnose
 from lmcjax.evaluation import linear_barrier as linear_barrier
 from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
@@ -42,6 +44,8 @@ from lmcjax.statistics import ActivationMoments as ActivationMoments
 from lmcjax.statistics import Moments as Moments
 from lmcjax.statistics import activation_moments as activation_moments
 from lmcjax.statistics import approximate_dimension as approximate_dimension
+from lmcjax.statistics import independence_test as independence_test
+from lmcjax.statistics import neuron_coordinates as neuron_coordinates
 from lmcjax.sweep import Sweep as Sweep
 from lmcjax.sweep import load_networks as load_networks
 from lmcjax.sweep import run_sweep as run_sweep
@@ -56,6 +60,8 @@ from lmcjax.symmetry import permute as permute
 from lmcjax.symmetry import random_permutations as random_permutations
 from lmcjax.symmetry import tap as tap
 from lmcjax.symmetry import verify as verify
+from lmcjax.theory import matching_lower_bound as matching_lower_bound
+from lmcjax.theory import propagate as propagate
 from lmcjax.training import TrainConfig as TrainConfig
 from lmcjax.training import TrainResult as TrainResult
 from lmcjax.training import train as train

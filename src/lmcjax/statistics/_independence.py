@@ -89,8 +89,8 @@ def independence_test(
     p_value = jnp.minimum(1, 2 * (1 + smaller) / (1 + num_permutations))
     spread = jnp.std(null)
     effect = jnp.where(spread > 0, (observed - null.mean()) / jnp.where(spread > 0, spread, 1), 0)
-    values = (effect, p_value, within, within - observed)
-    return IndependenceTest(*(jnp.where(finite, value, jnp.nan) for value in values), finite)
+    values = {"effect": effect, "p_value": p_value, "within": within, "across": within - observed}
+    return IndependenceTest(**{name: jnp.where(finite, v, jnp.nan) for name, v in values.items()}, finite=finite)
 
 
 def _similarities(points: Array) -> Array:

@@ -92,7 +92,9 @@ def propagate(
     layers = _chain(spec, params_a)
     points = _points(num_points)
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    distances, distances_b, norms = {}, {}, {}
+    distances: dict[str, Array] = {}
+    distances_b: dict[str, Array] = {}
+    norms = {}
     for kernel, bias in layers:
         if kernel.name not in moments.inputs:
             raise ValueError(f"kernel {kernel.name!r} has no moments, only {sorted(moments.inputs)} have")

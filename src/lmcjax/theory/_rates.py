@@ -126,7 +126,7 @@ def calibrate_wasserstein_rate(
         if points is not None:
             return jax.random.permutation(key, points)[:count]
         sample = jax.random.normal if law == "gaussian" else jax.random.uniform
-        return sample(key, (count, dim))
+        return sample(key, (count, dim or 0))
 
     def measure(size: int, key: Array) -> Array:
         def one(key: Array) -> Array:
