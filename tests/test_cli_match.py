@@ -56,9 +56,21 @@ def fails(capsys, *arguments):
     return error
 
 
-@pytest.mark.parametrize("method", ["weights", "covariance", "activations", "correlation"])
+METHODS = {
+    "weights": [],
+    "covariance": [],
+    "activations": [],
+    "correlation": [],
+    "coordinate-descent": ["--restarts", "8"],
+    "frank-wolfe": [],
+    "sinkhorn": [],
+    "annealing": [],
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
-    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", method])
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", method, *METHODS[method]])
     aligned = load_file("matched/aligned.safetensors")
     for name, leaf in named_leaves(checkpoints).items():
         np.testing.assert_array_equal(aligned[name], leaf)
@@ -73,6 +85,13 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
     printed = capsys.readouterr().out
     for expected in ("Dense_1", "barrier", "matched/aligned.safetensors"):
         assert expected in printed
+
+
+def test_learned_from_the_loss(checkpoints):
+    how = ["--method", "straight-through", "--objective", "midpoint", "--steps", "20"]
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, *how])
+    test = json.loads(Path("matched/report.json").read_text())["test"]
+    assert test["aligned"]["loss half-way"] < test["as given"]["loss half-way"]
 
 
 def test_by_a_spec_in_a_file(checkpoints):
@@ -137,6 +156,13 @@ MODEL, BY_SPEC = ["--model", "mlp", *SIZES], ["--spec", "spec.toml", "--method",
         (None, [], "give one of --model, --apply and --spec"),
         (None, [*MODEL, "--apply", "a.b:c"], "give one of --model, --apply and --spec"),
         (None, ["--spec", "spec.toml"], "--method covariance needs the program of the networks"),
+        (None, [*BY_SPEC[:2], "--method", "sinkhorn", "--objective", "midpoint"], "sinkhorn needs the program"),
+        (
+            None,
+            [*MODEL, "--steps", "3"],
+            "of sinkhorn, straight-through, annealing, not of covariance",
+        ),
+        (None, [*MODEL, "--restarts", "3"], "--restarts are of coordinate-descent, not of covariance"),
         (None, ["--apply", "no.module:apply"], "cannot import 'no.module'"),
     ],
 )

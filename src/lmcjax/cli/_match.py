@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import tyro
 
@@ -12,14 +12,17 @@ from lmcjax.cli._figure2 import ModelName
 from lmcjax.cli._plot import wide_console
 
 if TYPE_CHECKING:
-    from jaxtyping import PyTree
+    from jaxtyping import Array, PyTree
 
     from lmcjax.data import Dataset
     from lmcjax.matching import Matching
     from lmcjax.models import Network
     from lmcjax.symmetry import PermutationSpec
 
-Method: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+Layerwise: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+Global: TypeAlias = Literal["coordinate-descent", "frank-wolfe", "sinkhorn", "straight-through", "annealing"]
+Learned: TypeAlias = Literal["sinkhorn", "straight-through", "annealing"]
+_BATCH = 200  # samples per step of a loss that is learned from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +43,25 @@ class Match:
     """Or a network of your own, package.module:function: function(params, inputs) gives logits, and init(key) beside
     it gives params. What may be permuted is read off its program."""
     spec: Path | None = None
-    """Or no program at all, but a TOML file that says which axes write and read which groups of neurons; then by
-    weights alone, and no loss is measured."""
+    """Or no program at all, but a TOML file that says which axes write and read which groups of neurons; then
+    activations are not seen, and no loss is measured."""
     width: int = 128
     """Of --model."""
     num_hidden_layers: int = 3
     """Of --model."""
-    method: Method = "covariance"
-    """How neurons are compared, layer by layer: weights, covariance (weights, in the second moment of what the layer
-    sees), activations, correlation."""
+    method: Layerwise | Global = "covariance"
+    """Layer by layer, comparing weights, weights in the covariance (second moment) of what the layer sees, activations,
+    or their correlation. Or all parameters at once: coordinate-descent (Git Re-Basin), frank-wolfe (C2M3), sinkhorn,
+    straight-through, annealing."""
+    objective: Literal["weights", "midpoint"] = "weights"
+    """What sinkhorn, straight-through and annealing make small: the distance of the parameters, or the training loss
+    half-way."""
+    steps: int | None = None
+    """Of sinkhorn, straight-through and annealing (default: 200, 100, 20,000)."""
+    restarts: int = 1
+    """Of coordinate-descent, from random permutations; the best is kept."""
+    seed: int = 0
+    """Of whatever is drawn."""
     dataset: str = "mnist5k"
     """Where activations are seen and losses measured: mnist5k, digits, fashion-mnist, or a folder with MNIST's four IDX
     files."""
@@ -65,8 +78,13 @@ class Match:
         """Read, match, write, print."""
         if sum(given is not None for given in (self.model, self.apply, self.spec)) != 1:
             raise ValueError("match needs to know the networks: give one of --model, --apply and --spec")
-        if self.spec is not None and self.method != "weights":
-            raise ValueError(f"--method {self.method} needs the program of the networks; with --spec: --method weights")
+        blind = self.method == "weights" or (self.method in get_args(Global) and self.objective == "weights")
+        if self.spec is not None and not blind:
+            raise ValueError(f"--method {self.method} needs the program of the networks, not a --spec alone")
+        if self.method not in get_args(Learned) and (self.steps is not None or self.objective != "weights"):
+            raise ValueError(f"--steps and --objective are of {', '.join(get_args(Learned))}, not of {self.method}")
+        if self.method != "coordinate-descent" and self.restarts != 1:
+            raise ValueError(f"--restarts are of coordinate-descent, not of {self.method}")
         files = [self.out / name for name in ("aligned.safetensors", "matching.safetensors", "report.json")]
         if not self.overwrite and (there := [file for file in files if file.exists()]):
             raise FileExistsError(f"{there[0]} is already there; --overwrite replaces it")
@@ -111,14 +129,44 @@ class Match:
         network: "Network | None",
         dataset: "Dataset | None",
     ) -> "Matching":
-        from lmcjax.matching import match_layerwise
+        import jax
+
+        from lmcjax import matching
         from lmcjax.statistics import activation_moments
 
-        moments = None
-        if network is not None and dataset is not None and self.method != "weights":
-            inputs = dataset.train.inputs[: self.moment_samples]
-            moments = activation_moments(network.apply, spec, params_a, params_b, inputs)
-        return match_layerwise(spec, params_a, params_b, similarity=self.method, moments=moments)
+        pair = (spec, params_a, params_b)
+        if self.method in get_args(Layerwise):
+            moments = None
+            if network is not None and dataset is not None and self.method != "weights":
+                inputs = dataset.train.inputs[: self.moment_samples]
+                moments = activation_moments(network.apply, *pair, inputs)
+            return matching.match_layerwise(*pair, similarity=cast(Layerwise, self.method), moments=moments)
+        key = jax.random.key(self.seed)
+        if self.method == "coordinate-descent":
+            return matching.match_weights(*pair, key=key, order=spec.groups, restarts=self.restarts)
+        if self.method == "frank-wolfe":
+            return matching.match_frank_wolfe(*pair)
+        search: Any = {
+            "sinkhorn": matching.match_sinkhorn,
+            "straight-through": matching.match_straight_through,
+            "annealing": matching.match_annealing,
+        }[self.method]
+        steps = {} if self.steps is None else {"num_steps": self.steps}
+        return jax.jit(lambda a, b: search(spec, a, b, key=key, objective=self._objective(network, dataset), **steps))(
+            params_a, params_b
+        ).matching
+
+    def _objective(self, network: "Network | None", dataset: "Dataset | None") -> Any:
+        from lmcjax.evaluation import cross_entropy_and_accuracy
+        from lmcjax.matching import midpoint_loss, weight_distance
+
+        if self.objective == "weights" or network is None or dataset is None:
+            return weight_distance
+
+        def loss(outputs: "Array", labels: "Array") -> "Array":
+            return cross_entropy_and_accuracy(outputs, labels).loss
+
+        return midpoint_loss(network.apply, loss, dataset.train, batch_size=_BATCH)
 
     def _report(
         self,
@@ -229,7 +277,7 @@ def _show(spec: "PermutationSpec", report: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = wide_console()
-    groups = Table("group", "neurons", "similarity as given", "similarity reached", title="What was matched")
+    groups = Table("group", "neurons", "similarity as given", "reached", title="What was matched")
     for group, shape in spec.group_shapes().items():
         reached = (report[name][group] for name in ("objective_of_identity", "objective"))
         groups.add_row(group, "x".join(map(str, shape)), *(f"{value:.4g}" for value in reached))

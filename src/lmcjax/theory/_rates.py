@@ -125,8 +125,9 @@ def calibrate_wasserstein_rate(
     def draw(key: Array, count: int) -> Array:
         if points is not None:
             return jax.random.permutation(key, points)[:count]
+        assert dim is not None
         sample = jax.random.normal if law == "gaussian" else jax.random.uniform
-        return sample(key, (count, dim or 0))
+        return sample(key, (count, dim))
 
     def measure(size: int, key: Array) -> Array:
         def one(key: Array) -> Array:
