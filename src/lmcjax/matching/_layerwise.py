@@ -55,7 +55,8 @@ def match_layerwise(
         include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
         backend: static, see `linear_assignment`.
         max_passes: static; a matching that still improves then is not `converged`.
-        certify: static; whether the result has a certificate for every group's assignment.
+        certify: static; whether the result has a certificate for every group's assignment. Where groups depend on each
+            other in a circle, it is asked for the final places of all, in which a group may no longer be the best.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.

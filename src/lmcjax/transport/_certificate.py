@@ -62,7 +62,7 @@ def assignment_certificate(
     paths = _shortest_paths(ordered - own[:, None])
     rows = own - paths
     slack = jnp.min(ordered - rows[:, None] - paths, axis=1)
-    missing = -jnp.minimum(slack, 0)
+    missing = jnp.maximum(-slack, 0)
     gap = missing.sum()
     columns = jnp.zeros_like(paths).at[permutation].set(paths)
     sign = -1 if maximize else 1
