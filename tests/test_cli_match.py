@@ -56,21 +56,20 @@ def fails(capsys, *arguments):
     return error
 
 
-METHODS = {
-    "weights": [],
-    "covariance": [],
-    "activations": [],
-    "correlation": [],
-    "coordinate-descent": ["--restarts", "8"],
-    "frank-wolfe": [],
-    "sinkhorn": [],
-    "annealing": [],
-}
+OTHER_METHODS = ("weights", "activations", "correlation", "frank-wolfe", "sinkhorn", "annealing")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        ["covariance"],
+        ["coordinate-descent", "--restarts", "8"],
+        *(pytest.param([name], marks=pytest.mark.slow) for name in OTHER_METHODS),
+    ],
+    ids=lambda method: method[0],
+)
 def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
-    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", method, *METHODS[method]])
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", *method])
     aligned = load_file("matched/aligned.safetensors")
     for name, leaf in named_leaves(checkpoints).items():
         np.testing.assert_array_equal(aligned[name], leaf)
@@ -87,6 +86,7 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
         assert expected in printed
 
 
+@pytest.mark.slow
 def test_learned_from_the_loss(checkpoints):
     how = ["--method", "straight-through", "--objective", "midpoint", "--steps", "20"]
     cli.main(["match", "a", "b", "--model", "mlp", *SIZES, *how])
