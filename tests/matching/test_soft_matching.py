@@ -97,8 +97,8 @@ def test_a_network_with_split_and_shuffled_neurons_is_joined_again(rng):
     np.testing.assert_allclose(apply(widened, X), apply(a, X), atol=1e-5)
 
 
-@pytest.mark.parametrize("similarity", ["covariance", "activations", "correlation"])
-def test_exact_plans_of_equal_widths_are_the_permutations_of_match_layerwise(similarity, rng):
+def test_exact_plans_of_equal_widths_are_the_permutations_of_match_layerwise(rng):
+    similarity = "correlation"
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 6, 4, 3), rng)
     moments = moments_of_both(a, b)
     soft = matcher(similarity)(a, b, moments)
@@ -142,7 +142,8 @@ def test_a_stream_is_matched_by_what_writes_it_first_and_by_all_then(rng):
     a = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in a.items()}
     wide = apply_soft(spec, {"s": np.eye(4, dtype=np.float32)[[1, 3, 0, 2] * 2], "h": np.eye(6, dtype=np.float32)}, a)
     for num_passes in (1, 2):
-        found = match_soft(spec, a, wide, similarity="weights", num_passes=num_passes)
+        options = {"similarity": "weights", "num_passes": num_passes}
+        found = jax.jit(functools.partial(match_soft, spec, **options))(a, wide)
         joined = apply_soft(spec, found.alignments, wide)
         for name, leaf in a.items():
             np.testing.assert_allclose(joined[name], leaf, atol=1e-5)

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import SearchedMatching, summarise
+from lmcjax.matching._searched import SearchedMatching, parameter_dtype, summarise
 from lmcjax.matching._sinkhorn import Schedule
 from lmcjax.symmetry import (
     Permutations,
@@ -169,7 +168,7 @@ def _gain(
     leaves_a, leaves_b, axes = named_leaves(params_a), named_leaves(params_b), dict(spec.leaves)
     here = jnp.stack([swap.i, swap.j])
     there = jnp.asarray(found[swap.group])[here]
-    dtype = accumulation_dtype(*leaves_a.values(), *leaves_b.values())
+    dtype = parameter_dtype(params_a, params_b)
     gain = jnp.zeros((), dtype)
     for place in places:
         a, b = (jnp.asarray(leaves[place.leaf]) for leaves in (leaves_a, leaves_b))

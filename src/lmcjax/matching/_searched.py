@@ -73,6 +73,12 @@ def summarise(
     return SearchedMatching(matching, reached, unmatched, trace)
 
 
+def parameter_dtype(*networks: PyTree) -> jnp.dtype:
+    """The widest float type of the networks' leaves, at least float32; counters and random keys do not count."""
+    leaves = jax.tree.leaves(networks)
+    return accumulation_dtype(*(leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)))
+
+
 def _inner_products(spec: PermutationSpec, params_a: PyTree, params_b: PyTree) -> dict[str, Array]:
     """`<A, B>` over the leaves on which each group acts."""
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)

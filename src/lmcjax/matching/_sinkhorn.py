@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
 
-from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import summarise
+from lmcjax.matching._searched import parameter_dtype, summarise
 from lmcjax.statistics import over_batch
 from lmcjax.symmetry import (
     Permutations,
@@ -188,7 +187,7 @@ def _start(
     spec: PermutationSpec, permutations: Permutations | None, params_a: PyTree, params_b: PyTree
 ) -> dict[str, Array]:
     """The first logits, in float32 at least."""
-    dtype = accumulation_dtype(*(leaf for leaf in jax.tree.leaves((params_a, params_b))))
+    dtype = parameter_dtype(params_a, params_b)
     ones = as_alignments(identity_permutations(spec) if permutations is None else permutations, dtype)
     if permutations is None:
         return jax.tree.map(jnp.zeros_like, ones)

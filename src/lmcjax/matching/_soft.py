@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._layerwise import first_pass
+from lmcjax.matching._searched import parameter_dtype
 from lmcjax.matching._similarity import Similarity, check_similarity, in_metric, input_moments, writing_kernels
 from lmcjax.statistics import ActivationMoments, cross_correlation, cross_covariance, group_moments, over_batch
 from lmcjax.symmetry import PermutationSpec, mix_leaf, named_leaves
@@ -77,7 +78,7 @@ def match_soft(
     if hosts := [group for group in spec.groups if spec.guests(group)]:
         raise ValueError(f"group {hosts[0]!r} has neurons of {spec.guests(hosts[0])} inside, which have no soft match")
     shapes = {g: (*batch, n_a, spec_b.group_shapes()[g][-1]) for g, (*batch, n_a) in spec_a.group_shapes().items()}
-    dtype = accumulation_dtype(*jax.tree.leaves((params_a, params_b)))
+    dtype = parameter_dtype(params_a, params_b)
     found = {group: jnp.full(shape, 1 / shape[-1], dtype) for group, shape in shapes.items()}
     solve = functools.partial(
         _align, temperature=temperature, threshold=threshold, max_iterations=max_iterations, backend=backend
