@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from lmcjax import Matching, PermutationSpec, match_frank_wolfe, match_weights, mlp_spec, permute
 from lmcjax.matching import weight_inner_product
 from lmcjax.matching._frank_wolfe import _ascend, _start
-from lmcjax.matching._objective import weight_objective
+from lmcjax.matching._weight_objective import weight_objective
 from lmcjax.symmetry import reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")

@@ -10,7 +10,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from lmcjax import match_straight_through, midpoint_loss, mlp_spec, permute, random_permutations
-from lmcjax.matching._searched import leaf_similarity
+from lmcjax.matching import weight_similarity
 from lmcjax.symmetry import PermutationSpec, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -35,7 +35,7 @@ def test_the_similarity_is_what_a_pairing_adds_to_the_inner_product(rng):
     first = random_permutations(jax.random.key(0), spec)
     second = {group: jnp.roll(p, 1, axis=-1) for group, p in first.items()}
     inner = jax.jit(lambda p: sum(jnp.vdot(a[n], leaf) for n, leaf in permute(spec, p, b).items()))
-    matrices = jax.jit(lambda p: {g: leaf_similarity(spec, g, a, b, p) for g in spec.groups})(first)
+    matrices = jax.jit(lambda p: {g: weight_similarity(spec, g, a, b, permutations=p) for g in spec.groups})(first)
     for group, matrix in matrices.items():
         gains = [np.take_along_axis(np.asarray(matrix), p[group][..., None], -1).sum() for p in (first, second)]
         moved = inner({**first, group: second[group]})

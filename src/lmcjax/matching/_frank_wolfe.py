@@ -9,8 +9,14 @@ from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, reached
 from lmcjax.matching._matching import Matching
-from lmcjax.matching._objective import Objective, degree, inner_product, soft_inner_product, weight_objective
 from lmcjax.matching._polynomial import largest_on_segment, points, through
+from lmcjax.matching._weight_objective import (
+    WeightObjective,
+    degree,
+    inner_product,
+    soft_inner_product,
+    weight_objective,
+)
 from lmcjax.matching._weights import descend, describe, describe_nothing
 from lmcjax.statistics import ActivationMoments
 from lmcjax.symmetry import PermutationSpec, as_alignments, identity_permutations
@@ -101,7 +107,7 @@ class _Ascent(NamedTuple):
 
 
 def _ascend(
-    objective: Objective,
+    objective: WeightObjective,
     start: dict[str, Array],
     max_iterations: int,
     tolerance: float | Array,
@@ -138,7 +144,7 @@ def _ascend(
     return jax.lax.while_loop(again, step, _Ascent(start, jnp.asarray(0, jnp.int32), no, no))
 
 
-def _value(alignments: dict[str, Array], objective: Objective) -> Array:
+def _value(alignments: dict[str, Array], objective: WeightObjective) -> Array:
     """The inner product of some leaves."""
     if not objective.leaves_a:
         return jnp.zeros((), jax.tree.leaves(alignments)[0].dtype)
@@ -157,7 +163,7 @@ def _between(here: dict[str, Array], there: dict[str, Array], step: Array | floa
     return {group: (1 - step) * matrix + step * there[group] for group, matrix in here.items()}
 
 
-def _start(objective: Objective, init: Initial, key: Array | None) -> dict[str, Array]:
+def _start(objective: WeightObjective, init: Initial, key: Array | None) -> dict[str, Array]:
     """The first matrices, `[*batch, n, n]`."""
     dtype = jax.tree.leaves(objective.leaves_a)[0].dtype
     if init == "identity":

@@ -12,8 +12,6 @@ from lmcjax.matching._objectives import Objective
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
-    apply_soft,
-    as_alignments,
     identity_permutations,
     named_leaves,
     permute,
@@ -93,22 +91,3 @@ def _dot(a: ArrayLike, b: ArrayLike) -> Array:
     """In JAX's default precision at least."""
     dtype = accumulation_dtype(a, b, least=jnp.result_type(float))
     return jnp.sum(jnp.asarray(a, dtype) * jnp.asarray(b, dtype))
-
-
-def leaf_similarity(
-    spec: PermutationSpec, group: str, params_a: PyTree, params_b: PyTree, permutations: Permutations
-) -> Float[Array, "*batch n n"]:
-    """How much each pairing of neurons adds to `<A, P B>`, all other groups in their places.
-
-    The inner product is linear in the group's matrix wherever the group acts on one axis of a leaf; where it acts on
-    two, this is the derivative at the present permutation. Incoming and outgoing weights and biases all enter.
-    """
-    touched = dict.fromkeys(name for name, _, _ in spec.segments(group))
-    leaves_a, alignments = named_leaves(params_a), as_alignments(permutations)
-
-    def inner(matrix: Array) -> Array:
-        with jax.default_matmul_precision("highest"):
-            mixed = named_leaves(apply_soft(spec, {**alignments, group: matrix}, params_b))
-        return sum((_dot(leaves_a[name], mixed[name]) for name in touched), jnp.zeros(()))
-
-    return jax.grad(inner)(alignments[group])

@@ -8,7 +8,8 @@ import optax
 from jaxtyping import Array, Key, PyTree
 
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import SearchedMatching, leaf_similarity, summarise
+from lmcjax.matching._searched import SearchedMatching, summarise
+from lmcjax.matching._weight_objective import weight_similarity
 from lmcjax.statistics import over_batch
 from lmcjax.symmetry import (
     Permutations,
@@ -109,7 +110,7 @@ def _project(
     found = dict(permutations)
     for _ in range(num_passes):
         for group in spec.groups:
-            matrix = leaf_similarity(spec, group, target, params_b, found)
+            matrix = weight_similarity(spec, group, target, params_b, permutations=found)
             assign = functools.partial(linear_assignment, maximize=True, backend=backend)
             found[group] = over_batch(assign, matrix.ndim - 2)(matrix)
     return {group: jnp.asarray(p) for group, p in found.items()}

@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching
-from lmcjax.matching._objective import (
-    Objective,
+from lmcjax.matching._weight_objective import (
+    WeightObjective,
     all_similarities,
     gain,
     group_similarity,
@@ -120,7 +120,7 @@ class Descent(NamedTuple):
 
 
 def descend(
-    objective: Objective,
+    objective: WeightObjective,
     starts: dict[str, Array],
     order: tuple[str, ...] | None,
     key: Array | None,
@@ -165,7 +165,7 @@ def descend(
 
 
 def describe(
-    objective: Objective, permutations: dict[str, Array], iterations: Array, settled: Array, certify: bool
+    objective: WeightObjective, permutations: dict[str, Array], iterations: Array, settled: Array, certify: bool
 ) -> Matching:
     """What permutations reach; the identity instead where something is not finite."""
     identity = identity_permutations(objective.spec)
@@ -188,7 +188,7 @@ def describe(
     )
 
 
-def describe_nothing(objective: Objective) -> Matching:
+def describe_nothing(objective: WeightObjective) -> Matching:
     """Of a network without a group that could be permuted."""
     matching = describe(objective, {}, jnp.asarray(0, jnp.int32), jnp.asarray(True), certify=True)
     return matching._replace(restart_objectives=jnp.stack([unpermuted(objective)]))
@@ -209,7 +209,7 @@ def _starts(spec: PermutationSpec, key: Array | None, restarts: int, init: Permu
 _Visit: TypeAlias = Callable[[dict[str, Array]], tuple[dict[str, Array], Array]]
 
 
-def _visitor(objective: Objective, group: str, backend: AssignmentBackend) -> _Visit:
+def _visitor(objective: WeightObjective, group: str, backend: AssignmentBackend) -> _Visit:
     """`visit(permutations) -> (permutations, improved)`: the best step of one group, if it gains more than rounding."""
     spec = objective.spec
     guests, linear = {*spec.guests(group)}, is_linear(spec, group)
@@ -251,7 +251,7 @@ def _visitor(objective: Objective, group: str, backend: AssignmentBackend) -> _V
     return visit
 
 
-def _rounding(objective: Objective, groups: set[str]) -> Array:
+def _rounding(objective: WeightObjective, groups: set[str]) -> Array:
     """What a step of some groups has to gain: a few units in the last place of the largest inner product possible."""
     names = [name for name, axes in objective.spec.leaves if groups_of(axes) & groups]
     norms = [

@@ -27,7 +27,7 @@ from lmcjax.symmetry import (
 )
 
 
-class Objective(NamedTuple):
+class WeightObjective(NamedTuple):
     """What is compared: leaves of A and B by name, metric and weights applied, in the precision of the sums.
 
     Its spec is bound to them; a leaf that is compared in two metrics (a tied embedding) stands in it twice.
@@ -37,12 +37,12 @@ class Objective(NamedTuple):
     leaves_a: dict[str, Array]
     leaves_b: dict[str, Array]
 
-    def part(self, names: list[str]) -> "Objective":
+    def part(self, names: list[str]) -> "WeightObjective":
         """Of some of the leaves, and of the groups that act on them."""
         leaves = tuple((name, axes) for name, axes in self.spec.leaves if name in names)
         groups = PermutationSpec(leaves).groups
         spec = PermutationSpec(leaves, tuple((g, shape) for g, shape in self.spec.shapes if g in groups))
-        return Objective(spec, *({name: side[name] for name, _ in leaves} for side in self[1:]))
+        return WeightObjective(spec, *({name: side[name] for name, _ in leaves} for side in self[1:]))
 
 
 def weight_objective(
@@ -51,8 +51,8 @@ def weight_objective(
     params_b: PyTree,
     metric: ActivationMoments | None = None,
     leaf_weights: Mapping[str, ArrayLike] | None = None,
-) -> Objective:
-    """The two networks as an `Objective`; arguments and errors as of `weight_inner_product`."""
+) -> WeightObjective:
+    """The two networks as an `WeightObjective`; arguments and errors as of `weight_inner_product`."""
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
     sides = [named_leaves(params_a), named_leaves(params_b)]
@@ -74,7 +74,7 @@ def weight_objective(
         if not kernels:
             leaves.append((name, axes))
             compared[0][name], compared[1][name] = a, b
-    return Objective(PermutationSpec(tuple(leaves), spec.shapes), *compared)
+    return WeightObjective(PermutationSpec(tuple(leaves), spec.shapes), *compared)
 
 
 def weight_inner_product(
@@ -115,17 +115,17 @@ def weight_inner_product(
     return soft_inner_product(objective, {group: jnp.asarray(p, dtype) for group, p in alignments.items()})
 
 
-def inner_product(objective: Objective, permutations: Permutations) -> Array:
+def inner_product(objective: WeightObjective, permutations: Permutations) -> Array:
     """At permutations, by gathering."""
     return _sum_products(objective, _permuted(objective, permutations))
 
 
-def unpermuted(objective: Objective) -> Array:
+def unpermuted(objective: WeightObjective) -> Array:
     """At the identity."""
     return _sum_products(objective, objective.leaves_b)
 
 
-def soft_inner_product(objective: Objective, alignments: Alignments) -> Array:
+def soft_inner_product(objective: WeightObjective, alignments: Alignments) -> Array:
     """At matrices; differentiable in them."""
     with jax.default_matmul_precision("highest"):
         return _sum_products(objective, apply_soft(objective.spec, alignments, objective.leaves_b))
@@ -162,7 +162,7 @@ def weight_similarity(
     return group_similarity(weight_objective(spec, params_a, params_b, metric, leaf_weights), group, permutations)
 
 
-def group_similarity(objective: Objective, group: str, permutations: Permutations) -> Array:
+def group_similarity(objective: WeightObjective, group: str, permutations: Permutations) -> Array:
     """The gradient by one group's matrix: rows of A times rows of B, all other groups in place."""
     products = []
     for place in objective.spec.places(group):
@@ -171,7 +171,7 @@ def group_similarity(objective: Objective, group: str, permutations: Permutation
     return sum(products[1:], products[0])
 
 
-def all_similarities(objective: Objective, permutations: Permutations) -> tuple[dict[str, Array], Array]:
+def all_similarities(objective: WeightObjective, permutations: Permutations) -> tuple[dict[str, Array], Array]:
     """`group_similarity` of every group, and `inner_product`; every leaf is permuted once."""
     spec, aligned = objective.spec, _permuted(objective, permutations)
     matrices = {}
@@ -192,7 +192,7 @@ def is_linear(spec: PermutationSpec, group: str) -> bool:
     return len({name for name, _ in places}) == len(places)
 
 
-def gain(objective: Objective, before: Permutations, after: Permutations, groups: set[str]) -> Array:
+def gain(objective: WeightObjective, before: Permutations, after: Permutations, groups: set[str]) -> Array:
     """What the objective gains when some groups' permutations change; exactly 0 where they stay."""
     part = objective.part([name for name, axes in objective.spec.leaves if groups_of(axes) & groups])
     new, old = _permuted(part, after), _permuted(part, before)
@@ -214,12 +214,12 @@ def degree(axes: tuple[Axis, ...]) -> int:
     return sum(any(segment.group is not None for segment in axis) for axis in axes)
 
 
-def _permuted(objective: Objective, permutations: Permutations) -> dict[str, Array]:
+def _permuted(objective: WeightObjective, permutations: Permutations) -> dict[str, Array]:
     leaves = objective.leaves_b
     return {n: jnp.asarray(permute_leaf(axes, permutations, leaves[n])) for n, axes in objective.spec.leaves}
 
 
-def _sum_products(objective: Objective, leaves_b: Mapping[str, Array]) -> Array:
+def _sum_products(objective: WeightObjective, leaves_b: Mapping[str, Array]) -> Array:
     products = [jnp.sum(a * leaves_b[name]) for name, a in objective.leaves_a.items()]
     return sum(products[1:], products[0])
 
@@ -230,7 +230,7 @@ def _products(place: Place, leaves_a: Mapping[str, Array], leaves_b: Mapping[str
     return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
-def _in_place(objective: Objective, place: Place, permutations: Permutations) -> tuple[Array, Array]:
+def _in_place(objective: WeightObjective, place: Place, permutations: Permutations) -> tuple[Array, Array]:
     """A's and B's leaf with every group in place but the one at `place`.
 
     What varies along its axis (a head's channels) is numbered by A's neurons, which are not those of B yet: there A is
