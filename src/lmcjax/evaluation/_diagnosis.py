@@ -77,7 +77,8 @@ def diagnose(
     - exponent: that of the matched squared distance in the width, above `max_exponent`. Theory: -2/d, so that -0.05
       means 40 dimensions; nan and not failed where no rate is given.
 
-    The thresholds are conventions and not proven; `docs/theory.md` shows the numbers of some pairs that they part.
+    The thresholds are conventions, not proven: `docs/theory.md` shows the numbers of some pairs. A smaller distance
+    need not mean a lower barrier: matching by covariance reduces it less than by weights, and the barrier more.
 
     Args:
         spec: static.
