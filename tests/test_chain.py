@@ -101,6 +101,7 @@ def learned_midpoint(params_a, params_b, temperature, data):
 
 
 @pytest.mark.parametrize("midpoint", [soft_midpoint, learned_midpoint])
+@pytest.mark.slow
 def test_a_soft_chain_is_differentiable_from_end_to_end(midpoint, x64, finite_difference):
     """In the temperature and in every parameter of both networks, against finite differences."""
     x, labels = dataset()

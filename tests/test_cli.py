@@ -56,6 +56,7 @@ def test_figure2(tmp_path, capsys):
     assert "holds another sweep: sweep.widths: [16] there, [8] here" in other
 
 
+@pytest.mark.slow
 def test_overwrite_and_plot(tmp_path, capsys):
     (tmp_path / "results.nc").write_text("old")
     assert "not the folder of a sweep, it holds ['results.nc']" in fails(capsys, *TINY, "--out", str(tmp_path))

@@ -9,6 +9,7 @@ from lmcjax.data import Samples, load_dataset, stratified_split
 @pytest.mark.parametrize(
     ("name", "train", "test", "shape"), [("mnist5k", 4000, 1000, (28, 28, 1)), ("digits", 1442, 355, (8, 8, 1))]
 )
+@pytest.mark.slow
 def test_sizes_and_ranges(name, train, test, shape):
     dataset = load_dataset(name)
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (train, test)
@@ -19,6 +20,7 @@ def test_sizes_and_ranges(name, train, test, shape):
     assert set(dataset.test.labels) == set(range(10))
 
 
+@pytest.mark.slow
 def test_mnist5k_is_stratified_and_always_the_same():
     first, second = load_dataset("mnist5k"), load_dataset("mnist5k")
     np.testing.assert_array_equal(np.bincount(first.train.labels), np.full(10, 400))

@@ -29,6 +29,7 @@ def run(pair: Any) -> Any:
     return diagnosis
 
 
+@pytest.mark.slow
 def test_a_shuffled_copy_passes(pair: Any, run: Any) -> None:
     shuffled = lmcjax.permute(
         pair.spec, lmcjax.random_permutations(jax.random.key(0), pair.spec, pair.params_a), pair.params_a

@@ -32,6 +32,7 @@ def test_a_figure_is_a_sweep():
         figure2_sweep(repetitions=0)
 
 
+@pytest.mark.slow
 def test_results_by_learning_rate_alone(few_digits):
     sweep = figure2_sweep(width=4, num_hidden_layers=1, learning_rates=(0.01, 0.1), **TINY | {"repetitions": 2})
     results = run_sweep(sweep, few_digits)

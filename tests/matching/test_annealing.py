@@ -30,6 +30,7 @@ def anew(a, b, key):
     return weight_distance(a, b)
 
 
+@pytest.mark.slow
 def test_changes_by_two_rows_are_those_of_the_distance(rng):
     """With a flatten and a concatenation, at a constant temperature: the same swaps are kept, and the same value."""
     a, b = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()} for _ in range(2))
@@ -59,6 +60,7 @@ def all_distances(spec, a, b, sizes):
     return np.asarray(jax.jit(act)(*grid), np.float64)
 
 
+@pytest.mark.slow
 def test_the_least_of_all_permutations_and_a_nan_that_stays_alone(rng):
     """By brute force over 4! * 4!; three pairs in a batch, of which the middle one has a nan."""
     pairs = [(layers((3, 4, 4, 2), rng), layers((3, 4, 4, 2), rng)) for _ in range(3)]

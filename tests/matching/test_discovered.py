@@ -103,6 +103,7 @@ def convolutional_reference(
     return found
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_equals_the_papers_formulas(cases: Any) -> None:
     """Patches are samples; activations are what readers see, zeros of the padding included."""
     case = cases["convolutional"]
@@ -159,6 +160,7 @@ def residual_reference(a: Any, b: Any, similarity: str, case: Any) -> tuple[dict
         kept = after
 
 
+@pytest.mark.slow
 def test_streams_are_matched_in_passes(cases: Any) -> None:
     """The same permutations after the same number of passes."""
     case = cases["residual"]
@@ -276,6 +278,7 @@ REFERENCES = {"stacked": stacked_similarities, "depthwise": depthwise_similariti
 
 
 @pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.slow
 def test_similarities_of_unusual_kernels(name: str, cases: Any) -> None:
     """With the other groups' permutations applied to B first."""
     case = cases[name]

@@ -44,6 +44,7 @@ def recovers(spec: PermutationSpec, match: Callable[[Any, Any], dict[str, Matchi
     [pytest.param(resnet20(4, 3), marks=pytest.mark.slow), VGG(((3, 4), (5,)), (7,), 3)],
     ids=["ResNet-20", "VGG"],
 )
+@pytest.mark.slow
 def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_like: Any) -> None:
     network = FlaxNetwork(module, (6, 5, 2))
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
@@ -84,6 +85,7 @@ def test_batches_of_streams(cases: Any) -> None:
         check_spoilt(batched(a, spoilt), clean)
 
 
+@pytest.mark.slow
 def test_batches_of_convolutional_networks(cases: Any) -> None:
     """Jit is eager, and a NaN spoils its own pair only, moments included."""
     case = cases["convolutional"]

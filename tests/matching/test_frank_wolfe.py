@@ -49,6 +49,7 @@ def totals(a: Any, b: Any, g: np.ndarray, h: np.ndarray) -> np.ndarray:
     return first[:, None] + last + middle
 
 
+@pytest.mark.slow
 def test_small_networks_reach_the_best_of_all_permutations_mostly(rng: np.random.Generator) -> None:
     """Two groups of 4, 576 pairs of permutations; and the objective is that of the permutations returned."""
     a, b = network(rng, 4, 20), network(rng, 4, 20)
@@ -78,6 +79,7 @@ def test_one_group_is_solved_in_one_step(rng: np.random.Generator) -> None:
     assert int(matching.iterations) == 1
 
 
+@pytest.mark.slow
 def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
     """Attention kernels carry three groups: the inner product is cubic in the step. Against SciPy's vertex and 201
     steps towards it."""

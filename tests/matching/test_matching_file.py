@@ -191,6 +191,7 @@ def test_networks_that_differ_are_named(pair: Any) -> None:
     ],
     ids=["readers first", "blocks", "a segment", "stacked layers", "vectors only", "recurrent"],
 )
+@pytest.mark.slow
 def test_specs_of_every_form_are_followed(axes: Any, shapes: Any, rng: np.random.Generator) -> None:
     """A shuffled copy is recovered exactly."""
     params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}

@@ -103,6 +103,7 @@ def shuffle(spec, key, params):
     return planted, permute(spec, invert(spec, planted), params)
 
 
+@pytest.mark.slow
 def test_planted_permutations_come_back_and_neighbours_are_not_spoilt(small_pairs):
     """B is A with noise, shuffled; the middle pair has a nan."""
     a = small_pairs.params_a

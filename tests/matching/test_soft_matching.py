@@ -82,6 +82,7 @@ def test_equals_pot_layer_by_layer(similarity, temperature, rng):
     assert found.finite
 
 
+@pytest.mark.slow
 def test_a_network_with_split_and_shuffled_neurons_is_joined_again(rng):
     """Every neuron in two, outgoing weights halved: the exact plan finds the pairs. The way back keeps the function."""
     a = mlp((5, 6, 4, 3), rng)

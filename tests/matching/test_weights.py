@@ -130,6 +130,7 @@ def test_restarts_recover_what_one_descent_does_not(rng: np.random.Generator) ->
     assert first < 6
 
 
+@pytest.mark.slow
 def test_the_first_restart_is_the_plain_descent(small_pairs: Any) -> None:
     """In a batch of pairs, each with its own key."""
     a, b = (jax.tree.map(np.asarray, side) for side in small_pairs[2:4])
@@ -192,6 +193,7 @@ def test_similarities_are_gradients(name: str, cases: Any) -> None:
     np.testing.assert_allclose(values, product(a, permuted), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_heads_come_back_together_with_their_channels(cases: Any) -> None:
     case = cases["attention"]
     a = case.params(0)
@@ -228,6 +230,7 @@ def test_a_group_on_two_axes_of_a_leaf_never_falls(rng: np.random.Generator) -> 
     assert falls > 0
 
 
+@pytest.mark.slow
 def test_the_metric_is_each_networks_own_root(pair: Any) -> None:
     """`<W_A S_A^(1/2), P' W_B S_B^(1/2) P^T>` by SciPy's `sqrtm`; and it moves with the neurons."""
     a, b, spec = pair.params_a, pair.params_b, pair.spec

@@ -8,6 +8,7 @@ import pytest
 from lmcjax.models import MLP, FlaxNetwork, lecun_normal_per_neuron
 
 
+@pytest.mark.slow
 def test_is_the_function_that_the_paper_writes():
     network = FlaxNetwork(MLP((7, 5), 3), (2, 2, 1))
     params = jax.tree.map(lambda leaf: leaf + 0.1, network.init(jax.random.key(0)))
@@ -35,6 +36,7 @@ def test_draws_have_the_distribution_of_flax_default():
     np.testing.assert_allclose(np.abs(ours).max(), np.abs(flax_default).max(), rtol=0.01)
 
 
+@pytest.mark.slow
 def test_initial_bits_depend_on_key_alone():
     network = FlaxNetwork(MLP((16,), 3), (5,))
     keys = jax.random.split(jax.random.key(0), 48)

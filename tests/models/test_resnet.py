@@ -80,6 +80,7 @@ def check_spec(verified_spec, generic_like):
     assert dict(spec.shapes) == {small: (4,), large: (8,), inner.format(0): (4,), inner.format(1): (8,)}
 
 
+@pytest.mark.slow
 def test_spec_is_the_hand_written_one(verified_spec, generic_like):
     check_spec(verified_spec, generic_like)
 

@@ -56,6 +56,7 @@ def check_groups(network, verified_spec, generic_like):
 
 
 @pytest.mark.parametrize("network", [IMAGES, TOKENS], ids=["images", "tokens"])
+@pytest.mark.slow
 def test_groups(network, verified_spec, generic_like):
     check_groups(network, verified_spec, generic_like)
 

@@ -88,6 +88,7 @@ def test_group_moments_are_those_of_all_that_readers_see(name):
         chex.assert_trees_all_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_other_groups_are_aligned_first():
     """Heads are compared channel by channel once the channels are matched: shuffling B's channels changes nothing."""
     apply, spec, a, b, x = pair("attention")
@@ -103,6 +104,7 @@ def test_other_groups_are_aligned_first():
     assert not np.allclose(group_moments(spec, heads, a, shuffled).centred_ab, expected.centred_ab, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_of_one_hot_vectors_only_frequencies_are_kept():
     apply, spec, a, b, x = pair("attention")
     moments = jax.jit(lambda a, b: activation_moments(apply, spec, a, b, x, batch_size=3))(a, b)

@@ -56,6 +56,7 @@ def test_p_value_is_that_of_all_permutations(shift: float, rng: np.random.Genera
     assert found.finite
 
 
+@pytest.mark.slow
 def test_level_on_fresh_networks_in_every_layer() -> None:
     """160 sets of six networks: 5 per cent in the common frame; pre-activations themselves are dependent in layer 3."""
 
@@ -80,6 +81,7 @@ def test_level_on_fresh_networks_in_every_layer() -> None:
     assert np.mean(np.asarray(p_values["Dense_2 False"]) <= 0.05) > 0.3
 
 
+@pytest.mark.slow
 def test_power_against_planted_dependence() -> None:
     """Ten networks of 32 neurons in 8 coordinates, 40 draws: a tenth of the variance shared, half of the mean given up,
     and nothing."""

@@ -62,6 +62,7 @@ TWICE = """
 """
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_bits_of_one(tmp_path):
     """Batches of other sizes, calls that are filled up, fewer pairs than devices: the same bits.
 

@@ -173,6 +173,7 @@ def test_after_a_crash_training_goes_on_from_the_newest_checkpoint(seconds, lost
     assert len(calls) == 4 * EPOCHS + (lost or 1)  # the epoch that crashed had not been checkpointed
 
 
+@pytest.mark.slow
 def test_finished_calls_of_an_unfinished_batch_are_not_trained_again(digits, alike, calls, tmp_path):
     with pytest.raises(RuntimeError, match="as if killed"):
         run_sweep(SWEEP, digits, tmp_path / "sweep", on_progress=lambda progress: fail())
@@ -238,6 +239,7 @@ def test_a_damaged_checkpoint_is_trained_anew(at, digits, alike, tmp_path, caplo
     assert "trained anew" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_two_devices_does_not_stop_one_device(digits, tmp_path):
     sweep = dataclasses.replace(SWEEP, seeds=(0, 1, 2), pairing="all")
     with pytest.raises(SweepInterrupted):
@@ -442,6 +444,7 @@ def test_full_disk_at_a_checkpoint(digits, alike, tmp_path):
     assert alike(run_sweep(SWEEP, digits, folder.path))
 
 
+@pytest.mark.slow
 def test_full_disk_at_the_results(finished):
     """In a process of its own: HDF5 on a full disk may take the process with it."""
     before = snapshot(finished.path)
@@ -652,6 +655,7 @@ def test_out_of_memory_halves_the_calls_and_changes_no_bit(memory_for, digits, a
 
 
 @pytest.mark.usefixtures("compiled_once")
+@pytest.mark.slow
 def test_out_of_memory_in_the_middle_halves_what_follows(digits, alike, monkeypatch, tmp_path):
     from lmcjax.sweep import _train
 

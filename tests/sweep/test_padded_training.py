@@ -92,6 +92,7 @@ def test_alone_or_beside_others(optimizer, tmp_path):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_alone_or_beside_others_in_double_precision(tmp_path):
     """The whole run to 1e-9."""
     for alone, together, row, _ in both_ways(programs(epochs=6), "sgd", tmp_path):
@@ -101,6 +102,7 @@ def test_alone_or_beside_others_in_double_precision(tmp_path):
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 def test_where_zeros_would_not_stay_they_are_masked(sigmoid, tmp_path):
     """sigmoid(0) = 1/2: outgoing weights of padding have a gradient."""
     ours = programs(model=sigmoid)

@@ -21,6 +21,7 @@ def dataset() -> lmcjax.Dataset:
 
 
 @pytest.mark.parametrize("pairing", ["disjoint", "all"])
+@pytest.mark.slow
 def test_every_network_is_in_one_batch_and_every_pair_in_one_unit(dataset, pairing):
     sweep = Sweep(range(6), (4, 6, 30), (1, 2), (0.1, 0.2), ("sgd", "adam"), pairing=pairing, epochs=1)
     plan = make_plan(Programs(sweep, dataset), jax.local_devices())

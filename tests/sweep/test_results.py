@@ -126,6 +126,7 @@ def test_called_again_it_computes_nothing(results, dataset, folder, monkeypatch)
     assert {path: path.stat().st_mtime_ns for path in (folder / "batches").iterdir()} == before
 
 
+@pytest.mark.slow
 def test_all_pairs_contain_the_disjoint_ones(results, dataset):
     """The same networks, every seed with every other; nothing is kept on disk."""
     sweep = Sweep(

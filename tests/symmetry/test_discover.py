@@ -79,6 +79,7 @@ def test_resnet20(norm, size):
     assert sizes(ResNet20(4, norm), IMAGES) == expected
 
 
+@pytest.mark.slow
 def test_group_norm_leaves_whole_groups_of_channels():
     """Six channels in three groups: the groups may be permuted (and, another group, channels within all of them)."""
 
@@ -109,6 +110,7 @@ def test_flatten_to_dense_in_blocks():
     assert sizes(module, IMAGES) == {"Conv_0": (6,), "Dense_1": (9,)}
 
 
+@pytest.mark.slow
 def test_concatenations_are_segments():
     class DenseNet(nn.Module):
         @nn.compact
@@ -126,6 +128,7 @@ def test_concatenations_are_segments():
     assert sizes(module, IMAGES) == {"Conv_0": (8,), "Conv_1": (4,), "Conv_2": (4,)}
 
 
+@pytest.mark.slow
 def test_depthwise_convolution():
     class ConvNeXt(nn.Module):
         @nn.compact
@@ -138,6 +141,7 @@ def test_depthwise_convolution():
     assert sizes(ConvNeXt(), IMAGES) == {"Conv_0": (8,), "Dense_1": (32,)}
 
 
+@pytest.mark.slow
 def test_mixer_permutes_channels_but_not_tokens():
     class Mixer(nn.Module):
         @nn.compact
@@ -167,6 +171,7 @@ class Transformer(nn.Module):
 
 
 @pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.slow
 def test_transformer(tied):
     """Per layer heads, in each the channels in which queries meet keys and those of values, and hidden neurons."""
     expected = {"Embed_0": (8,)}
@@ -180,6 +185,7 @@ def test_transformer(tied):
 @pytest.mark.parametrize(
     ("cell", "name"), [(nn.OptimizedLSTMCell, "OptimizedLSTMCell_0/hi"), (nn.GRUCell, "GRUCell_0/ir")]
 )
+@pytest.mark.slow
 def test_recurrent_state_is_one_group(cell, name):
     class Network(nn.Module):
         @nn.compact
@@ -196,6 +202,7 @@ def test_recurrent_state_is_one_group(cell, name):
     assert all(verify(apply, spec, params, SEQUENCES).holds.values())
 
 
+@pytest.mark.slow
 def test_stacked_layers_have_a_permutation_each():
     class Layer(nn.Module):
         @nn.compact

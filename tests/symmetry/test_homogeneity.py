@@ -29,6 +29,7 @@ PARAMS = {
 
 
 @pytest.mark.parametrize("act", [nn.relu, nn.leaky_relu, jnp.abs, lambda h: h], ids=["relu", "leaky", "abs", "linear"])
+@pytest.mark.slow
 def test_homogeneous_units(act):
     found = homogeneous_groups(functools.partial(dense, act=act), mlp_spec(1), PARAMS, X)
     exponents = {("Dense_0/kernel", 1): 1, ("Dense_0/bias", 0): 1, ("Dense_1/kernel", 0): -1}
@@ -54,6 +55,7 @@ def groups_of(module, x, **variables):
     return spec, homogeneous_groups(apply, spec, init, x)
 
 
+@pytest.mark.slow
 def test_batch_norm_in_evaluation_mode():
     """The mean goes with the weights, the variance and the scale do not."""
 
@@ -76,6 +78,7 @@ def test_batch_norm_in_evaluation_mode():
     }
 
 
+@pytest.mark.slow
 def test_only_the_hidden_neurons_of_a_normalised_residual_block():
     class Network(nn.Module):
         @nn.compact
@@ -107,6 +110,7 @@ def deep_params(seed):
     return {f"Dense_{i}": {"kernel": jnp.float32(k), "bias": jnp.float32(b)} for i, (k, b) in enumerate(draws)}
 
 
+@pytest.mark.slow
 def test_canonical_scales_have_norm_one_and_keep_the_outputs():
     """One neuron has no incoming weights, and stays."""
     spec, params = mlp_spec(2), deep_params(0)

@@ -146,6 +146,7 @@ def check_rotary(rotate, verified_spec, generic_like):
         rotate_stacked,
     ],
 )
+@pytest.mark.slow
 def test_rotary_positions(rotate, verified_spec, generic_like):
     check_rotary(rotate, verified_spec, generic_like)
 

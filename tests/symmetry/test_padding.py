@@ -33,6 +33,7 @@ def build(channels: int, width: int, generic_like):
     return apply, params, lmcjax.discover(apply, params, X)
 
 
+@pytest.mark.slow
 def test_padding_keeps_the_function_and_comes_off_again(generic_like):
     apply, params, spec = build(3, 5, generic_like)
     wide_apply, wide_params, wide = build(7, 8, generic_like)

@@ -51,6 +51,7 @@ widths_and_seed = st.tuples(
 
 
 @given(widths_and_seed)
+@pytest.mark.slow
 def test_permute_and_back_gives_the_same_bits(drawn: tuple[tuple[int, ...], int]) -> None:
     spec, params = dense_stack(*drawn)
     p = random_permutations(jax.random.key(drawn[1]), spec, params)
@@ -250,6 +251,7 @@ def heads_and_channels() -> tuple[PermutationSpec, dict[str, jax.Array]]:
     return PermutationSpec.from_axes(axes).bind(params), params
 
 
+@pytest.mark.slow
 def test_channels_are_permuted_within_the_heads_where_they_arrive() -> None:
     spec, params = heads_and_channels()
     assert spec.group_shapes() == {"head": (3,), "channel": (3, 4), "layered": (2, 3), "inner": (2, 3, 5)}

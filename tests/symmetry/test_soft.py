@@ -67,6 +67,7 @@ def test_the_papers_formula_with_another_number_of_neurons(rng):
 
 
 @pytest.mark.parametrize("split", [2, 3])
+@pytest.mark.slow
 def test_splitting_neurons_and_joining_them_keeps_the_function(split, pair):
     """Neuron by neuron `split` equal copies with outgoing weights divided; joined, the network itself to rounding."""
     copies = {

@@ -97,6 +97,7 @@ def test_a_flatten_is_read_channel_by_channel():
     np.testing.assert_allclose(taps.reads["Conv_0"]["Dense_0/kernel"], hidden.reshape(-1, 6), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_attention_and_embedding():
     class Attention(nn.Module):
         @nn.compact

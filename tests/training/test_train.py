@@ -149,6 +149,7 @@ def test_alone_or_among_48(networks_per_batch):
         np.testing.assert_allclose(among.losses[i, :13], alone.losses[:13], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_alone_or_among_48_in_x64():
     """Losses within 1e-9 over the whole run."""
     with jax.enable_x64(True):
@@ -175,6 +176,7 @@ def test_a_diverging_run_spoils_no_other():
     )
 
 
+@pytest.mark.slow
 def test_progress_counts_every_network_step():
     configs, keys = many(5)
     calls = []
@@ -198,6 +200,7 @@ def test_networks_per_call_follows_memory(monkeypatch):
         assert networks_per_call(config(), data, devices) == expected * len(devices)
 
 
+@pytest.mark.slow
 def test_a_mask_keeps_zeros_and_nothing_else():
     """Whatever the optimizer; what the mask lets through is trained as without it."""
     data, setup = make_data(), config(num_steps=26, optimizer="adamw")

@@ -101,6 +101,7 @@ def test_optax_backend_reaches_scipys_objective(family: str, maximize: bool, rng
         lambda n: hnp.arrays(np.float32, (n, n), elements=st.integers(-20, 20) | st.floats(-5, 5, width=16))
     )
 )
+@pytest.mark.slow
 def test_no_permutation_is_better(backend: str, cost: np.ndarray) -> None:
     p = batched(backend)(cost[None])[0]
     assert objective(cost, p) == pytest.approx(brute_force(cost), rel=1e-6, abs=1e-5)

@@ -32,6 +32,7 @@ def solve(cost: jax.Array, epsilon: jax.Array, a: jax.Array, b: jax.Array) -> Si
 
 
 @pytest.mark.parametrize("epsilon", [0.05, 1.0])
+@pytest.mark.slow
 def test_equals_pot(epsilon: float, rng: np.random.Generator) -> None:
     cost, a, b = (v.astype(np.float32) for v in problem(rng))
     result = solve(cost, epsilon, a, b)
