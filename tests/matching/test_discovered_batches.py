@@ -69,6 +69,7 @@ def check_spoilt(spoilt: Matching, clean: Matching) -> None:
         assert sorted(p[1].tolist()) == list(range(p.shape[1]))
 
 
+@pytest.mark.slow
 def test_batches_of_streams(cases: Any) -> None:
     """`vmap` is a loop; a NaN flags its pair and leaves the others' bits, however many passes they take."""
     case = cases["residual"]
@@ -104,6 +105,7 @@ def test_batches_of_convolutional_networks(cases: Any) -> None:
     check_spoilt(batched(a, b)[1], clean)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_similarity(cases: Any, finite_difference: Any, x64: None) -> None:
     """Through the weights of A and through the moments of what they see."""
     case = cases["convolutional"]

@@ -113,6 +113,7 @@ def test_of_one_hot_vectors_only_frequencies_are_kept():
     assert found.centred_aa is None
 
 
+@pytest.mark.slow
 def test_the_batch_size_is_chosen_and_changes_nothing():
     apply, spec, a, b, x = pair("convolutional")
     chosen, given = (

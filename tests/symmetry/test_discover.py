@@ -96,6 +96,7 @@ def test_group_norm_leaves_whole_groups_of_channels():
     assert sizes(module, IMAGES) == {"Conv_0": (3,)}
 
 
+@pytest.mark.slow
 def test_flatten_to_dense_in_blocks():
     class Network(nn.Module):
         @nn.compact

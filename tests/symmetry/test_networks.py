@@ -151,6 +151,7 @@ def test_rotary_positions(rotate, verified_spec, generic_like):
     check_rotary(rotate, verified_spec, generic_like)
 
 
+@pytest.mark.slow
 def test_rotary_positions_in_float64(x64, verified_spec, generic_like):
     check_rotary(rotate_halves, verified_spec, generic_like)
 

@@ -220,6 +220,7 @@ def test_a_mask_keeps_zeros_and_nothing_else():
     chex.assert_trees_all_close(masked.params, plain.params, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_calls_end_to_end_are_one_run():
     configs, keys = many(4)
     start = jax.jit(jax.vmap(init_state))(configs, keys)
