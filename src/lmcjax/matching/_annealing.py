@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
+from lmcjax.matching._assignments import start_at
 from lmcjax.matching._objectives import Objective, weight_distance
 from lmcjax.matching._searched import SearchedMatching, parameter_dtype, summarise
-from lmcjax.matching._sinkhorn import Schedule
+from lmcjax.matching._sinkhorn import Schedule, at_step
+from lmcjax.matching._weight_objective import is_linear
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
     Place,
-    check_permutations,
     check_same_shapes,
-    identity_permutations,
     named_leaves,
     permute,
     permute_leaf,
@@ -87,9 +87,7 @@ def match_annealing(
         raise ValueError(f"num_steps is at least 1, not {num_steps}")
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
-    start = identity_permutations(spec) if permutations is None else dict(permutations)
-    check_permutations(spec, start)
-    start = jax.tree.map(lambda p: jnp.asarray(p, jnp.int32), start)
+    start = start_at(spec, permutations)
     of_objective, of_trials, of_steps = (jax.random.fold_in(key, i) for i in range(3))
 
     def value_of(found: Permutations) -> Array:
@@ -111,7 +109,8 @@ def match_annealing(
         found, value, best, least = state
         of_swap, of_chance = jax.random.split(jax.random.fold_in(of_steps, step))
         swapped, change = draw(of_swap, found, value)
-        threshold = jnp.asarray(temperatures(step), value.dtype) * jax.random.exponential(of_chance, (), value.dtype)
+        now = jnp.asarray(at_step(schedule, step), value.dtype)
+        threshold = now * jax.random.exponential(of_chance, (), value.dtype)
         kept = change <= threshold
         found = jax.tree.map(lambda new, old: jnp.where(kept, new, old), swapped, found)
         value = jnp.where(kept, value + change, value)
@@ -122,12 +121,16 @@ def match_annealing(
     value = value_of(start)
     if temperature is None:
         trials = jax.vmap(lambda i: jax.random.fold_in(of_trials, i))(jnp.arange(_TRIAL_SWAPS))
-        first = jnp.abs(jax.lax.map(lambda key: draw(key, start, value)[1], trials)).mean()
-        temperatures = lambda step: first * _COOLING ** (step.astype(first.dtype) / num_steps)  # noqa: E731
+        schedule = _cooling(jnp.abs(jax.lax.map(lambda key: draw(key, start, value)[1], trials)).mean(), num_steps)
     else:
-        temperatures = temperature if callable(temperature) else lambda _: temperature
+        schedule = temperature
     (_, _, best, _), trace = jax.lax.scan(advance, (start, value, start, value), jnp.arange(num_steps))
     return summarise(spec, params_a, params_b, best, objective, of_objective, trace)
+
+
+def _cooling(first: Array, num_steps: int) -> Schedule:
+    """Geometrically, from a first temperature to a thousandth of it."""
+    return lambda step: first * _COOLING ** (step.astype(first.dtype) / num_steps)
 
 
 def _random_swap(spec: PermutationSpec, key: Array, use: Callable[[_Swap], tuple]) -> tuple:
@@ -154,9 +157,8 @@ def _random_swap(spec: PermutationSpec, key: Array, use: Callable[[_Swap], tuple
 def _simple_places(spec: PermutationSpec) -> dict[str, list[Place]] | None:
     """Where each group acts, if a swap changes nothing but the inner products of two rows each; None: it may."""
     places = {group: list(spec.places(group)) for group in spec.groups}
-    for own in places.values():
-        axes = {(place.leaf, place.axis) for place in own}
-        if len({leaf for leaf, _ in axes}) < len(axes) or any(place.segment.batch_axes for place in own):
+    for group, own in places.items():
+        if not is_linear(spec, group) or any(place.segment.batch_axes for place in own):
             return None
     return places
 
@@ -173,7 +175,7 @@ def _gain(
     for place in places:
         a, b = (jnp.asarray(leaves[place.leaf]) for leaves in (leaves_a, leaves_b))
         two = place._replace(size=2, offset=0)
-        others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes[place.leaf]))
+        others = place.others(axes[place.leaf])
         aligned = jnp.asarray(permute_leaf(others, found, _two_neurons(place, b, there)))
         rows_a = two.rows(_two_neurons(place, a, here).astype(dtype), range(a.ndim))
         rows_b = two.rows(aligned.astype(dtype), range(b.ndim))

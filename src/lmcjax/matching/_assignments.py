@@ -7,8 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from lmcjax.statistics import over_batch
-from lmcjax.symmetry import PermutationSpec
+from lmcjax.symmetry import Permutations, PermutationSpec, check_permutations, identity_permutations
 from lmcjax.transport import AssignmentBackend, AssignmentCertificate, assignment_certificate, linear_assignment
+
+
+def start_at(spec: PermutationSpec, permutations: Permutations | None) -> dict[str, Array]:
+    """Where a search starts, checked; None: the identity."""
+    if permutations is None:
+        return identity_permutations(spec)
+    check_permutations(spec, permutations)
+    return {group: jnp.asarray(permutations[group], jnp.int32) for group in spec.groups}
 
 
 def assign(matrix: Array, backend: AssignmentBackend) -> Array:

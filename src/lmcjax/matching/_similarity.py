@@ -85,9 +85,7 @@ def layer_similarity(
     spec = spec.bind(params_a)
     if similarity in ("activations", "correlation"):
         assert moments is not None
-        own = group_moments(spec, group, params_a, moments, permutations)
-        compare = cross_covariance if similarity == "activations" else cross_correlation
-        return over_batch(compare, own.num_samples.ndim)(own)
+        return activation_similarity(group_moments(spec, group, params_a, moments, permutations), similarity)
     permutations = identity_permutations(spec) if permutations is None else permutations
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     terms = []
@@ -98,10 +96,16 @@ def layer_similarity(
         leaf = jnp.asarray(leaves_a[place.leaf])
         if similarity == "covariance" and kernel.inputs:
             leaf = in_metric(kernel, leaf, input_moments(kernel, leaf, moments))
-        terms.append(_inner_products(place, leaf, aligned))
+        terms.append(row_products(place, place, leaf, aligned))
     if include_bias:
         terms.append(_bias_terms(spec, group, leaves_a, leaves_b, permutations, moments))
     return sum(terms[1:], terms[0])
+
+
+def activation_similarity(moments: Moments, similarity: Similarity) -> Array:
+    """`"activations"` or `"correlation"` from the moments of a group's own activations."""
+    compare = cross_covariance if similarity == "activations" else cross_correlation
+    return over_batch(compare, moments.num_samples.ndim)(moments)
 
 
 def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
@@ -114,15 +118,14 @@ def _aligned(
     spec: PermutationSpec, place: Place, permutations: Permutations, leaves_b: Mapping[str, ArrayLike]
 ) -> Array:
     """B's leaf with every group in place but the one that is compared."""
-    axes = dict(spec.leaves)[place.leaf]
-    others = tuple(() if i == place.axis else axis for i, axis in enumerate(axes))
-    return jnp.asarray(permute_leaf(others, permutations, leaves_b[place.leaf]))
+    axes = place.others(dict(spec.leaves)[place.leaf])
+    return jnp.asarray(permute_leaf(axes, permutations, leaves_b[place.leaf]))
 
 
-def _inner_products(place: Place, a: Array, b: Array) -> Array:
-    """Of the neurons' rows: `[*batch, n, n]`."""
+def row_products(place_a: Place, place_b: Place, a: Array, b: Array) -> Array:
+    """Of the neurons' rows of two leaves, one of each network: `[*batch, n_a, n_b]`."""
     dtype = accumulation_dtype(a, b)
-    rows_a, rows_b = (place.rows(leaf.astype(dtype), range(leaf.ndim)) for leaf in (a, b))
+    rows_a, rows_b = (p.rows(leaf.astype(dtype), range(leaf.ndim)) for p, leaf in ((place_a, a), (place_b, b)))
     return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 

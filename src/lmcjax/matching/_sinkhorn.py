@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
 
+from lmcjax.matching._assignments import assign
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
 from lmcjax.matching._searched import parameter_dtype, summarise
@@ -21,10 +22,15 @@ from lmcjax.symmetry import (
     check_same_shapes,
     identity_permutations,
 )
-from lmcjax.transport import AssignmentBackend, linear_assignment, sinkhorn_plan
+from lmcjax.transport import AssignmentBackend, sinkhorn_plan
 
 Schedule: TypeAlias = float | Float[ArrayLike, ""] | Callable[[Array], ArrayLike]
 """A number, or a function of the step: any of optax's schedules."""
+
+
+def at_step(schedule: Schedule, step: Array) -> ArrayLike:
+    """The schedule's value."""
+    return schedule(step) if callable(schedule) else schedule
 
 
 class SoftAlignments(NamedTuple):
@@ -159,7 +165,7 @@ def match_sinkhorn(
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1, num_steps)) if optimizer is None else optimizer
 
     def reached(logits: PyTree, step: Array) -> tuple[Array, SoftAlignments]:
-        now = temperature(step) if callable(temperature) else temperature
+        now = at_step(temperature, step)
         soft = soft_alignments(logits, temperature=now, threshold=threshold, max_iterations=max_iterations)
         value = objective(params_a, apply_soft(spec, soft.alignments, params_b), jax.random.fold_in(key, step))
         return jnp.asarray(value), soft
@@ -174,8 +180,7 @@ def match_sinkhorn(
     state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(False)))
     # one more than there are steps, for the value after the last: the loop's body is compiled once, and that is slow
     (_, _, soft), values = jax.lax.scan(advance, state, jnp.arange(num_steps + 1))
-    harden = lambda t: linear_assignment(t, maximize=True, backend=backend)  # noqa: E731
-    hard = {g: over_batch(harden, t.ndim - 2)(t) for g, t in soft.alignments.items()}
+    hard = {g: assign(t, backend) for g, t in soft.alignments.items()}
     last = jax.random.fold_in(key, num_steps)
     found = summarise(spec, params_a, params_b, hard, objective, last, values[:-1], soft.converged)
     finite = found.finite & soft.finite & jnp.isfinite(values[-1])

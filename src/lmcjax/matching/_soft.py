@@ -4,15 +4,21 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
-from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._layerwise import first_pass
 from lmcjax.matching._searched import parameter_dtype
-from lmcjax.matching._similarity import Similarity, check_similarity, in_metric, input_moments, writing_kernels
-from lmcjax.statistics import ActivationMoments, cross_correlation, cross_covariance, group_moments, over_batch
+from lmcjax.matching._similarity import (
+    Similarity,
+    activation_similarity,
+    check_similarity,
+    in_metric,
+    input_moments,
+    row_products,
+    writing_kernels,
+)
+from lmcjax.statistics import ActivationMoments, group_moments, over_batch
 from lmcjax.symmetry import PermutationSpec, mix_leaf, named_leaves
 from lmcjax.transport import AssignmentBackend, exact_plan, sinkhorn_plan
 
@@ -91,7 +97,8 @@ def match_soft(
         for group in spec.groups:
             if similarity in ("activations", "correlation"):
                 assert moments is not None
-                matrix = _by_activations(spec_a, group, params_a, params_b, similarity, moments)
+                own = group_moments(spec_a, group, params_a, moments, params_b=params_b)
+                matrix = activation_similarity(own, similarity)
             else:
                 kernels = order[group] if number == 0 else None
                 matrix = _by_weights(spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels)
@@ -119,19 +126,6 @@ def _align(
     return len(matrix) * plan.plan, plan.converged
 
 
-def _by_activations(
-    spec: PermutationSpec,
-    group: str,
-    params_a: PyTree,
-    params_b: PyTree,
-    similarity: Similarity,
-    moments: ActivationMoments,
-) -> Array:
-    own = group_moments(spec, group, params_a, moments, params_b=params_b)
-    compare = cross_covariance if similarity == "activations" else cross_correlation
-    return over_batch(compare, own.num_samples.ndim)(own)
-
-
 def _by_weights(
     spec_a: PermutationSpec,
     spec_b: PermutationSpec,
@@ -151,14 +145,9 @@ def _by_weights(
     ):
         if kernels is not None and kernel.name not in kernels:
             continue
-        others = tuple(() if i == place_a.axis else axis for i, axis in enumerate(axes[kernel.leaf]))
         a = jnp.asarray(leaves_a[kernel.leaf])
-        b = jnp.asarray(mix_leaf(others, alignments, leaves_b[kernel.leaf]))
+        b = jnp.asarray(mix_leaf(place_a.others(axes[kernel.leaf]), alignments, leaves_b[kernel.leaf]))
         if similarity == "covariance" and kernel.inputs:
             a = in_metric(kernel, a, input_moments(kernel, a, moments))
-        dtype = accumulation_dtype(a, b)
-        rows_a, rows_b = (
-            place.rows(leaf.astype(dtype), range(leaf.ndim)) for place, leaf in ((place_a, a), (place_b, b))
-        )
-        terms.append(jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST))
+        terms.append(row_products(place_a, place_b, a, b))
     return sum(terms[1:], terms[0])

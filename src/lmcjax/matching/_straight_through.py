@@ -7,19 +7,17 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
+from lmcjax.matching._assignments import assign, start_at
 from lmcjax.matching._objectives import Objective, weight_distance
 from lmcjax.matching._searched import SearchedMatching, summarise
 from lmcjax.matching._weight_objective import weight_similarity
-from lmcjax.statistics import over_batch
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
-    check_permutations,
     check_same_shapes,
-    identity_permutations,
     permute,
 )
-from lmcjax.transport import AssignmentBackend, linear_assignment
+from lmcjax.transport import AssignmentBackend
 
 
 def match_straight_through(
@@ -74,8 +72,7 @@ def match_straight_through(
     spec = spec.bind(params_a)
     key = jax.random.key(0) if key is None else key
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, num_steps)) if optimizer is None else optimizer
-    start = identity_permutations(spec) if permutations is None else dict(permutations)
-    check_permutations(spec, start)
+    start = start_at(spec, permutations)
     project = functools.partial(_project, spec, params_b=params_b, num_passes=num_passes, backend=backend)
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
@@ -90,7 +87,6 @@ def match_straight_through(
         least = jnp.where(better, value, least)
         return (optax.apply_updates(target, updates), opt_state, found, best, least), value
 
-    start = jax.tree.map(lambda p: jnp.asarray(p, jnp.int32), start)
     value = jax.eval_shape(objective, params_a, params_b, key)
     state = (params_a, optimizer.init(params_a), start, start, jnp.full(value.shape, jnp.inf, value.dtype))
     (_, _, _, best, _), trace = jax.lax.scan(advance, state, jnp.arange(num_steps))
@@ -111,6 +107,5 @@ def _project(
     for _ in range(num_passes):
         for group in spec.groups:
             matrix = weight_similarity(spec, group, target, params_b, permutations=found)
-            assign = functools.partial(linear_assignment, maximize=True, backend=backend)
-            found[group] = over_batch(assign, matrix.ndim - 2)(matrix)
+            found[group] = assign(matrix, backend)
     return {group: jnp.asarray(p) for group, p in found.items()}

@@ -9,7 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._assignments import reached
-from lmcjax.matching._similarity import input_moments
+from lmcjax.matching._similarity import input_moments, row_products
 from lmcjax.statistics import ActivationMoments, Moments, over_batch, second_moment
 from lmcjax.symmetry import (
     Alignments,
@@ -167,7 +167,7 @@ def group_similarity(objective: WeightObjective, group: str, permutations: Permu
     products = []
     for place in objective.spec.places(group):
         a, b = _in_place(objective, place, permutations)
-        products.append(_products(place, {place.leaf: a}, {place.leaf: b}))
+        products.append(row_products(place, place, a, b))
     return sum(products[1:], products[0])
 
 
@@ -179,7 +179,7 @@ def all_similarities(objective: WeightObjective, permutations: Permutations) -> 
         if spec.guests(group):  # whose order in B's neurons depends on which neuron of A they are compared with
             matrices[group] = group_similarity(objective, group, permutations)
             continue
-        products = [_products(place, objective.leaves_a, aligned) for place in spec.places(group)]
+        products = [row_products(p, p, objective.leaves_a[p.leaf], aligned[p.leaf]) for p in spec.places(group)]
         back = jnp.argsort(permutations[group], axis=-1)[..., None, :]
         total = sum(products[1:], products[0])
         matrices[group] = jnp.take_along_axis(total, jnp.broadcast_to(back, total.shape), axis=-1)
@@ -222,12 +222,6 @@ def _permuted(objective: WeightObjective, permutations: Permutations) -> dict[st
 def _sum_products(objective: WeightObjective, leaves_b: Mapping[str, Array]) -> Array:
     products = [jnp.sum(a * leaves_b[name]) for name, a in objective.leaves_a.items()]
     return sum(products[1:], products[0])
-
-
-def _products(place: Place, leaves_a: Mapping[str, Array], leaves_b: Mapping[str, Array]) -> Array:
-    """Of the rows of two leaves, `[*batch, n, n]`."""
-    rows_a, rows_b = (place.rows(leaves[place.leaf], range(leaves[place.leaf].ndim)) for leaves in (leaves_a, leaves_b))
-    return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
 def _in_place(objective: WeightObjective, place: Place, permutations: Permutations) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key, PyTree
 
-from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
+from lmcjax.matching._assignments import assign, certificates, host_similarity, reached, start_at
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._weight_objective import (
     WeightObjective,
@@ -26,7 +26,6 @@ from lmcjax.statistics import ActivationMoments
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
-    check_permutations,
     identity_permutations,
     random_permutations,
 )
@@ -196,9 +195,7 @@ def describe_nothing(objective: WeightObjective) -> Matching:
 
 def _starts(spec: PermutationSpec, key: Array | None, restarts: int, init: Permutations | None) -> dict[str, Array]:
     """`[restarts, *batch, n]`: the first start, then random ones; restart r draws the same in any number of them."""
-    if init is not None:
-        check_permutations(spec, init)
-    first = {g: jnp.asarray((init or identity_permutations(spec))[g], jnp.int32)[None] for g in spec.groups}
+    first = {group: p[None] for group, p in start_at(spec, init).items()}
     if key is None or restarts == 1:
         return first
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.fold_in(key, 2**31)))(jnp.arange(1, restarts))

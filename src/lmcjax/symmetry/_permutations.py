@@ -143,11 +143,15 @@ def permute_leaf(axes: tuple[Axis, ...], permutations: Permutations, leaf: Array
 
     Axes along which others' permutations vary go first: of heads and their channels, the heads.
     """
-    by_batch = sorted(range(len(axes)), key=lambda i: max((len(s.batch_axes) for s in axes[i]), default=0))
-    for i in by_batch:
-        if axes[i]:
-            leaf = _permute_axis(jnp.asarray(leaf), i, axes[i], permutations)
+    for i in axes_in_turn(axes):
+        leaf = _permute_axis(jnp.asarray(leaf), i, axes[i], permutations)
     return leaf
+
+
+def axes_in_turn(axes: tuple[Axis, ...]) -> list[int]:
+    """The axes on which something acts; those along which others' permutations vary before these others."""
+    acted_on = [i for i, axis in enumerate(axes) if axis]
+    return sorted(acted_on, key=lambda i: max(len(segment.batch_axes) for segment in axes[i]))
 
 
 def permute(spec: PermutationSpec, permutations: Permutations, params: PyTree) -> PyTree:

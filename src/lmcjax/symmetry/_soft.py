@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._permutations import Permutations
+from lmcjax.symmetry._permutations import Permutations, axes_in_turn
 from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
 
 Alignments: TypeAlias = Mapping[str, Float[ArrayLike, "*batch n_a n_b"]]
@@ -61,9 +61,8 @@ def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) ->
     Axes along which others' alignments vary go first, as in `permute_leaf`.
     """
     mixed = jnp.asarray(leaf)
-    for i in sorted(range(len(axes)), key=lambda i: max((len(s.batch_axes) for s in axes[i]), default=0)):
-        if axes[i]:
-            mixed = _mix_axis(mixed, i, axes[i], alignments)
+    for i in axes_in_turn(axes):
+        mixed = _mix_axis(mixed, i, axes[i], alignments)
     return mixed
 
 

@@ -60,6 +60,10 @@ class Place(NamedTuple):
         before, after = array.shape[:position], array.shape[position + 1 :]
         return part.reshape(*before, self.segment.outer, self.size, self.segment.inner, *after)
 
+    def others(self, axes: tuple["Axis", ...]) -> tuple["Axis", ...]:
+        """What acts on the leaf's axes, but for the place's own, on which nothing does."""
+        return tuple(() if i == self.axis else axis for i, axis in enumerate(axes))
+
     def rows(self, array: Array, axes: Sequence[int | None]) -> Array:
         """One row per neuron, `[*batch, size, rest]`.
 
