@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from lmcjax.cli._claims import Claims
 from lmcjax.cli._figure2 import Figure2
 from lmcjax.cli._match import Match
 from lmcjax.cli._plot import Plot
@@ -21,6 +22,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "status": Status,
     "plot": Plot,
     "match": Match,
+    "claims": Claims,
 }
 
 
@@ -35,7 +37,7 @@ def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", " ".join(body)).strip()
 
 
-def _parse(arguments: Sequence[str] | None) -> Figure2 | SweepCommand | Status | Plot | Match:
+def _parse(arguments: Sequence[str] | None) -> Figure2 | SweepCommand | Status | Plot | Match | Claims:
     """The chosen command with its options; a mistake ends the program with one line and exit code 2."""
     errors = io.StringIO()
     try:
