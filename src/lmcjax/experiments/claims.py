@@ -59,7 +59,7 @@ def run_experiments(
 
 
 def write_page(page: Path, folder: Path) -> list[Path]:
-    """The page of all stored results with its figures, `full` before `small` before `tiny`; returns what was written."""
+    """The page of all stored results with its figures, the largest size of each; returns what was written."""
     sections: list[str] = []
     overview: list[list[str]] = []
     written: list[Path] = []
