@@ -87,11 +87,12 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
 
 
 @pytest.mark.slow
-def test_learned_from_the_loss(checkpoints):
+def test_learned_from_the_loss(checkpoints, capsys):
     how = ["--method", "straight-through", "--objective", "midpoint", "--steps", "20"]
     cli.main(["match", "a", "b", "--model", "mlp", *SIZES, *how])
     test = json.loads(Path("matched/report.json").read_text())["test"]
     assert test["aligned"]["loss half-way"] < test["as given"]["loss half-way"]
+    assert "matching by straight-through, compilation included, 20 steps" in capsys.readouterr().out
 
 
 def test_by_a_spec_in_a_file(checkpoints):

@@ -4,6 +4,7 @@ import functools
 import itertools
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,13 +132,14 @@ def test_it_beats_coordinate_descent_and_recovers_a_shuffled_copy(rng: np.random
     assert (np.asarray(found.total_objective) > np.asarray(one)).sum() >= 16
 
 
-def test_what_is_not_finite_ends_and_is_said(rng: np.random.Generator) -> None:
-    a, b = network(rng, 4, 20), network(rng, 4, 20)
-    b["w1"][1, 0, 0] = np.inf
-    found = matcher(SPEC, batch=True, init="random")(a, b, keys(20))
-    assert np.flatnonzero(~np.asarray(found.finite)).tolist() == [1]
-    assert found.converged.tolist() == found.finite.tolist()
-    assert all(p[1].tolist() == [0, 1, 2, 3] for p in found.permutations.values())
+def test_started_at_the_best_permutations_it_stays(rng: np.random.Generator) -> None:
+    a = {name: leaf[0] for name, leaf in network(rng, 6, 1).items()}
+    planted = {g: rng.permutation(6).astype(np.int32) for g in SPEC.groups}
+    shuffled = permute(SPEC, {g: np.argsort(p) for g, p in planted.items()}, a)
+    found = jax.jit(lambda b, p: match_frank_wolfe(SPEC, a, b, init=p, polish=False, certify=False))(shuffled, planted)
+    assert int(found.iterations) == 0
+    assert found.converged
+    chex.assert_trees_all_equal(found.permutations, jax.tree.map(jnp.asarray, planted))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -145,10 +147,11 @@ def test_what_is_not_finite_ends_and_is_said(rng: np.random.Generator) -> None:
     ("options", "message"),
     [
         ({"init": "zero"}, "init 'zero' is not one of"),
+        ({"init": {"Dense_0": np.arange(8)}}, "'Dense_1' is not in both"),
         ({"init": "random"}, "init='random' is drawn from a key, and key is None"),
-        ({"max_iterations": 0}, "max_iterations is at least 1, not 0"),
     ],
 )
 def test_what_is_refused(options: dict[str, Any], message: str, small_pairs: Any) -> None:
+    a, b = (jax.tree.map(lambda v: np.asarray(v)[0], side) for side in small_pairs[2:4])
     with pytest.raises(ValueError, match=message):
-        match_frank_wolfe(mlp_spec(2), *small_pairs[2:4], **options)
+        match_frank_wolfe(mlp_spec(2), a, b, **options)

@@ -213,24 +213,6 @@ def test_approximate_dimensions_equal_the_papers_formulas(similarity: str, pair:
         assert 1 <= expected <= min(w.shape) or similarity == "activations"
 
 
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-def test_a_nan_in_one_pair_spoils_no_neighbour(similarity: str, small_pairs: Any) -> None:
-    """The spoilt pair is flagged and its permutations are valid; the others have the bits they have without it."""
-    batched = matcher(small_pairs.network, small_pairs.spec, similarity, batch=True)
-    a, b, inputs = small_pairs[2:5]
-    clean = batched(a, b, inputs)
-    assert clean.finite.tolist() == clean.converged.tolist() == [True, True, True]
-    b = jax.tree.map(np.array, b)
-    b["Dense_0"]["kernel"][1, 0, 0] = np.nan
-    spoilt = batched(a, b, inputs)
-    assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean)))
-    for p in spoilt.permutations.values():
-        assert sorted(p[1].tolist()) == list(range(p.shape[1]))
-    with pytest.raises(ValueError, match=r"Matching\.finite is False at \[1\]: 1 of 3"):
-        require_finite(spoilt)
-
-
 def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (

@@ -73,34 +73,23 @@ def test_equals_the_papers_algorithm_in_numpy(small_pairs):
         np.testing.assert_allclose(found.trace[i], trace, rtol=1e-4)
         np.testing.assert_array_equal(found.permutations["Dense_0"][i], p)
         np.testing.assert_array_equal(found.permutations["Dense_1"][i], q)
-        assert float(found.objective[i]) == pytest.approx(min(trace), rel=1e-4)
+        assert float(found.loss[i]) == pytest.approx(min(trace), rel=1e-4)
         lengths.add(len(set(np.round(trace, 3))))
     assert max(lengths) > 2  # the target moved on, and the permutations with it
-    assert (found.objective < found.identity_objective).all()
+    assert (found.loss < found.identity_loss).all()
     assert found.converged.all()
 
 
-def test_a_lower_loss_at_the_midpoint_and_a_nan_that_stays_alone(small_pairs):
-    """The loss as the objective, started at the identity; the middle pair has a nan."""
+def test_a_lower_loss_at_the_midpoint(small_pairs):
+    """The loss as the objective, started at the identity."""
     inputs, labels = small_pairs.inputs, small_pairs.labels
     objective = midpoint_loss(small_pairs.network.apply, cross_entropy, (inputs, labels))
     options = {"objective": objective, "num_steps": 30, "optimizer": optax.adam(0.05), "num_passes": 1}
-    a, b = small_pairs[2], jax.tree.map(np.array, small_pairs[3])
-    b["Dense_0"]["kernel"][1, 0, 0] = np.nan
-    found = jax.jit(jax.vmap(functools.partial(match_straight_through, mlp_spec(2), **options)))(a, b)
-    assert found.finite.tolist() == [True, False, True]
-    for i in (0, 2):
-        assert float(found.objective[i]) == pytest.approx(float(found.trace[i].min()), rel=1e-5)
+    found = jax.jit(jax.vmap(functools.partial(match_straight_through, mlp_spec(2), **options)))(*small_pairs[2:4])
+    for i in range(3):
+        assert float(found.loss[i]) == pytest.approx(float(found.trace[i].min()), rel=1e-5)
         assert found.trace[i].min() < 0.98 * found.trace[i, 0]
-    assert sorted(found.permutations["Dense_0"][1].tolist()) == list(range(8))
 
 
 def cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-@pytest.mark.parametrize("option", ["num_steps", "num_passes"])
-def test_options_that_do_not_fit(option, small_pairs):
-    a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])
-    with pytest.raises(ValueError, match=f"{option} is at least 1, not 0"):
-        match_straight_through(small_pairs.spec, a, b, **{option: 0})

@@ -1,6 +1,8 @@
 """`lmcjax match`."""
 
 import dataclasses
+import functools
+import inspect
 import json
 import tomllib
 from pathlib import Path
@@ -10,12 +12,13 @@ import tyro
 
 from lmcjax.cli._figure2 import ModelName
 from lmcjax.cli._plot import wide_console
+from lmcjax.cli._progress import show_stage, show_steps
 
 if TYPE_CHECKING:
     from jaxtyping import Array, PyTree
 
     from lmcjax.data import Dataset
-    from lmcjax.matching import Matching
+    from lmcjax.matching import Matching, Objective
     from lmcjax.models import Network
     from lmcjax.symmetry import PermutationSpec
 
@@ -139,22 +142,46 @@ class Match:
             moments = None
             if network is not None and dataset is not None and self.method != "weights":
                 inputs = dataset.train.inputs[: self.moment_samples]
-                moments = activation_moments(network.apply, *pair, inputs)
-            return matching.match_layerwise(*pair, similarity=cast(Layerwise, self.method), moments=moments)
+                with show_stage(f"activations of {len(inputs):,} images"):
+                    moments = jax.block_until_ready(activation_moments(network.apply, *pair, inputs))
+            with show_stage(f"matching {len(spec.groups)} groups, layer by layer"):
+                found = matching.match_layerwise(*pair, similarity=cast(Layerwise, self.method), moments=moments)
+                return jax.block_until_ready(found)
         key = jax.random.key(self.seed)
-        if self.method == "coordinate-descent":
-            return matching.match_weights(*pair, key=key, order=spec.groups, restarts=self.restarts)
-        if self.method == "frank-wolfe":
-            return matching.match_frank_wolfe(*pair)
+        if self.method in ("coordinate-descent", "frank-wolfe"):
+            with show_stage(f"matching {len(spec.groups)} groups by {self.method}"):
+                if self.method == "frank-wolfe":
+                    return jax.block_until_ready(matching.match_frank_wolfe(*pair))
+                found = matching.match_weights(*pair, key=key, order=spec.groups, restarts=self.restarts)
+                return jax.block_until_ready(found)
+        return self._search(spec, params_a, params_b, self._objective(network, dataset))
+
+    def _search(
+        self, spec: "PermutationSpec", params_a: "PyTree", params_b: "PyTree", objective: "Objective"
+    ) -> "Matching":
+        """The long ones, step by step; annealing by weights is quick, and knows that objective by its name."""
+        import jax
+
+        from lmcjax import matching
+
         search: Any = {
             "sinkhorn": matching.match_sinkhorn,
             "straight-through": matching.match_straight_through,
             "annealing": matching.match_annealing,
         }[self.method]
-        steps = {} if self.steps is None else {"num_steps": self.steps}
-        return jax.jit(lambda a, b: search(spec, a, b, key=key, objective=self._objective(network, dataset), **steps))(
-            params_a, params_b
-        ).matching
+        usual = inspect.signature(search).parameters["num_steps"].default
+        num_steps = usual if self.steps is None else self.steps
+        with show_steps(f"matching by {self.method}, compilation included", num_steps) as step:
+
+            def told(a: Any, b: Any, key: Any) -> Any:
+                jax.debug.callback(step)
+                return objective(a, b, key)
+
+            wanted = objective if self.method == "annealing" and self.objective == "weights" else told
+            match = functools.partial(search, spec, objective=wanted, num_steps=num_steps)
+            found = jax.jit(match)(params_a, params_b, key=jax.random.key(self.seed))
+            jax.effects_barrier()
+            return jax.block_until_ready(found)
 
     def _objective(self, network: "Network | None", dataset: "Dataset | None") -> Any:
         from lmcjax.evaluation import cross_entropy_and_accuracy
@@ -201,7 +228,8 @@ class Match:
             along = jax.jit(lambda a, b: linear_barrier(loss, a, b, num_points=self.num_points))
             report["test"] = {}
             for name, other in {"as given": params_b, "aligned": aligned}.items():
-                result = along(params_a, other)
+                with show_stage(f"test loss on the line to B {name}, {self.num_points} points"):
+                    result = jax.block_until_ready(along(params_a, other))
                 report["test"][name] = {
                     "loss of A": float(result.losses[0]),
                     "loss of B": float(result.losses[-1]),

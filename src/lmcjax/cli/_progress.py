@@ -34,6 +34,45 @@ def show_progress() -> Iterator[Callable[["SweepProgress"], None]]:
         yield on_progress
 
 
+@contextlib.contextmanager
+def show_stage(what: str) -> Iterator[None]:
+    """Say what is being done: with a spinner on a terminal, once in a log."""
+    from rich.console import Console
+
+    console = Console()
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        print(what, flush=True)
+        yield
+
+
+@contextlib.contextmanager
+def show_steps(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yields what counts one step, from any thread: a bar on a terminal, a line every half minute in a log."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    if Console().is_terminal:
+        with Progress() as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+        return
+    clock, done, last = _Clock(), 0, time.monotonic()
+    print(f"{what}, {total} steps", flush=True)
+
+    def step() -> None:
+        nonlocal done, last
+        done = min(done + 1, total)
+        left = clock.left(done / total)
+        if time.monotonic() - last >= _LINE_EVERY:
+            last = time.monotonic()
+            print(f"{duration(last - clock.start)} {done}/{total} steps, {duration(left)} left", flush=True)
+
+    yield step
+
+
 class _Clock:
     """Time left, from the share that was done since the start."""
 

@@ -8,15 +8,12 @@ from lmcjax.matching._objectives import Objective as Objective
 from lmcjax.matching._objectives import midpoint_loss as midpoint_loss
 from lmcjax.matching._objectives import random_point_loss as random_point_loss
 from lmcjax.matching._objectives import weight_distance as weight_distance
-from lmcjax.matching._searched import SearchedMatching as SearchedMatching
 from lmcjax.matching._similarity import Similarity as Similarity
 from lmcjax.matching._similarity import approximate_dimensions as approximate_dimensions
 from lmcjax.matching._similarity import layer_similarity as layer_similarity
-from lmcjax.matching._sinkhorn import SinkhornMatching as SinkhornMatching
 from lmcjax.matching._sinkhorn import SoftAlignments as SoftAlignments
 from lmcjax.matching._sinkhorn import match_sinkhorn as match_sinkhorn
 from lmcjax.matching._sinkhorn import soft_alignments as soft_alignments
-from lmcjax.matching._soft import SoftMatching as SoftMatching
 from lmcjax.matching._soft import match_soft as match_soft
 from lmcjax.matching._straight_through import match_straight_through as match_straight_through
 from lmcjax.matching._weight_objective import weight_inner_product as weight_inner_product

@@ -8,16 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from lmcjax.matching._assignments import start_at
+from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import SearchedMatching, parameter_dtype, summarise
+from lmcjax.matching._searched import begin, parameter_dtype, summarise
 from lmcjax.matching._sinkhorn import Schedule, at_step
 from lmcjax.matching._weight_objective import is_linear
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
     Place,
-    check_same_shapes,
     named_leaves,
     permute,
     permute_leaf,
@@ -51,8 +50,8 @@ def match_annealing(
     objective: Objective = weight_distance,
     num_steps: int = 20_000,
     temperature: Schedule | None = None,
-    permutations: Permutations | None = None,
-) -> SearchedMatching:
+    init: Permutations | None = None,
+) -> Matching:
     """Simulated annealing: swap two random neurons of B, keep the swap if it helps, or by chance if it does not.
 
     A swap that changes the objective by D is kept with probability `min(1, exp(-D / temperature))`. Groups are drawn in
@@ -72,7 +71,7 @@ def match_annealing(
         num_steps: static, at least 1: swaps that are tried.
         temperature: traced, or a schedule; the objective's unit. Default: falling geometrically, from the mean change
             of 16 swaps of the start to a thousandth of that.
-        permutations: where to start, traced. Default: the identity.
+        init: where to start, traced. Default: the identity.
 
     Returns:
         The best permutations, with the objective's trace. `converged` says no more than `finite`.
@@ -83,11 +82,7 @@ def match_annealing(
 
     Source: Entezari et al. (2022), Section 4 and Appendix.
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps is at least 1, not {num_steps}")
-    check_same_shapes(params_a, params_b)
-    spec = spec.bind(params_a)
-    start = start_at(spec, permutations)
+    spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps)
     of_objective, of_trials, of_steps = (jax.random.fold_in(key, i) for i in range(3))
 
     def value_of(found: Permutations) -> Array:
@@ -125,7 +120,7 @@ def match_annealing(
     else:
         schedule = temperature
     (_, _, best, _), trace = jax.lax.scan(advance, (start, value, start, value), jnp.arange(num_steps))
-    return summarise(spec, params_a, params_b, best, objective, of_objective, trace)
+    return summarise(spec, params_a, params_b, best, objective, of_objective, trace, num_steps)
 
 
 def _cooling(first: Array, num_steps: int) -> Schedule:

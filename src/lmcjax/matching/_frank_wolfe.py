@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key, PyTree
 
-from lmcjax.matching._assignments import assign, reached
+from lmcjax.matching._assignments import assign, reached, start_at
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._polynomial import largest_on_segment, points, through
 from lmcjax.matching._weight_objective import (
@@ -19,7 +19,7 @@ from lmcjax.matching._weight_objective import (
 )
 from lmcjax.matching._weights import descend, describe, describe_nothing
 from lmcjax.statistics import ActivationMoments
-from lmcjax.symmetry import PermutationSpec, as_alignments, identity_permutations
+from lmcjax.symmetry import Permutations, PermutationSpec, as_alignments
 from lmcjax.transport import AssignmentBackend
 
 Initial: TypeAlias = Literal["uniform", "identity", "random"]
@@ -33,7 +33,7 @@ def match_frank_wolfe(
     params_b: PyTree,
     *,
     key: Key[Array, ""] | None = None,
-    init: Initial = "uniform",
+    init: Initial | Permutations = "uniform",
     max_iterations: int = 200,
     tolerance: float | Array = 1e-4,
     polish: bool = True,
@@ -59,8 +59,8 @@ def match_frank_wolfe(
         params_a: the network that stays, traced.
         params_b: the network whose neurons are reordered, traced, of the same shapes.
         key: traced; needed by `init="random"` only.
-        init: static. `"uniform"`: all entries 1/n; `"identity"`; `"random"`: halfway between the uniform matrix and a
-            random one, balanced until it is doubly stochastic.
+        init: `"uniform"`: all entries 1/n; `"identity"`; `"random"`: halfway between the uniform matrix and a random
+            one, balanced until it is doubly stochastic; these static; or permutations, traced.
         max_iterations: static.
         tolerance: traced; the gap at which iteration ends, relative to the inner product.
         polish: static; whether the rounded permutations are improved by coordinate descent, as of `match_weights`.
@@ -77,7 +77,7 @@ def match_frank_wolfe(
 
     Source: Frank and Wolfe (1956); Vogelstein et al. (2015) for one group; Crisostomi et al. (2024), C2M3, for all.
     """
-    if init not in get_args(Initial):
+    if isinstance(init, str) and init not in get_args(Initial):
         raise ValueError(f"init {init!r} is not one of {get_args(Initial)}")
     if init == "random" and key is None:
         raise ValueError("init='random' is drawn from a key, and key is None")
@@ -163,11 +163,11 @@ def _between(here: dict[str, Array], there: dict[str, Array], step: Array | floa
     return {group: (1 - step) * matrix + step * there[group] for group, matrix in here.items()}
 
 
-def _start(objective: WeightObjective, init: Initial, key: Array | None) -> dict[str, Array]:
+def _start(objective: WeightObjective, init: Initial | Permutations, key: Array | None) -> dict[str, Array]:
     """The first matrices, `[*batch, n, n]`."""
     dtype = jax.tree.leaves(objective.leaves_a)[0].dtype
-    if init == "identity":
-        return as_alignments(identity_permutations(objective.spec), dtype)
+    if init == "identity" or not isinstance(init, str):
+        return as_alignments(start_at(objective.spec, None if isinstance(init, str) else init), dtype)
     starts = {}
     for i, (group, shape) in enumerate(objective.spec.group_shapes().items()):
         uniform = jnp.full((*shape, shape[-1]), 1 / shape[-1], dtype)

@@ -11,22 +11,23 @@ from safetensors.numpy import load_file, save_file
 
 from lmcjax.transport import AssignmentCertificate
 
-_BY_GROUP = ("permutations", "objective", "identity_objective")
+_BY_GROUP = ("permutations", "objective", "identity_objective", "alignments")
 
 
 class Matching(NamedTuple):
-    """One pair of networks, matched; `vmap` prepends axes to every field.
+    """One pair of networks, matched, by whichever algorithm; `vmap` prepends axes to every field.
 
     `permutations[g][i]` is the neuron of B that takes the place of A's neuron `i`. The objectives are, per group, in
     the unit of the algorithm's similarity, at the permutations that every other group has in the end (or had when the
     group's turn came, where one pass is all there is); they are comparable within one matching, not between
     similarities. Where an algorithm has one objective for the whole network, that stands in `total_objective`: a leaf
-    on which two groups act counts once in it, and in both groups' objectives. None: the algorithm has none such.
+    on which two groups act counts once in it, and in both groups' objectives. A search for a small loss says in `loss`
+    what it has found. None: the algorithm has none such.
     """
 
-    permutations: dict[str, Int[Array, "*batch n"]]
+    permutations: dict[str, Int[Array, "*batch n"]]  # none from `match_soft`, which has `alignments` instead
     objective: dict[str, Float[Array, ""]]  # the similarity that was reached
-    identity_objective: dict[str, Float[Array, ""]]  # what leaving B's neurons in place would have given
+    identity_objective: dict[str, Float[Array, ""]]  # what leaving B's neurons in place would have given, if it can be
     iterations: Int[Array, ""]  # passes over the groups, or steps of the algorithm
     converged: Bool[Array, ""]
     finite: Bool[Array, ""]  # False: some similarity was nan or inf, and identity stands where it was
@@ -34,6 +35,10 @@ class Matching(NamedTuple):
     total_objective: Float[Array, ""] | None = None  # of the whole network
     total_identity_objective: Float[Array, ""] | None = None  # with all of B's neurons in place
     restart_objectives: Float[Array, " restarts"] | None = None  # total of each restart; the best was kept
+    loss: Float[Array, ""] | None = None  # of a search, at the permutations, its objective's unit; smaller is better
+    identity_loss: Float[Array, ""] | None = None  # with all of B's neurons in place, and the same key
+    trace: Float[Array, " num_values"] | None = None  # of a search: the loss at each step, where it stood then
+    alignments: dict[str, Float[Array, "*batch n_a n_b"]] | None = None  # soft ones, for `apply_soft`: rows sum to 1
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the matching to one safetensors file.
@@ -88,6 +93,7 @@ class Matching(NamedTuple):
         missing += [f"{n}/{g}" for g, parts in certificate.items() for n, part in proofs.items() if part not in parts]
         if missing:
             raise ValueError(f"{os.fspath(path)} is no saved matching: it lacks {missing}")
+        fields["alignments"] = fields["alignments"] or None
         if certificate:
             fields["certificate"] = {group: AssignmentCertificate(**parts) for group, parts in certificate.items()}
         return cls(**fields)

@@ -1,48 +1,37 @@
-"""What matchings that search for a small objective return, and what they share."""
-
-from typing import NamedTuple
+"""What the matchings that search for a small loss share: their start, and the account of what they found."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
+from lmcjax.matching._assignments import start_at
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
+    check_same_shapes,
     identity_permutations,
     named_leaves,
     permute,
 )
 
 
-class SearchedMatching(NamedTuple):
-    """One pair of networks, matched by making an objective small; `vmap` prepends axes to every field.
-
-    Per group `matching` has the inner product `<A, P B>` of the leaves on which the group acts, whatever the objective.
-    """
-
-    matching: Matching
-    objective: Float[Array, ""]  # at the permutations, the objective's unit; smaller is better
-    identity_objective: Float[Array, ""]  # at the identity, with the same key
-    trace: Float[Array, " num_steps"]  # the objective at each step, where the search stood then
-
-    @property
-    def permutations(self) -> dict[str, Array]:
-        """Those of the matching."""
-        return self.matching.permutations
-
-    @property
-    def converged(self) -> Array:
-        """That of the matching."""
-        return self.matching.converged
-
-    @property
-    def finite(self) -> Array:
-        """That of the matching."""
-        return self.matching.finite
+def begin(
+    spec: PermutationSpec,
+    params_a: PyTree,
+    params_b: PyTree,
+    init: Permutations | None,
+    **counts: int,
+) -> tuple[PermutationSpec, dict[str, Array]]:
+    """The spec bound to the networks, and where the search starts (None: the identity); all checked."""
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is at least 1, not {value}")
+    check_same_shapes(params_a, params_b)
+    spec = spec.bind(params_a)
+    return spec, start_at(spec, init)
 
 
 def summarise(
@@ -52,23 +41,28 @@ def summarise(
     permutations: Permutations,
     objective: Objective,
     key: Key[Array, ""],
-    trace: Float[Array, " num_steps"],
-    converged: Bool[Array, ""] | None = None,
-) -> SearchedMatching:
-    """What was found, measured: both objectives with the same key; finite if the whole search was."""
+    trace: Float[Array, " num_values"],
+    num_steps: int,
+) -> Matching:
+    """What was found, measured: both losses with the same key; finite if the whole search was.
+
+    Per group the objective is the inner product `<A, P B>` of the leaves on which the group acts, whatever was sought.
+    """
     found = {group: jnp.asarray(p) for group, p in permutations.items()}
     identity = identity_permutations(spec)
-    reached, unmatched = (objective(params_a, permute(spec, p, params_b), key) for p in (found, identity))
-    finite = jnp.isfinite(trace).all() & jnp.isfinite(reached)
-    matching = Matching(
+    loss, unmatched = (objective(params_a, permute(spec, p, params_b), key) for p in (found, identity))
+    finite = jnp.isfinite(trace).all() & jnp.isfinite(loss)
+    return Matching(
         found,
         _inner_products(spec, params_a, permute(spec, found, params_b)),
         _inner_products(spec, params_a, params_b),
-        jnp.asarray(trace.size, jnp.int32),
-        finite if converged is None else finite & converged,
-        finite,
+        iterations=jnp.asarray(num_steps, jnp.int32),
+        converged=finite,
+        finite=finite,
+        loss=jnp.asarray(loss),
+        identity_loss=jnp.asarray(unmatched),
+        trace=trace,
     )
-    return SearchedMatching(matching, reached, unmatched, trace)
 
 
 def parameter_dtype(*networks: PyTree) -> jnp.dtype:

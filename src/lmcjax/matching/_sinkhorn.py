@@ -11,16 +11,13 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
 from lmcjax.matching._assignments import assign
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import parameter_dtype, summarise
+from lmcjax.matching._searched import begin, parameter_dtype, summarise
 from lmcjax.statistics import over_batch
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
     apply_soft,
     as_alignments,
-    check_permutations,
-    check_same_shapes,
-    identity_permutations,
 )
 from lmcjax.transport import AssignmentBackend, sinkhorn_plan
 
@@ -39,32 +36,6 @@ class SoftAlignments(NamedTuple):
     alignments: dict[str, Float[Array, "*batch n n"]]  # rows and columns sum to 1, rows exactly
     converged: Bool[Array, ""]  # every column sum is met to the threshold
     finite: Bool[Array, ""]
-
-
-class SinkhornMatching(NamedTuple):
-    """A `SearchedMatching` with the soft permutations that were learned; `vmap` prepends axes to every field."""
-
-    matching: Matching
-    objective: Float[Array, ""]  # at the permutations, the objective's unit; smaller is better
-    identity_objective: Float[Array, ""]  # at the identity, with the same key
-    trace: Float[Array, " num_steps"]  # the objective of the soft alignments before each step
-    alignments: dict[str, Float[Array, "*batch n n"]]  # after the last step, for `apply_soft`
-    soft_objective: Float[Array, ""]  # at those
-
-    @property
-    def permutations(self) -> dict[str, Array]:
-        """Those of the matching."""
-        return self.matching.permutations
-
-    @property
-    def converged(self) -> Array:
-        """That of the matching: the last Sinkhorn iterations met their threshold."""
-        return self.matching.converged
-
-    @property
-    def finite(self) -> Array:
-        """That of the matching."""
-        return self.matching.finite
 
 
 def soft_alignments(
@@ -116,12 +87,12 @@ def match_sinkhorn(
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 200,
     temperature: Schedule = 0.3,
-    permutations: Permutations | None = None,
+    init: Permutations | None = None,
     key: Key[Array, ""] | None = None,
     threshold: float = 1e-4,
     max_iterations: int = 1000,
     backend: AssignmentBackend = "auto",
-) -> SinkhornMatching:
+) -> Matching:
     """Learn soft permutations that make any differentiable objective small; harden them by exact assignment.
 
     Per group logits X, `T = soft_alignments(X)`, and gradient steps on `objective(A, apply_soft(T, B))` through
@@ -141,7 +112,7 @@ def match_sinkhorn(
             falling from 0.1 to 0 along a cosine.
         num_steps: static, at least 1.
         temperature: traced, or a schedule; the logits' unit.
-        permutations: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere, that is,
+        init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere, that is,
             uniform alignments, which prefer no neuron.
         key: for objectives that draw. Default: `jax.random.key(0)`.
         threshold: static, see `soft_alignments`.
@@ -149,7 +120,9 @@ def match_sinkhorn(
         backend: static, see `linear_assignment`.
 
     Returns:
-        The permutations with the objective there, its trace, and the soft alignments.
+        `Matching` with the `alignments` after the last step; `trace` is the loss of the soft alignments, before each
+        step and after the last, `loss` that of the permutations. `converged`: the last Sinkhorn iterations met their
+        threshold.
 
     Raises:
         ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
@@ -157,10 +130,7 @@ def match_sinkhorn(
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".
     """
-    if num_steps < 1:
-        raise ValueError(f"num_steps is at least 1, not {num_steps}")
-    check_same_shapes(params_a, params_b)
-    spec = spec.bind(params_a)
+    spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps)
     key = jax.random.key(0) if key is None else key
     optimizer = optax.adam(optax.cosine_decay_schedule(0.1, num_steps)) if optimizer is None else optimizer
 
@@ -176,25 +146,14 @@ def match_sinkhorn(
         updates, opt_state = optimizer.update(gradient, opt_state, logits)
         return (optax.apply_updates(logits, updates), opt_state, soft), value
 
-    logits = _start(spec, permutations, params_a, params_b)
+    logits = as_alignments(start, parameter_dtype(params_a, params_b))
+    if init is None:
+        logits = jax.tree.map(jnp.zeros_like, logits)
     state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(False)))
     # one more than there are steps, for the value after the last: the loop's body is compiled once, and that is slow
     (_, _, soft), values = jax.lax.scan(advance, state, jnp.arange(num_steps + 1))
     hard = {g: assign(t, backend) for g, t in soft.alignments.items()}
     last = jax.random.fold_in(key, num_steps)
-    found = summarise(spec, params_a, params_b, hard, objective, last, values[:-1], soft.converged)
-    finite = found.finite & soft.finite & jnp.isfinite(values[-1])
-    matching = found.matching._replace(finite=finite, converged=found.converged & finite)
-    return SinkhornMatching(matching, *found[1:], soft.alignments, values[-1])
-
-
-def _start(
-    spec: PermutationSpec, permutations: Permutations | None, params_a: PyTree, params_b: PyTree
-) -> dict[str, Array]:
-    """The first logits, in float32 at least."""
-    dtype = parameter_dtype(params_a, params_b)
-    ones = as_alignments(identity_permutations(spec) if permutations is None else permutations, dtype)
-    if permutations is None:
-        return jax.tree.map(jnp.zeros_like, ones)
-    check_permutations(spec, permutations)
-    return ones
+    found = summarise(spec, params_a, params_b, hard, objective, last, values, num_steps)
+    finite = found.finite & soft.finite
+    return found._replace(finite=finite, converged=soft.converged & finite, alignments=soft.alignments)

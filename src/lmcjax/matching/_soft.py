@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax.matching._layerwise import first_pass
+from lmcjax.matching._matching import Matching
 from lmcjax.matching._searched import parameter_dtype
 from lmcjax.matching._similarity import (
     Similarity,
@@ -23,15 +23,6 @@ from lmcjax.symmetry import PermutationSpec, mix_leaf, named_leaves
 from lmcjax.transport import AssignmentBackend, exact_plan, sinkhorn_plan
 
 
-class SoftMatching(NamedTuple):
-    """One pair of networks, matched softly; `vmap` prepends axes to every field."""
-
-    alignments: dict[str, Float[Array, "*batch n_a n_b"]]  # for `apply_soft`; rows sum to 1, columns to n_a / n_b
-    objective: dict[str, Float[Array, ""]]  # sum of the alignment times the similarity, when the group was matched
-    converged: Bool[Array, ""]  # the last pass: exact, or all margins met to the threshold
-    finite: Bool[Array, ""]  # False: some similarity was nan or inf
-
-
 def match_soft(
     spec: PermutationSpec,
     params_a: PyTree,
@@ -44,7 +35,7 @@ def match_soft(
     threshold: float = 1e-4,
     max_iterations: int = 2000,
     backend: AssignmentBackend = "auto",
-) -> SoftMatching:
+) -> Matching:
     """Transport B's neurons to A's one layer after the other; the networks may differ in width.
 
     For each group in the spec's order, with the alignments found so far applied to B, `T = n_a argmax_P <P, M>` over
@@ -69,6 +60,11 @@ def match_soft(
         num_passes: static, at least 1.
         threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
         backend: static, of the exact one.
+
+    Returns:
+        `Matching` with `alignments` for `apply_soft` and no permutations; columns sum to n_a / n_b. The objective of a
+        group is the sum of its alignment times the similarity, when the group was matched. `converged`: in the last
+        pass all plans were exact or met their margins to the threshold.
 
     Raises:
         ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
@@ -105,7 +101,8 @@ def match_soft(
             found[group], met = over_batch(solve, matrix.ndim - 2)(matrix)
             objective[group] = (found[group] * matrix).sum()
             converged, finite = converged & met.all(), finite & jnp.isfinite(matrix).all()
-    return SoftMatching(found, objective, converged & finite, finite)
+    passes = jnp.asarray(num_passes, jnp.int32)
+    return Matching({}, objective, {}, passes, converged & finite, finite, alignments=found)
 
 
 def _align(

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key, PyTree
 
-from lmcjax.matching._assignments import assign, start_at
+from lmcjax.matching._assignments import assign
+from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
-from lmcjax.matching._searched import SearchedMatching, summarise
+from lmcjax.matching._searched import begin, summarise
 from lmcjax.matching._weight_objective import weight_similarity
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
-    check_same_shapes,
     permute,
 )
 from lmcjax.transport import AssignmentBackend
@@ -29,10 +29,10 @@ def match_straight_through(
     optimizer: optax.GradientTransformation | None = None,
     num_steps: int = 100,
     num_passes: int = 1,
-    permutations: Permutations | None = None,
+    init: Permutations | None = None,
     key: Key[Array, ""] | None = None,
     backend: AssignmentBackend = "auto",
-) -> SearchedMatching:
+) -> Matching:
     """Git Re-Basin's straight-through estimator: learn a target that B is then matched to.
 
     A free network C starts as a copy of A. In each step B is permuted towards it, `P = argmax <C, P B>`, the objective
@@ -52,7 +52,7 @@ def match_straight_through(
             a cosine.
         num_steps: static, at least 1.
         num_passes: static, over the groups, per projection, at least 1.
-        permutations: where to start, traced. Default: the identity.
+        init: where to start, traced. Default: the identity.
         key: for objectives that draw. Default: `jax.random.key(0)`.
         backend: static, see `linear_assignment`.
 
@@ -65,14 +65,9 @@ def match_straight_through(
 
     Source: Ainsworth et al. (2023), Git Re-Basin, Algorithm 3.
     """
-    for name, least in (("num_steps", num_steps), ("num_passes", num_passes)):
-        if least < 1:
-            raise ValueError(f"{name} is at least 1, not {least}")
-    check_same_shapes(params_a, params_b)
-    spec = spec.bind(params_a)
+    spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps, num_passes=num_passes)
     key = jax.random.key(0) if key is None else key
     optimizer = optax.adam(optax.cosine_decay_schedule(0.01, num_steps)) if optimizer is None else optimizer
-    start = start_at(spec, permutations)
     project = functools.partial(_project, spec, params_b=params_b, num_passes=num_passes, backend=backend)
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
@@ -90,7 +85,7 @@ def match_straight_through(
     value = jax.eval_shape(objective, params_a, params_b, key)
     state = (params_a, optimizer.init(params_a), start, start, jnp.full(value.shape, jnp.inf, value.dtype))
     (_, _, _, best, _), trace = jax.lax.scan(advance, state, jnp.arange(num_steps))
-    return summarise(spec, params_a, params_b, best, objective, jax.random.fold_in(key, num_steps), trace)
+    return summarise(spec, params_a, params_b, best, objective, jax.random.fold_in(key, num_steps), trace, num_steps)
 
 
 def _project(

@@ -1,0 +1,139 @@
+"""What every matching keeps to: one result type, valid permutations, saved and loaded, and a nan that stays alone."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmcjax import Matching, activation_moments, invert, matching, permute, random_permutations, require_finite
+from lmcjax.symmetry import apply_soft
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+SEARCHES = {
+    "sinkhorn": functools.partial(matching.match_sinkhorn, num_steps=60, temperature=0.6),
+    "straight-through": functools.partial(matching.match_straight_through, num_steps=5),
+    "annealing": functools.partial(matching.match_annealing, num_steps=2000),
+}
+MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, params_b, key=..., moments=...)
+    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(*pair, similarity="weights"),
+    **{
+        f"layerwise, {similarity}": functools.partial(
+            lambda *pair, key, moments, similarity: matching.match_layerwise(
+                *pair, similarity=similarity, moments=moments, certify=True
+            ),
+            similarity=similarity,
+        )
+        for similarity in ("covariance", "activations", "correlation")
+    },
+    "weights": lambda *pair, key, moments: matching.match_weights(*pair, key=key, order=pair[0].groups, restarts=5),
+    "weights, metric": lambda *pair, key, moments: matching.match_weights(*pair, metric=moments),
+    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(*pair, key=key, init="random"),
+    "soft": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights"),
+    "soft, entropic": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights", temperature=0.3),
+    **{
+        name: functools.partial(lambda *pair, key, moments, search: search(*pair, key=key), search=search)
+        for name, search in SEARCHES.items()
+    },
+}
+
+
+@functools.cache
+def batch(name: str, spec: Any) -> Callable[..., Matching]:
+    """Of pairs, in one program."""
+    return jax.jit(jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments)))
+
+
+@pytest.fixture(scope="module")
+def three(small_pairs: Any) -> tuple[Any, ...]:
+    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with a nan."""
+    spec, a, b = small_pairs.spec, small_pairs.params_a, jax.tree.map(np.array, small_pairs.params_b)
+    first = jax.tree.map(lambda v: np.asarray(v)[0], a)
+    planted = random_permutations(jax.random.key(7), spec, first)
+    shuffled = permute(spec, invert(spec, planted), first)
+    for whole, one in zip(jax.tree.leaves(b), jax.tree.leaves(shuffled), strict=True):
+        whole[0] = one
+    spoilt = jax.tree.map(np.array, b)
+    spoilt["Dense_0"]["kernel"][1, 0, 0] = np.nan
+    seen = jax.jit(jax.vmap(lambda a, b: activation_moments(small_pairs.network.apply, spec, a, b, small_pairs.inputs)))
+    return spec, a, b, spoilt, planted, seen(a, b), seen(a, spoilt)
+
+
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
+    spec, a, b, spoilt_b, planted, moments, spoilt_moments = three
+    match, keys = batch(name, spec), jax.random.split(jax.random.key(0), 3)
+    clean, spoilt = match(a, b, keys, moments), match(a, spoilt_b, keys, spoilt_moments)
+
+    # one type, in which a nan in one pair is said, and has changed no bit of the others
+    assert isinstance(clean, Matching)
+    assert clean.finite.tolist() == clean.converged.tolist() == [True, True, True]
+    assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean)))
+    with pytest.raises(ValueError, match=r"finite is False at \[1\]"):
+        require_finite(spoilt)
+
+    # permutations, of a nan too, or alignments; the shuffle is undone
+    assert set(clean.objective) == set(spec.groups)
+    assert clean.iterations.shape == (3,)
+    assert (clean.iterations >= 1).all()
+    for group in clean.permutations:
+        for found in (clean, spoilt):
+            assert (np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])).all()
+        np.testing.assert_array_equal(clean.permutations[group][0], planted[group])
+    if clean.alignments is not None:
+        for matrix in clean.alignments.values():
+            np.testing.assert_allclose(matrix[::2].sum(-1), 1, atol=2e-3)
+            np.testing.assert_allclose(matrix[::2].sum(-2), 1, atol=2e-3)
+    if name == "soft":
+        joined = apply_soft(spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b))
+        chex.assert_trees_all_close(joined, jax.tree.map(lambda v: v[0], a), atol=1e-4)
+
+    # what was made large or small is better than with B left alone
+    if name in SEARCHES:
+        assert (clean.loss <= clean.identity_loss)[::2].all()
+        assert float(clean.loss[0]) == pytest.approx(0, abs=1e-6)
+        assert clean.trace.ndim == 2
+    elif clean.total_objective is not None:
+        assert (clean.total_objective >= clean.total_identity_objective).all()
+    else:
+        assert all((clean.objective[g] >= clean.identity_objective[g] - 1e-4).all() for g in clean.identity_objective)
+    if clean.certificate is not None:
+        assert all(proof.optimal[::2].all() for proof in clean.certificate.values())
+
+    clean.save(tmp_path / "matching")
+    chex.assert_trees_all_equal(Matching.load(tmp_path / "matching"), clean)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
+    spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
+    wrong = {**b, "Dense_1": {**b["Dense_1"], "bias": jnp.zeros(7)}}
+    with pytest.raises(ValueError, match="Dense_1/bias"):
+        jax.eval_shape(lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments))
+    lacks = [{n: p[n] for n in ("Dense_0", "Dense_1")} for p in (a, b)]
+    with pytest.raises(ValueError, match="Dense_2"):
+        jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
+
+
+@pytest.mark.parametrize("count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"])
+def test_nothing_is_done_less_than_once(count: str, three: Any) -> None:
+    spec, a, b, *_ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
+    takers = {
+        "num_steps": [matching.match_sinkhorn, matching.match_straight_through, matching.match_annealing],
+        "num_passes": [matching.match_straight_through, functools.partial(matching.match_soft, similarity="weights")],
+        "max_passes": [matching.match_weights, functools.partial(matching.match_layerwise, similarity="weights")],
+        "max_iterations": [matching.match_frank_wolfe],
+        "restarts": [matching.match_weights],
+    }[count]
+    for match in takers:
+        key = {"key": jax.random.key(0)} if match is matching.match_annealing else {}
+        with pytest.raises(ValueError, match=f"{count} is at least 1, not 0"):
+            match(spec, a, b, **{count: 0}, **key)
