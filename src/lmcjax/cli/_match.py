@@ -318,4 +318,4 @@ def _show(spec: "PermutationSpec", report: dict[str, Any]) -> None:
     if not report["finite"]:
         print("Note: some similarity was not finite; identity stands where it was.")
     elif not report["converged"]:
-        print("Note: the matching still improved when it was stopped.")
+        print("Note: the matching had not converged when it was stopped.")

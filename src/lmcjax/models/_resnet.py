@@ -5,6 +5,8 @@ from collections.abc import Callable
 import flax.linen as nn
 from jaxtyping import Array, Float, Num
 
+from lmcjax.models._convolution import Conv
+
 
 class ResidualBlock(nn.Module):
     """Convolutions `Conv_0, Conv_1, ...` and a shortcut around them: `relu(shortcut(x) + convolutions(x))`.
@@ -30,9 +32,9 @@ class ResidualBlock(nn.Module):
         y = x
         for layer, (channels, size, stride) in enumerate(bottleneck if self.bottleneck else plain):
             y = nn.relu(y) if layer > 0 else y
-            y = self.norm()(nn.Conv(channels, (size, size), stride, use_bias=False)(y))
+            y = self.norm()(Conv(channels, (size, size), stride)(y))
         if x.shape != y.shape:
-            x = nn.Conv(y.shape[-1], (1, 1), self.stride, use_bias=False, name="projection")(x)
+            x = Conv(y.shape[-1], (1, 1), self.stride, name="projection")(x)
             x = self.norm(name="projection_norm")(x)
         return nn.relu(x + y)
 
@@ -70,7 +72,7 @@ class ResNet(nn.Module):
         if inputs.ndim != 4:
             raise ValueError(f"a ResNet takes images [num_samples, height, width, channels], not {inputs.shape}")
         size, stride = (7, 2) if self.large_images else (3, 1)
-        x = nn.relu(self.norm()(nn.Conv(self.width, (size, size), stride, use_bias=False)(inputs)))
+        x = nn.relu(self.norm()(Conv(self.width, (size, size), stride)(inputs)))
         if self.large_images:
             x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
         for stage, num_blocks in enumerate(self.blocks_per_stage):

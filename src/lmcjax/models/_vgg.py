@@ -3,6 +3,8 @@
 import flax.linen as nn
 from jaxtyping import Array, Float, Num
 
+from lmcjax.models._convolution import Conv
+
 
 class VGG(nn.Module):
     """Stages of 3x3 convolutions `Conv_0, Conv_1, ...`, then dense layers `Dense_0 ... Dense_L`; logits.
@@ -36,7 +38,7 @@ class VGG(nn.Module):
         x = inputs
         for stage in self.stages:
             for width in stage:
-                x = nn.relu(nn.LayerNorm()(nn.Conv(width, (3, 3), use_bias=False)(x)))
+                x = nn.relu(nn.LayerNorm()(Conv(width, (3, 3))(x)))
             window = (min(2, x.shape[1]), min(2, x.shape[2]))
             x = nn.max_pool(x, window, window)
         x = x.reshape(x.shape[0], -1)

@@ -1,0 +1,220 @@
+"""Every matching on two trained architectures: what it reaches, and how long it takes for 1 and for 16 pairs."""
+
+import argparse
+import functools
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, PyTree
+
+import lmcjax
+from _report import write_result
+from lmcjax.matching import weight_inner_product
+from lmcjax.models import Network, resnet20
+from lmcjax.symmetry import apply_soft
+from lmcjax.training import init_state, train_steps
+
+NUM_NETWORKS = 8
+COLUMNS = (
+    "networks",
+    "method",
+    "inner product",
+    "test barrier half-way",
+    "1 pair, warm (s)",
+    "1 pair, cold (s)",
+    "16 pairs, warm (s)",
+    "16 pairs, cold (s)",
+    "16 x 1 pair / 16 pairs",
+)
+
+
+class Task(NamedTuple):
+    """Pairs of trained networks, and data to see their activations and losses on."""
+
+    name: str
+    network: Network
+    params: PyTree  # a leading axis of networks
+    train: tuple[Array, Array]
+    test: tuple[Array, Array]
+
+    def pairs(self, count: int) -> tuple[PyTree, PyTree]:
+        """The first so many pairs of different networks, each side with a leading axis; spread over the networks."""
+        every = sorted(itertools.combinations(range(NUM_NETWORKS), 2), key=lambda pair: (pair[1] - pair[0], pair[0]))
+        sides = np.array(every[:count]).T
+        return tuple(jax.tree.map(lambda leaf, side=side: leaf[side], self.params) for side in sides)  # type: ignore[return-value]
+
+
+def mean_cross_entropy(logits: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+def trained(network: Network, rate: float, epochs: int, train: tuple[Array, Array], *, at_once: bool) -> PyTree:
+    """Networks of many seeds; not at once but step by step, since convolutions in a compiled loop are slow on a CPU."""
+    num_steps = epochs * (len(train[1]) // 100)
+    config = lmcjax.TrainConfig(rate, network, num_steps, optimizer="adam")
+    step = jax.jit(train_steps, static_argnums=2)
+    chunk = num_steps if at_once else 1
+    networks = []
+    for seed in range(NUM_NETWORKS):
+        state = jax.jit(init_state)(config, jax.random.key(seed))
+        for _ in range(num_steps // chunk):
+            state, _ = step(state, train, chunk)
+        networks.append(jax.device_get(state.params))
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
+
+
+def mlp_task(epochs: int) -> Task:
+    """On all 4,000 digits."""
+    data = lmcjax.load_dataset("mnist5k")
+    network = lmcjax.FlaxNetwork(lmcjax.MLP((512, 512, 512), 10), data.input_shape)
+    train, test = (tuple(map(jnp.asarray, part)) for part in (data.train, data.test))
+    return Task("MLP 784-512-512-512-10", network, trained(network, 1e-3, epochs, train, at_once=True), train, test)
+
+
+def resnet_task(epochs: int) -> Task:
+    """On Fashion-MNIST at half its size in each direction, 2,000 images to train and 1,000 to test."""
+    data = lmcjax.load_dataset("fashion-mnist")
+
+    def small(part: Any, count: int) -> tuple[Array, Array]:
+        images = part.inputs[:count].reshape(count, 14, 2, 14, 2, 1).mean((2, 4))
+        return jnp.asarray(2 * images - 1), jnp.asarray(part.labels[:count])
+
+    network = lmcjax.FlaxNetwork(resnet20(16), (14, 14, 1))
+    train, test = small(data.train, 2000), small(data.test, 1000)
+    return Task("ResNet-20, width 16", network, trained(network, 3e-3, epochs, train, at_once=False), train, test)
+
+
+Data = tuple[Array, Array]
+Match = Callable[[PyTree, PyTree, Array, Data], lmcjax.Matching]
+
+
+def methods(task: Task, spec: lmcjax.PermutationSpec, steps: int) -> dict[str, Match]:
+    """Every matching, with what it needs to see computed in its own time."""
+
+    def moments(a: PyTree, b: PyTree, data: Data) -> lmcjax.ActivationMoments:
+        return lmcjax.activation_moments(task.network.apply, spec, a, b, data[0][:1000], batch_size=500)
+
+    def layerwise(a: PyTree, b: PyTree, key: Array, data: Data, similarity: Any) -> lmcjax.Matching:
+        seen = None if similarity == "weights" else moments(a, b, data)
+        return lmcjax.match_layerwise(spec, a, b, similarity=similarity, moments=seen)
+
+    def weights(a: PyTree, b: PyTree, key: Array, data: Data, metric: bool = False, restarts: int = 1) -> Any:
+        options: dict[str, Any] = {"key": key, "order": spec.groups} if restarts > 1 else {}
+        seen = moments(a, b, data) if metric else None
+        return lmcjax.match_weights(spec, a, b, restarts=restarts, metric=seen, certify=False, **options)
+
+    def by_weights(a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any) -> lmcjax.Matching:
+        return match(spec, a, b, **options)
+
+    def learned(a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any) -> lmcjax.Matching:
+        loss = lmcjax.midpoint_loss(task.network.apply, mean_cross_entropy, data, batch_size=100)
+        return match(spec, a, b, key=key, objective=loss, num_steps=steps, **options)
+
+    similarities = ("weights", "covariance", "activations", "correlation")
+    soft = functools.partial(by_weights, match=lmcjax.match_soft, similarity="weights")
+    sinkhorn = {"match": lmcjax.match_sinkhorn, "max_iterations": 200}
+    return {
+        **{f"layerwise, {name}": functools.partial(layerwise, similarity=name) for name in similarities},
+        "weights": weights,
+        "weights, covariance metric": functools.partial(weights, metric=True),
+        "weights, best of 8 starts": functools.partial(weights, restarts=8),
+        "Frank-Wolfe": functools.partial(by_weights, match=lmcjax.match_frank_wolfe, certify=False),
+        "soft, exact, weights": soft,
+        "soft, temperature 0.3, weights": functools.partial(soft, temperature=0.3),
+        f"Sinkhorn, weights, {steps} steps": functools.partial(by_weights, num_steps=steps, **sinkhorn),
+        f"Sinkhorn, loss half-way, {steps} steps": functools.partial(learned, **sinkhorn),
+        f"straight-through, loss half-way, {steps} steps": functools.partial(
+            learned, match=lmcjax.match_straight_through
+        ),
+        "annealing, weights, 20,000 swaps": lambda a, b, key, data: lmcjax.match_annealing(spec, a, b, key=key),
+    }
+
+
+def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = jax.block_until_ready(call())
+    return time.perf_counter() - start, result
+
+
+def measure(task: Task, num_pairs: int, steps: int) -> list[list[str | int | float]]:
+    """All methods on the pairs of one task."""
+    first = jax.tree.map(lambda leaf: leaf[0], task.params)
+    spec = lmcjax.discover(task.network.apply, first, task.train[0][:2]).bind(first)
+    side_a, side_b = task.pairs(num_pairs)
+    one = [jax.tree.map(lambda leaf: leaf[0], side) for side in (side_a, side_b)]
+    keys = jax.random.split(jax.random.key(0), num_pairs)
+    test_loss = jax.jit(lambda p: mean_cross_entropy(task.network.apply(p, task.test[0]), task.test[1]))
+    half_way = jax.jit(lambda a, b: test_loss(jax.tree.map(lambda x, y: (x + y) / 2, a, b)))
+    product = jax.jit(functools.partial(weight_inner_product, spec))
+    aligner = {
+        True: jax.jit(functools.partial(apply_soft, spec)),
+        False: jax.jit(functools.partial(lmcjax.permute, spec)),
+    }
+    own = np.array(
+        [float(test_loss(jax.tree.map(lambda leaf, i=i: leaf[i], task.params))) for i in range(NUM_NETWORKS)]
+    )
+    print(f"{task.name}: the networks' own test loss {own.mean():.3f}", flush=True)
+
+    def judge(acting: dict[str, Array], soft: bool) -> tuple[str, str]:
+        """The mean inner product, and the barrier half-way, over the pairs."""
+        barriers, products = [], []
+        for i in range(num_pairs):
+            a, b, act = (jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (side_a, side_b, acting))
+            ends = (float(test_loss(a)) + float(test_loss(b))) / 2
+            barriers.append(float(half_way(a, aligner[soft](act, b))) - ends)
+            products.append(float(product(act, a, b)))
+        return f"{np.mean(products):.4g}", f"{np.mean(barriers):.3f} ± {np.std(barriers, ddof=1):.3f}"
+
+    identity = {g: np.stack([p] * num_pairs) for g, p in lmcjax.identity_permutations(spec).items()}
+    rows: list[list[str | int | float]] = [[task.name, "none", *judge(identity, False), "", "", "", "", ""]]
+    for name, match in methods(task, spec, steps).items():
+        single, batch = jax.jit(match), jax.jit(lmcjax.network_map(match, in_axes=(0, 0, 0, None)))
+        cold, _ = seconds(lambda single=single: single(*one, keys[0], task.train))
+        warm = min(
+            seconds(lambda single=single: single(*one, keys[0], task.train))[0] for _ in range(3 if cold < 20 else 1)
+        )
+        cold_batch, found = seconds(lambda batch=batch: batch(side_a, side_b, keys, task.train))
+        warm_batch = (
+            seconds(lambda batch=batch: batch(side_a, side_b, keys, task.train))[0] if cold_batch < 60 else cold_batch
+        )
+        soft = not found.permutations
+        quality = judge(jax.device_get(found.alignments if soft else found.permutations), soft)
+        row = [task.name, name, *quality, f"{warm:.2f}", f"{cold:.1f}", f"{warm_batch:.2f}", f"{cold_batch:.1f}"]
+        rows.append([*row, f"{num_pairs * warm / warm_batch:.2f}"])
+        print(*rows[-1], sep="\t", flush=True)
+    return rows
+
+
+def main() -> None:
+    """Measure and store."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("mlp", "resnet"))
+    parser.add_argument("--pairs", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=30, help="of the learned matchings")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--dry", action="store_true", help="print, and store nothing")
+    options = parser.parse_args()
+    lmcjax.use_all_cores()
+    rows = []
+    for name, task in (("mlp", mlp_task), ("resnet", resnet_task)):
+        if options.only in (None, name):
+            rows += measure(task(options.epochs), options.pairs, options.steps)
+    if options.dry:
+        return
+    write_result(
+        "matching",
+        title="Every matching on trained networks",
+        note="",
+        columns=COLUMNS,
+        rows=rows,
+    )
+
+
+if __name__ == "__main__":
+    main()
