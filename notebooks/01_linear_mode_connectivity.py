@@ -176,14 +176,11 @@ plt.show()
 from lmcjax.statistics import cross_correlation, group_moments
 
 group = spec.groups[0]
-correlations = {
-    "as trained": cross_correlation(group_moments(spec, group, params_a, moments)),
-}
-order = matching.permutations[group]
-correlations["permuted"] = correlations["as trained"][:, order]
+before = np.asarray(cross_correlation(group_moments(spec, group, params_a, moments)))
+correlations = {"as trained": before, "permuted": before[:, matching.permutations[group]]}
 
 figure, panels = plt.subplots(1, 3, figsize=(13, 4), layout="constrained", width_ratios=(1, 1, 1.2))
-shown = min(64, width)
+shown = min(32, width)
 for panel, (label, matrix) in zip(panels, correlations.items(), strict=False):
     image = panel.imshow(matrix[:shown, :shown], cmap="RdBu_r", vmin=-1, vmax=1)
     panel.set(title=f"B {label}", xlabel="neuron of B", ylabel="neuron of A")
@@ -192,6 +189,7 @@ bins = np.linspace(-1, 1, 41)
 for (label, matrix), colour in zip(correlations.items(), (GREY, ORANGE), strict=True):
     panels[2].hist(np.diag(matrix), bins, alpha=0.7, color=colour, label=f"B {label}")
 panels[2].set(xlabel="correlation of neuron i of A with neuron i of B", ylabel=f"neurons of {group}")
+panels[2].set_xticks((-1, -0.5, 0, 0.5, 1))
 panels[2].legend()
 plt.show()
 for label, matrix in correlations.items():

@@ -57,7 +57,7 @@ print(dict(results.sizes))
 
 # %% [markdown]
 # `results` is an `xarray.Dataset`: select by name, not by position. Expect wider networks to be better themselves, the
-# barrier without matching to fall a little, and with matching to fall much further.
+# barrier without matching to fall, and with matching to fall much further.
 
 # %%
 here = results.squeeze(["num_hidden_layers", "learning_rate", "optimizer"]).sel(split="test")
@@ -200,14 +200,19 @@ for panel in panels:
     panel.set(xscale="log", yscale="log", xlabel="width")
     panel.set_xticks(widths, [str(w) for w in widths])
     panel.set_xticks([], minor=True)
-    panel.legend()
+panels[0].set_ylim(0.35, 1.3)
+for panel, ticks in zip(panels, ((0.4, 0.6, 0.8, 1), (2, 5, 10, 20)), strict=True):
+    panel.set_yticks(ticks, [str(tick) for tick in ticks])
+    panel.set_yticks([], minor=True)
+    panel.legend(loc="upper right", fontsize="small")
 plt.show()
 
 # %% [markdown]
 # What to see on the left: partners do come nearer with the width, and slowly. The exponent is that of a dozen
 # dimensions or two: far fewer than there are pixels, which is why matching gains anything at all, but more than the
 # approximate dimension, which counts the strongest directions only. Even in the widest network partners remain as far
-# apart as a good part of their size. No matching could change that much: the proven bound is not far below.
+# apart as a good part of their size. Trained partners are nearer than fresh ones; of fresh ones, no matching at all
+# could come below the dashed line.
 #
 # And yet the barrier has gone. So the first link of the chain is not the whole story: a layer adds up the differences
 # of many pairs of partners, and what one of them has too much another has too little. The bound on the right, which

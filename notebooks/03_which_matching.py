@@ -168,6 +168,8 @@ matchers["match_weights, metric"] = lambda a, b, m: lmcjax.match_weights(
     spec, a, b, key=jax.random.key(0), restarts=4, metric=m
 )
 matchers["match_frank_wolfe, metric"] = lambda a, b, m: lmcjax.match_frank_wolfe(spec, a, b, metric=m)
+if tiny:  # each algorithm once; they take a second to compile
+    matchers = {name: matchers[name] for name in ("covariance", "match_weights", "match_frank_wolfe, metric")}
 
 # %% [markdown]
 # Every matching has the same signature and the same result, is a pure function, and jits as a whole; so do the timing

@@ -132,7 +132,8 @@ def match(a, b, inputs):
 
 matchings, permuted = match(params_a, params_b, data.train.inputs)
 lines = {"as trained": barrier_of(params_a, params_b)}
-for similarity, matching in matchings.items():
+for similarity in ("weights", "covariance", "activations"):
+    matching = matchings[similarity]
     lines[similarity] = barrier_of(params_a, permuted[similarity])
     print(f"{similarity:12s} passes over the groups: {matching.iterations}, converged: {matching.converged}")
 print()

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import pytest
 from jupytext.compare import compare_notebooks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = pytest.mark.usefixtures("quick_compilation", "unchecked")
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.py"))
 
 
