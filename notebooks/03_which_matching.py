@@ -172,9 +172,10 @@ if tiny:  # each algorithm once; they take a second to compile
     matchers = {name: matchers[name] for name in ("covariance", "match_weights", "match_frank_wolfe, metric")}
 
 # %% [markdown]
-# Every matching has the same signature and the same result, is a pure function, and jits as a whole; so do the timing
-# by the second call. *Share removed* is how much of the squared distance $\|A - B\|^2$ between the two networks the
-# permutation takes away. Expect no single winner, and note which column predicts the barrier badly.
+# Every matching is a pure function, gives the same kind of result, and compiles as a whole; the seconds are those of a
+# second call. *Share removed* is how much of the squared distance $\|A - B\|^2$ between the networks the permutation
+# takes away. Expect the barriers to differ, the metric to cost far more than the rest, and the share removed to be a
+# poor guide to the barrier.
 
 # %%
 print(f"rate {rate:.3g}; barrier as trained: {barrier_of(params_a, params_b).height:.3f} nats\n")
