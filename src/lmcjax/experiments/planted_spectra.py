@@ -199,7 +199,7 @@ EXPERIMENT = Experiment(
     "planted_spectra",
     "Approximately low-dimensional weights",
     "Two layers of m neurons with Gaussian weights: standard deviation 1 in k directions and eta in the others (d = "
-    "8 in all for k = 1, 2, 3; d = 32 for k = 5), matched exactly. The error per neuron has a part in the k "
+    "8 in all for k = 1, 2; d = 32 for k = 3, 5), matched exactly. The error per neuron has a part in the k "
     "directions and one in the others; the crossover is the width at which, in the best matching itself, the two are"
     " equal. Both parts are measured, so no constant is assumed; it is interpolated between widths. Six eta for each"
     " k: one below and one above every crossover, four whose crossover lies among the widths. Small: m from 16 to "
