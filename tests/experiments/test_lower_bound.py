@@ -14,7 +14,7 @@ DIMS = [1, 2, 3, 5, 8, 16, 32, 64]
 
 
 def planted(factor: float, *, steeper: float = 1.0) -> xr.Dataset:
-    """A bound m^(-2/d), one half of it, and errors that are a factor above the first and fall `steeper` times as fast."""
+    """A bound m^(-2/d), one half of it, and errors a factor above the first that fall `steeper` times as fast."""
     rng = np.random.default_rng(0)
     n, dim = np.array([32, 64, 128, 256, 512], float), np.array(DIMS, float)
     bound = n ** (-2 / dim[:, None])

@@ -102,7 +102,7 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
 def _ratios(values: np.ndarray) -> np.ndarray:
     """Means over the first axis, pairs: the first matching's relative to the second's (last axis)."""
     mean = values.mean(0)
-    return mean[..., 0] / mean[..., 1]
+    return np.asarray(mean[..., 0] / mean[..., 1])
 
 
 def _pairs(results: xr.Dataset, quantity: str, matchings: tuple[str, str], *others: str) -> np.ndarray:
@@ -247,9 +247,13 @@ def _draw_deviations(axes: Axes, results: xr.Dataset) -> None:
     axes.set(yscale="log", xlabel="alpha: inputs with spectrum i^-alpha", ylabel="mean squared deviation of the layer")
     cell = results.isel(width=-1).sel(beta=0.0)
     axes.set_title(f"{int(cell['width'])} neurons, fresh inputs")
-    for matching, colour in _COLOURS.items():
+    lines = {"weights": "o-", "covariance": "s-", "activations": "^--"}
+    for matching, line in lines.items():
         mean = cell["layer"].sel(matching=matching).mean("pair")
-        axes.plot(results["alpha"], mean, "o-", color=colour, label=MATCHING_NAMES[matching])
+        label, colour = MATCHING_NAMES[matching], _COLOURS[matching]
+        axes.plot(results["alpha"], mean, line, color=colour, label=label, markersize=7, markerfacecolor="none")
+    axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
 
 
 def _draw_ratios(axes: Axes, results: xr.Dataset) -> None:
@@ -274,6 +278,8 @@ def _draw_dimensions(axes: Axes, results: xr.Dataset) -> None:
         dims = row["dimension"].sel(matching="weights").mean("pair")
         axes.plot(dims, _ratios(_pairs(row, "layer", _NAIVE, "beta")), "o-", color=colour, label=f"alpha = {alpha:g}")
     axes.axhline(1, color="#D55E00", linestyle="--")
+    axes.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
+    axes.set_xticks([], minor=True)
 
 
 EXPERIMENT = Experiment(

@@ -3,12 +3,13 @@
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from lmcjax.experiments._clouds import direction_costs, fitted_range
@@ -19,9 +20,9 @@ from lmcjax.theory import low_dimensional_width
 _DIMS = {1: 8, 2: 8, 3: 32, 5: 32}  # of all directions, by the number k of dominant ones
 _ALMOST_NONE, _LARGE = 0.002, 0.5  # eta before and after the crossover, whatever the width
 _CROSSING = {  # eta whose crossovers lie among the widths
-    1: (0.05, 0.065, 0.085, 0.11),
-    2: (0.115, 0.14, 0.175, 0.215),
-    3: (0.12, 0.14, 0.165, 0.19),
+    1: (0.06, 0.08, 0.1, 0.13),
+    2: (0.14, 0.17, 0.21, 0.26),
+    3: (0.08, 0.093, 0.108, 0.125),
     5: (0.165, 0.185, 0.21, 0.24),
 }
 _SIZES = {  # widths, draws
@@ -132,9 +133,9 @@ CLAIMS = (
     _error_claim(1, -2.0, (-2.5, -1.5), _LITERAL, f"-2/k. {_HALF_WAY}"),
     _error_claim(1, -1.0, (-1.5, -0.5), _SMOOTH, f"On the line no two samples come nearer than 1/m. {_HALF_WAY}"),
     *(_error_claim(k, -2 / k, within_a_quarter(-2 / k), _PAPER, f"-2/k. {_FINITE}") for k in (2, 3, 5)),
-    _crossover_claim(1, -1, (-1.5, -0.5), _LITERAL, f"-k. {_HALF_WAY}"),
-    _crossover_claim(1, -2, (-2.5, -1.5), _SMOOTH, f"Where an error of order 1/m meets eta^2. {_HALF_WAY}"),
-    *(_crossover_claim(k, -k, within_a_quarter(-k), _PAPER, f"-k. {_FINITE}") for k in (2, 3, 5)),
+    _crossover_claim(1, -1.0, (-1.5, -0.5), _LITERAL, f"-k. {_HALF_WAY}"),
+    _crossover_claim(1, -2.0, (-2.5, -1.5), _SMOOTH, f"Where an error of order 1/m meets eta^2. {_HALF_WAY}"),
+    *(_crossover_claim(k, -float(k), within_a_quarter(-float(k)), _PAPER, f"-k. {_FINITE}") for k in (2, 3, 5)),
     *(
         Claim(
             f"Once the other directions count, the rate of all d = 8 returns, m^(-1/4), k = {k}.",
@@ -177,9 +178,10 @@ def _draw_errors(axes: Axes, results: xr.Dataset, k: int) -> None:
             height = np.exp(np.interp(np.log(met), np.log(n), np.log(whole)))
             axes.plot(met, height, "*", color=colour, markersize=13)
         if level == 0:
-            axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / k), "k--", linewidth=1, label="m^(-2/k)")
-    axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / dim), ":", color=colours[-1], label="m^(-2/d)")
+            axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / k), "k--", linewidth=1, label="$m^{-2/k}$")
+    axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / dim), ":", color=colours[-1], label="$m^{-2/d}$")
     axes.plot([], [], "*", color="#999999", markersize=11, label="half of the error in the others")
+    _plain_ticks(axes.xaxis, results.n.values)
 
 
 def _draw_crossovers(axes: Axes, results: xr.Dataset) -> None:
@@ -192,7 +194,14 @@ def _draw_crossovers(axes: Axes, results: xr.Dataset) -> None:
             constant = float(np.exp(np.mean(np.log(widths) / k + np.log(eta))))  # T of (T / eta)^k
             theory = [low_dimensional_width(e, k, dim, e, constant=constant).crossover_log_width for e in eta]
             axes.plot(eta, np.exp(theory), "--", color=_COLOURS[k], linewidth=1)
-    axes.plot([], [], "k--", linewidth=1, label="eta^(-k), height fitted")
+    _plain_ticks(axes.xaxis, (0.05, 0.1, 0.2))
+    _plain_ticks(axes.yaxis, results.n.values)
+    axes.plot([], [], "k--", linewidth=1, label="$\\eta^{-k}$, height fitted")
+
+
+def _plain_ticks(axis: Axis, values: Sequence[float] | np.ndarray) -> None:
+    axis.set_ticks(values, [f"{value:g}" for value in values])
+    axis.set_ticks([], minor=True)
 
 
 EXPERIMENT = Experiment(

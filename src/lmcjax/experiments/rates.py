@@ -159,7 +159,7 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 def _draw_costs(axes: Axes, results: xr.Dataset, law: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="n, points per sample", ylabel="mean W_2^2", title=law)
+    axes.set(xscale="log", yscale="log", xlabel="n, points per sample", ylabel="mean $W_2^2$", title=law)
     n = results.n.values.astype(float)
     for dim, colour in zip(results.dim.values, _COLOURS, strict=True):
         costs = results["cost"].sel(dim=dim)
@@ -167,17 +167,18 @@ def _draw_costs(axes: Axes, results: xr.Dataset, law: str) -> None:
         axes.errorbar(n, mean, 2 * error, color=colour, marker="o", markersize=4, linestyle="", label=f"d = {dim}")
         rate = float(empirical_wasserstein_rate(1.0, float(dim)).smooth_exponent)
         axes.plot(n, mean[-1] * (n / n[-1]) ** rate, "--", color=colour, linewidth=1)
-    axes.plot([], [], "k--", linewidth=1, label="n^-1, n^(-2/d)")
-    axes.legend(frameon=False, fontsize=8)
+    axes.plot([], [], "k--", linewidth=1, label="$n^{-1}$, $n^{-2/d}$")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 5)  # room for the legend
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
 
 
 def _draw_exponents(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xlabel="dimension d", ylabel="exponent of n in E W_2^2", title="which rate?")
+    axes.set(xlabel="dimension d", ylabel="exponent of n in E $W_2^2$", title="which rate?")
     grid = np.linspace(1, 8.3, 200)
     theory = [empirical_wasserstein_rate(1.0, d) for d in grid]
     axes.plot(grid, [float(t.smooth_exponent) for t in theory], "k--", label="smooth densities")
     axes.plot(grid, [float(t.upper_exponent) for t in theory], "k:", label="Fournier and Guillin, any law")
-    axes.axhline(-1, color="#CC79A7", linestyle="-.", label="summary: W_2 like n^(-1/2)")
+    axes.axhline(-1, color="#CC79A7", linestyle="-.", label="summary: $W_2$ like $n^{-1/2}$")
     for law, colour, shift in (("gaussian", "#0072B2", -0.08), ("uniform", "#D55E00", 0.08)):
         found = [exponent(results, law, int(d)) for d in results.dim.values]
         bars = [[f.value - f.low for f in found], [f.high - f.value for f in found]]
