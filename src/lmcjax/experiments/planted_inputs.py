@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -38,28 +38,30 @@ def _spectrum(exponent: Float[Array, ""]) -> Float[Array, " dim"]:
     return values * (_DIM / values.sum())
 
 
-def _random_network(key: Key[Array, ""], width: int, scale: Float[Array, " dim"]) -> PyTree:
-    keys = jax.random.split(key)
-    hidden = scale[:, None] * jax.random.normal(keys[0], (_DIM, width)) / _DIM**0.5
-    outputs = jax.random.normal(keys[1], (width, _OUTPUTS)) / width**0.5
-    return {
-        "Dense_0": {"kernel": hidden, "bias": jnp.zeros(width)},
-        "Dense_1": {"kernel": outputs, "bias": jnp.zeros(_OUTPUTS)},
-    }
+def _normals(width: int, pairs: int) -> tuple[np.ndarray, ...]:
+    """Standard normals, a row for each pair: both networks' hidden and output weights, inputs seen and not seen."""
+    rng = np.random.default_rng((4, width))
+    shapes = (_DIM, width), (width, _OUTPUTS), (_SAMPLES, _DIM)
+    return tuple(rng.standard_normal((pairs, 2, *shape), np.float32) for shape in shapes)
 
 
 def _compare(
-    width: int, key: Key[Array, ""], alpha: Float[Array, ""], beta: Float[Array, ""]
+    hidden: Float[Array, "2 dim width"],
+    outputs: Float[Array, "2 width outputs"],
+    inputs: Float[Array, "2 samples dim"],
+    alpha: Float[Array, ""],
+    beta: Float[Array, ""],
 ) -> dict[str, Float[Array, " similarity"]]:
     """One pair, matched in three ways: by each, the deviations on fresh inputs, and the approximate dimension."""
-    network, spec = FlaxNetwork(MLP((width,), _OUTPUTS), (_DIM,)), mlp_spec(1)
-    keys = jax.random.split(key, 3)
+    width = hidden.shape[-1]
+    network, spec = FlaxNetwork(MLP((width,), _OUTPUTS, use_bias=False), (_DIM,)), mlp_spec(1, use_bias=False)
     spread = jnp.sqrt(_spectrum(alpha))
-    a, b = (_random_network(k, width, jnp.sqrt(_spectrum(beta))) for k in keys[:2])
-    seen, fresh = spread * jax.random.normal(keys[2], (2, _SAMPLES, _DIM))
+    hidden = jnp.sqrt(_spectrum(beta) / _DIM)[:, None] * hidden
+    a, b = ({"Dense_0": {"kernel": hidden[i]}, "Dense_1": {"kernel": outputs[i] / width**0.5}} for i in range(2))
+    seen, fresh = spread * inputs
     moments = activation_moments(network.apply, spec, a, b, seen)
 
-    def hidden(params: PyTree) -> Array:
+    def layer(params: PyTree) -> Array:
         return jax.nn.relu(fresh @ params["Dense_0"]["kernel"])
 
     found: dict[str, list[Array]] = {"layer": [], "midpoint": [], "sigma_cost": [], "dimension": []}
@@ -69,7 +71,7 @@ def _compare(
         difference = spread[:, None] * (a["Dense_0"]["kernel"] - aligned["Dense_0"]["kernel"])
         chord = (network.apply(a, fresh) + network.apply(b, fresh)) / 2
         (dimension,) = approximate_dimensions(spec, a, similarity=similarity, moments=moments).values()
-        found["layer"].append(jnp.mean((hidden(a) - hidden(aligned)) ** 2))
+        found["layer"].append(jnp.mean((layer(a) - layer(aligned)) ** 2))
         found["midpoint"].append(jnp.mean((network.apply(interpolate(a, aligned, 0.5), fresh) - chord) ** 2))
         found["sigma_cost"].append(jnp.sum(difference**2) / width)
         found["dimension"].append(dimension)
@@ -79,12 +81,12 @@ def _compare(
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     """Every pair at every width and spectrum; a pair is made of the same random numbers whatever the spectra."""
     widths, alphas, betas, pairs = _SIZES[size]
+    compare = jax.jit(network_map(_compare, (0, 0, 0, None, None)))
     by_width = []
     for width in widths:
         tell(f"  width {width}")
-        compare = jax.jit(network_map(functools.partial(_compare, width), (0, None, None)))
-        keys = jax.random.split(jax.random.fold_in(jax.random.key(4), width), pairs)
-        cells = [[jax.device_get(compare(keys, alpha, beta)) for beta in betas] for alpha in alphas]
+        normals = _normals(width, pairs)
+        cells = [[jax.device_get(compare(*normals, alpha, beta)) for beta in betas] for alpha in alphas]
         by_width.append({n: np.array([[cell[n] for cell in row] for row in cells]) for n in cells[0][0]})
     over = ("width", "alpha", "beta", "pair", "matching")
     units = {

@@ -20,14 +20,14 @@ from lmcjax.theory import low_dimensional_width
 _DIMS = {1: 8, 2: 8, 3: 32, 5: 32}  # of all directions, by the number k of dominant ones
 _ALMOST_NONE, _LARGE = 0.002, 0.5  # eta before and after the crossover, whatever the width
 _CROSSING = {  # eta whose crossovers lie among the widths
-    1: (0.06, 0.08, 0.1, 0.13),
+    1: (0.075, 0.09, 0.11, 0.135),
     2: (0.14, 0.17, 0.21, 0.26),
     3: (0.08, 0.093, 0.108, 0.125),
     5: (0.165, 0.185, 0.21, 0.24),
 }
 _SIZES = {  # widths, draws
     "tiny": ((8, 16, 32, 64, 128), 4),
-    "small": ((16, 32, 64, 128, 256, 512), 16),
+    "small": ((16, 32, 64, 128, 256, 512), 32),
     "full": ((16, 32, 64, 128, 256, 512, 1024, 2048), 64),
 }
 _COLOURS = {1: "#000000", 2: "#0072B2", 3: "#009E73", 5: "#D55E00"}  # by k
