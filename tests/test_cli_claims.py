@@ -2,32 +2,31 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from lmcjax import cli
-from lmcjax.experiments.lower_bound import EXPERIMENT
+from lmcjax.experiments import claims
+from lmcjax.experiments.claim import Claim, Estimate, Experiment
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+CLAIM = Claim(
+    "Twelve is much.", "ours", "x", (10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)
+)
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    """Results of the lower bound, made up: the error is twice the bound."""
-    rng = np.random.default_rng(0)
-    dim, n = np.array([1, 3, 5, 8, 16, 64]), np.array([64, 128, 256])
-    bound = n ** (-2 / dim[:, None])
-    results = xr.Dataset(
-        {
-            "cost": (("dim", "draw", "n"), 2 * bound[:, None] * (1 + 0.001 * rng.normal(size=(6, 5, 3)))),
-            "bound": (("kind", "dim", "n"), np.stack([bound / 2, bound])),
-        },
-        coords={"dim": dim, "n": n, "kind": ["density", "differences"]},
-        attrs={"size": "small", "seconds": 12.3, "devices": "2 x cpu"},
-    )
-    path = tmp_path / "out" / "claims" / "lower_bound-small.nc"
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of the first of two experiments that are made up, and cannot be run."""
+
+    def refuse(*_: object) -> xr.Dataset:
+        raise AssertionError("nothing is run")
+
+    made_up = (Experiment(name, name, "About.", refuse, (CLAIM,), lambda _: Figure((1, 1))) for name in ("one", "two"))
+    monkeypatch.setattr(claims, "EXPERIMENTS", tuple(made_up))
+    path = tmp_path / "out" / "claims" / "one-small.nc"
     path.parent.mkdir(parents=True)
+    results = xr.Dataset({"x": 12.0}, attrs={"size": "small", "seconds": 12.3, "devices": "2 x cpu"})
     results.to_netcdf(path, engine="h5netcdf")
     return path
 
@@ -47,12 +46,12 @@ def test_the_page_alone(stored, capsys):
     """Nothing is run: the page and the figures of what is stored."""
     out = stored.parents[1]
     cli.main(["claims", "--page-only", "--out", str(out)])
-    written = [out / "claims.md", stored.with_name("lower_bound.png"), stored.with_name("lower_bound.pdf")]
+    written = [out / "claims.md", stored.with_name("one.png"), stored.with_name("one.pdf")]
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     page = written[0].read_text("utf-8")
     assert "(small size, 12 s on 2 x cpu.)" in page
-    assert page.count("| small | **") == len(EXPERIMENT.claims)
-    assert page.count("Not run yet.") == page.count("\n## ") - 1
+    assert "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |" in page
+    assert page.count("Not run yet.") == 1
     assert sorted(path.name for path in stored.parent.iterdir()) == sorted(p.name for p in (stored, *written[1:]))
 
 
