@@ -49,13 +49,20 @@ def verdicts(results: xr.Dataset, *parts: str) -> list[Verdict]:
 
 def test_a_gain_is_found_and_a_loss_contradicts():
     won = planted(gain=0.3)
-    for part in ("beats naive", "so substantially", "half-way", "beats activation", "nothing to gain", "concentrated"):
+    for part in (
+        "layers agree better",
+        "substantially",
+        "half-way",
+        "beats activation",
+        "gains nothing",
+        "concentrated",
+    ):
         assert verdicts(won, part) == ["reproduced"], part
     lost = planted(gain=-0.3, midpoint=1.3, activations=0.7)
-    for part in ("beats naive", "so substantially", "half-way", "beats activation", "concentrated"):
+    for part in ("layers agree better", "substantially", "half-way", "beats activation", "concentrated"):
         assert verdicts(lost, part) == ["contradicted"], part
     assert verdicts(planted(gain=0.05), "substantially") == ["contradicted"]  # 10 % less is no fifth
-    assert verdicts(planted(gain=0.3, with_width=0.1), "nothing to gain") == ["contradicted"]
+    assert verdicts(planted(gain=0.3, with_width=0.1), "gains nothing") == ["contradicted"]
 
 
 def test_slopes_in_width_and_dimension():
@@ -63,13 +70,13 @@ def test_slopes_in_width_and_dimension():
     slopes = {c.statement: c.measure(results) for c in EXPERIMENT.claims}
     width, weights, own = (
         next(found for statement, found in slopes.items() if part in statement)
-        for part in ("grows with the width", "weights' approximate dimension", "in its own norm")
+        for part in ("in wider layers", "weights' approximate dimension", "in its own norm")
     )
     assert width.value == pytest.approx(-0.2, abs=0.02)
     assert weights.value == pytest.approx(-0.1, abs=0.02)
     assert own.value == pytest.approx(0.3, abs=0.02)
-    assert verdicts(results, "grows with the width") == ["reproduced"]
-    assert verdicts(planted(gain=0.3, with_width=-0.2), "grows with the width") == ["contradicted"]
+    assert verdicts(results, "in wider layers") == ["reproduced"]
+    assert verdicts(planted(gain=0.3, with_width=-0.2), "in wider layers") == ["contradicted"]
     assert verdicts(results, "weights' approximate dimension") == ["reproduced"]
     assert verdicts(results, "in its own norm") == ["contradicted"]
 

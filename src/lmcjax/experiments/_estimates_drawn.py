@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from scipy import stats
 
@@ -10,6 +11,7 @@ from lmcjax.experiments.claim import Estimate
 from lmcjax.theory import fit_exponent
 
 _RESAMPLES = 999
+_fit = jax.jit(fit_exponent, static_argnames=("repetitions",))
 
 
 def mean_estimate(values: np.ndarray) -> Estimate:
@@ -58,7 +60,7 @@ def exponent_estimate(num_points: np.ndarray, costs: np.ndarray) -> Estimate:
     """The power of n that the mean of costs `[repetition, n]` follows, every one from a draw of its own."""
     count = len(costs)
     error = costs.std(0, ddof=1) / np.sqrt(count)
-    fit = fit_exponent(np.asarray(num_points, costs.dtype), costs.mean(0), error, repetitions=count)
+    fit = _fit(np.asarray(num_points, costs.dtype), costs.mean(0), error, repetitions=count)
     return Estimate(float(fit.exponent), float(fit.low), float(fit.high), count)
 
 

@@ -30,7 +30,7 @@ _COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     """The matching error per neuron of every draw, and both bounds on its mean."""
     widths, dims, draws = _SIZES[size]
-    differences = jax.jit(gaussian_matching_lower_bound)
+    density, differences = jax.jit(matching_lower_bound, static_argnums=1), jax.jit(gaussian_matching_lower_bound)
     costs = np.empty((len(dims), draws, len(widths)), np.float32)
     bounds = np.empty((len(_BOUNDS), len(dims), len(widths)), np.float32)
     for (i, dim), (j, width) in itertools.product(enumerate(dims), enumerate(widths)):
@@ -39,7 +39,7 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         std = (np.arange(max(dims)) < dim).astype(np.float32)
         costs[i, :, j] = direction_costs((2, dim, width), std, width, draws, "gaussian").sum(1)
         log_density = -dim / 2 * math.log(2 * math.pi)
-        bounds[0, i, j] = matching_lower_bound(float(width), dim, log_density).error
+        bounds[0, i, j] = density(float(width), dim, log_density).error
         bounds[1, i, j] = differences(float(width), np.diag(std)).error
     unit = {"units": "variance of a weight"}
     return xr.Dataset(

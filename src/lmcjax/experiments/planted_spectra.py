@@ -131,7 +131,7 @@ _LITERAL = "paper, Theorem 5.4 read at k = 1"
 _SMOOTH = "Bobkov and Ledoux (2019), for smooth densities"
 CLAIMS = (
     _error_claim(1, -2.0, (-2.5, -1.5), _LITERAL, f"-2/k. {_HALF_WAY}"),
-    _error_claim(1, -1.0, (-1.5, -0.5), _SMOOTH, f"On the line no two samples come nearer than 1/m. {_HALF_WAY}"),
+    _error_claim(1, -1.0, (-1.5, -0.5), _SMOOTH, f"On the line two samples are 1/m apart in W_2^2. {_HALF_WAY}"),
     *(_error_claim(k, -2 / k, within_a_quarter(-2 / k), _PAPER, f"-2/k. {_FINITE}") for k in (2, 3, 5)),
     _crossover_claim(1, -1.0, (-1.5, -0.5), _LITERAL, f"-k. {_HALF_WAY}"),
     _crossover_claim(1, -2.0, (-2.5, -1.5), _SMOOTH, f"Where an error of order 1/m meets eta^2. {_HALF_WAY}"),
