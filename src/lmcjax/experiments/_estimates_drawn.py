@@ -14,46 +14,40 @@ _RESAMPLES = 999
 _fit = jax.jit(fit_exponent, static_argnames=("repetitions",))
 
 
-def mean_estimate(values: np.ndarray) -> Estimate:
-    """Mean with Student's interval; no interval from fewer than two values."""
-    values = np.asarray(values, float)
-    mean, count = float(values.mean()), values.size
-    if count < 2:
-        return Estimate(mean, np.nan, np.nan, count)
-    margin = float(stats.t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count))
-    return Estimate(mean, mean - margin, mean + margin, count)
-
-
 def bootstrap_estimate(statistic: Callable[..., float], *samples: np.ndarray, paired: bool = True) -> Estimate:
-    """Statistic of arrays `[repetition, ...]` with its percentile interval; nan where a resample has no value.
+    """A statistic of repetitions along the first axis of every sample, with its percentile bootstrap interval.
 
     Args:
-        statistic: of as many arrays as there are samples, which have been resampled along their first axes.
-        samples: independent repetitions along the first axis.
-        paired: the same repetitions are drawn from all samples.
+        statistic: of arrays shaped like the samples, but for the number of repetitions.
+        *samples: at least one; nan results of single resamples are left out, unless they are more than one in twenty.
+        paired: repetition i of all samples belongs together, and is drawn together.
     """
     counts = [len(sample) for sample in samples]
     if paired and len(set(counts)) != 1:
         raise ValueError(f"paired samples have as many repetitions each, not {counts}")
     value, count = float(statistic(*samples)), min(counts)
-    if count < 2:
+    if np.isnan(value) or count < 2:
         return Estimate(value, np.nan, np.nan, count)
 
-    def of_indices(*indices: np.ndarray) -> float:
-        chosen = indices * len(samples) if paired else indices
-        return statistic(*(s[i] for s, i in zip(samples, chosen, strict=True)))
+    def of_indices(*drawn: np.ndarray) -> float:
+        rows = drawn * len(samples) if paired else drawn
+        return statistic(*(sample[row] for sample, row in zip(samples, rows, strict=True)))
 
+    indices = [np.arange(n) for n in (counts[:1] if paired else counts)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of resamples that have no value
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of nan, which is looked after below
         found = stats.bootstrap(
-            [np.arange(n) for n in counts[: 1 if paired else None]],
+            indices,
             of_indices,
             n_resamples=_RESAMPLES,
             vectorized=False,
             method="percentile",
             rng=np.random.default_rng(0),
-        ).confidence_interval
-    return Estimate(value, float(found.low), float(found.high), count)
+        ).bootstrap_distribution
+    if np.isnan(found).mean() > 0.05:
+        return Estimate(value, np.nan, np.nan, count)
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return Estimate(value, float(low), float(high), count)
 
 
 def exponent_estimate(num_points: np.ndarray, costs: np.ndarray) -> Estimate:

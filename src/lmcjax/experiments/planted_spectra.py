@@ -210,11 +210,11 @@ EXPERIMENT = Experiment(
     "Two layers of m neurons with Gaussian weights: standard deviation 1 in k directions and eta in the others (d = 8 "
     "in all for k = 1, 2; d = 32 for k = 3, 5), matched exactly. The error per neuron has a part in the k directions "
     "and one in the others; the crossover is the width at which, in the best matching itself, the two are equal. Both "
-    "parts are measured, so no constant is assumed; it is interpolated between widths, and nothing is measured where a"
-    " resample has none. Six eta for each k: one below and one above every crossover, four whose crossover lies among "
-    "the widths. Small: m from 16 to 512 and 32 draws; full: to 2,048 and 64 draws. Exponents of the width are fitted "
-    "from m = 64 on. For k = 1 and 2 powers are not the whole: logarithms stand beside them, and the matching gives "
-    "way to the other directions before the two parts are equal.",
+    "parts are measured, so no constant is assumed; it is interpolated between widths, and there is no interval where "
+    "more than one in twenty resamples has none. Six eta for each k: one below and one above every crossover, four "
+    "whose crossover lies among the widths. Small: m from 16 to 512 and 32 draws; full: to 2,048 and 64 draws. "
+    "Exponents of the width are fitted from m = 64 on. For k = 1 and 2 powers are not the whole: logarithms stand "
+    "beside them, and the matching gives way to the other directions before the two parts are equal.",
     run,
     CLAIMS,
     draw,
