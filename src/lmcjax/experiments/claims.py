@@ -9,10 +9,16 @@ from typing import get_args
 import jax
 import xarray as xr
 
+from lmcjax.experiments import lower_bound, planted_inputs, planted_spectra, rates
 from lmcjax.experiments.claim import Claim, Experiment, Size, verdict
 from lmcjax.plots import save_figure
 
-EXPERIMENTS: tuple[Experiment, ...] = ()
+EXPERIMENTS: tuple[Experiment, ...] = (
+    planted_spectra.EXPERIMENT,
+    planted_inputs.EXPERIMENT,
+    lower_bound.EXPERIMENT,
+    rates.EXPERIMENT,
+)
 
 _HEADER = """# Claims, tested
 

@@ -1,0 +1,74 @@
+"""`lmcjax claims` on results that are stored already."""
+
+from pathlib import Path
+
+import pytest
+import xarray as xr
+from matplotlib.figure import Figure
+
+from lmcjax import cli
+from lmcjax.experiments import claims
+from lmcjax.experiments.claim import Claim, Estimate, Experiment
+
+CLAIM = Claim(
+    "Twelve is much.", "ours", "x", (10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)
+)
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results of the first of two experiments that are made up, and cannot be run."""
+
+    def refuse(*_: object) -> xr.Dataset:
+        raise AssertionError("nothing is run")
+
+    made_up = (Experiment(name, name, "About.", refuse, (CLAIM,), lambda _: Figure((1, 1))) for name in ("one", "two"))
+    monkeypatch.setattr(claims, "EXPERIMENTS", tuple(made_up))
+    path = tmp_path / "out" / "claims" / "one-small.nc"
+    path.parent.mkdir(parents=True)
+    results = xr.Dataset({"x": 12.0}, attrs={"size": "small", "seconds": 12.3, "devices": "2 x cpu"})
+    results.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
+    """The one line of error of a command that must end with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("lmcjax: error: ")
+    assert errors.count("\n") == 1
+    return errors
+
+
+def test_the_page_alone(stored, capsys):
+    """Nothing is run: the page and the figures of what is stored."""
+    out = stored.parents[1]
+    cli.main(["claims", "--page-only", "--out", str(out)])
+    written = [out / "claims.md", stored.with_name("one.png"), stored.with_name("one.pdf")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    page = written[0].read_text("utf-8")
+    assert "(small size, 12 s on 2 x cpu.)" in page
+    assert "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |" in page
+    assert page.count("Not run yet.") == 1
+    assert sorted(path.name for path in stored.parent.iterdir()) == sorted(p.name for p in (stored, *written[1:]))
+
+
+def test_an_experiment_that_there_is_not(tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "no experiment 'figure9'; there are " in fails(capsys, "claims", "--only", "figure9", "--out", str(out))
+    assert not out.exists()
+
+
+def test_a_damaged_file_is_named(stored, capsys):
+    stored.write_bytes(stored.read_bytes()[:100])
+    found = fails(capsys, "claims", "--page-only", "--out", str(stored.parents[1]))
+    assert f"{stored}: not a readable netCDF file" in found
+    stored.write_bytes(b"not netCDF")
+    assert f"{stored}: not a readable" in fails(capsys, "claims", "--page-only", "--out", str(stored.parents[1]))
+
+
+@pytest.mark.parametrize(("options", "message"), [(["--size", "huge"], "huge"), (["--onyl", "x"], "--onyl")])
+def test_mistakes_are_one_line(options, message, capsys):
+    assert message in fails(capsys, "claims", *options)
