@@ -15,10 +15,10 @@ from jaxtyping import Array, PyTree
 
 import lmcjax
 from _report import write_result
+from lmcjax.data import evenly_spaced
 from lmcjax.matching import weight_inner_product
 from lmcjax.models import Network, resnet20
 from lmcjax.symmetry import apply_soft
-from lmcjax.training import init_state, train_steps
 
 NUM_NETWORKS = 8
 COLUMNS = (
@@ -42,6 +42,7 @@ class Task(NamedTuple):
     params: PyTree  # a leading axis of networks
     train: tuple[Array, Array]
     test: tuple[Array, Array]
+    num_seen: int  # training samples on which activations are compared
 
     def pairs(self, count: int) -> tuple[PyTree, PyTree]:
         """The first so many pairs of different networks, each side with a leading axis; spread over the networks."""
@@ -54,18 +55,12 @@ def mean_cross_entropy(logits: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
-def trained(network: Network, rate: float, epochs: int, train: tuple[Array, Array], *, at_once: bool) -> PyTree:
-    """Networks of many seeds; not at once but step by step, since convolutions in a compiled loop are slow on a CPU."""
+def trained(network: Network, rate: float, epochs: int, train: tuple[Array, Array]) -> PyTree:
+    """Networks of many seeds."""
     num_steps = epochs * (len(train[1]) // 100)
     config = lmcjax.TrainConfig(rate, network, num_steps, optimizer="adam")
-    step = jax.jit(train_steps, static_argnums=2)
-    chunk = num_steps if at_once else 1
-    networks = []
-    for seed in range(NUM_NETWORKS):
-        state = jax.jit(init_state)(config, jax.random.key(seed))
-        for _ in range(num_steps // chunk):
-            state, _ = step(state, train, chunk)
-        networks.append(jax.device_get(state.params))
+    train_one = jax.jit(lmcjax.train)
+    networks = [jax.device_get(train_one(config, jax.random.key(i), train).params) for i in range(NUM_NETWORKS)]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
 
 
@@ -74,7 +69,7 @@ def mlp_task(epochs: int) -> Task:
     data = lmcjax.load_dataset("mnist5k")
     network = lmcjax.FlaxNetwork(lmcjax.MLP((512, 512, 512), 10), data.input_shape)
     train, test = (tuple(map(jnp.asarray, part)) for part in (data.train, data.test))
-    return Task("MLP 784-512-512-512-10", network, trained(network, 1e-3, epochs, train, at_once=True), train, test)
+    return Task("MLP 784-512-512-512-10", network, trained(network, 1e-3, epochs, train), train, test, 1000)
 
 
 def resnet_task(epochs: int) -> Task:
@@ -87,7 +82,7 @@ def resnet_task(epochs: int) -> Task:
 
     network = lmcjax.FlaxNetwork(resnet20(16), (14, 14, 1))
     train, test = small(data.train, 2000), small(data.test, 1000)
-    return Task("ResNet-20, width 16", network, trained(network, 3e-3, epochs, train, at_once=False), train, test)
+    return Task("ResNet-20, width 16", network, trained(network, 3e-3, epochs, train), train, test, 200)
 
 
 Data = tuple[Array, Array]
@@ -98,7 +93,8 @@ def methods(task: Task, spec: lmcjax.PermutationSpec, steps: int) -> dict[str, M
     """Every matching, with what it needs to see computed in its own time."""
 
     def moments(a: PyTree, b: PyTree, data: Data) -> lmcjax.ActivationMoments:
-        return lmcjax.activation_moments(task.network.apply, spec, a, b, data[0][:1000], batch_size=500)
+        inputs = evenly_spaced(data[0], task.num_seen)
+        return lmcjax.activation_moments(task.network.apply, spec, a, b, inputs, batch_size=task.num_seen)
 
     def layerwise(a: PyTree, b: PyTree, key: Array, data: Data, similarity: Any) -> lmcjax.Matching:
         seen = None if similarity == "weights" else moments(a, b, data)

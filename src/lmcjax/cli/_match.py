@@ -135,13 +135,14 @@ class Match:
         import jax
 
         from lmcjax import matching
+        from lmcjax.data import evenly_spaced
         from lmcjax.statistics import activation_moments
 
         pair = (spec, params_a, params_b)
         if self.method in get_args(Layerwise):
             moments = None
             if network is not None and dataset is not None and self.method != "weights":
-                inputs = dataset.train.inputs[: self.moment_samples]
+                inputs = evenly_spaced(dataset.train.inputs, self.moment_samples)
                 with show_stage(f"activations of {len(inputs):,} images"):
                     moments = jax.block_until_ready(activation_moments(network.apply, *pair, inputs))
             with show_stage(f"matching {len(spec.groups)} groups, layer by layer"):

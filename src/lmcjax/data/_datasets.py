@@ -1,15 +1,19 @@
 """Data sets as arrays: images in [0, 1] and integer labels."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+from jax import Array
 from jaxtyping import Float, Integer, Num
 
 from lmcjax.data._idx import find_idx, read_idx
 
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package `dataset-fashion-mnist` puts its files."""
+
+
+Samplable = TypeVar("Samplable", np.ndarray, Array)
 
 
 class Samples(NamedTuple):
@@ -51,6 +55,16 @@ def stratified_split(samples: Samples, test_every: int = 5) -> tuple[Samples, Sa
         is_test[np.flatnonzero(samples.labels == label)[test_every - 1 :: test_every]] = True
     train, test = (Samples(samples.inputs[mask], samples.labels[mask]) for mask in (~is_test, is_test))
     return train, test
+
+
+def evenly_spaced(samples: Samplable, count: int | None) -> Samplable:
+    """So many samples at even distances, with all classes among them where a data set is sorted by class; None: all.
+
+    >>> evenly_spaced(np.arange(10), 4)
+    array([0, 2, 5, 7])
+    """
+    total = len(samples)
+    return samples if count is None or count >= total else samples[np.arange(count) * total // count]
 
 
 def load_mnist5k() -> Dataset:

@@ -55,7 +55,7 @@ class Sweep:
         epochs: passes over the training set.
         batch_size: samples per step.
         num_points: points on the line between two networks.
-        moment_samples: training samples on which activations are compared; None: all.
+        moment_samples: training samples on which activations are compared, evenly spaced in the set; None: all.
         keep_permutations: whether the results hold the permutations.
         keep_networks: whether the trained networks are stored, see `load_networks`.
     """

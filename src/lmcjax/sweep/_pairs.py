@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lmcjax.batching import network_map
+from lmcjax.data import evenly_spaced
 from lmcjax.evaluation import BarrierResult, LossAndAccuracy, batched_loss, cross_entropy_and_accuracy, linear_barrier
 from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise
 from lmcjax.models import Network
@@ -49,7 +50,7 @@ def compare_pair(
     """Match one pair in every way, and measure the line between A and B, as it is and permuted by each."""
     moments = None
     if set(similarities) - {"weights"}:
-        moments = activation_moments(network.apply, spec, params_a, params_b, train[0][:moment_samples])
+        moments = activation_moments(network.apply, spec, params_a, params_b, evenly_spaced(train[0], moment_samples))
     matched = [match_layerwise(spec, params_a, params_b, similarity=s, moments=moments) for s in similarities]
     dimensions = [
         {g: jnp.asarray(jnp.nan) for g in spec.groups}  # correlations have none
