@@ -9,10 +9,16 @@ from typing import get_args
 import jax
 import xarray as xr
 
+from lmcjax.experiments import depth, input_dimension, optimizers, two_layer
 from lmcjax.experiments.claim import Claim, Experiment, Size, verdict
 from lmcjax.plots import save_figure
 
-EXPERIMENTS: tuple[Experiment, ...] = ()
+EXPERIMENTS: tuple[Experiment, ...] = (
+    two_layer.EXPERIMENT,
+    depth.EXPERIMENT,
+    optimizers.EXPERIMENT,
+    input_dimension.EXPERIMENT,
+)
 
 _HEADER = """# Claims, tested
 

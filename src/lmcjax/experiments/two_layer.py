@@ -1,0 +1,307 @@
+"""Two-layer networks: how the error of linear mode connectivity falls with the width."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key, PyTree
+from matplotlib.figure import Figure
+
+from lmcjax.data import load_dataset
+from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
+from lmcjax.experiments._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
+from lmcjax.experiments._paths import linear_error, measure_pairs, stack_cells, tidy
+from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
+from lmcjax.matching import match_weights, weight_distance
+from lmcjax.plots import COLOURS
+from lmcjax.sweep import Sweep, run_sweep
+from lmcjax.symmetry import PermutationSpec, permute
+
+_KINDS = {  # model, optimizer, peak rate
+    "mean field": ("lmcjax.experiments.two_layer:mean_field", "sgd_plain", 1.0),
+    "ReLU MLP": ("mlp", "sgd", 0.025),
+}
+_SIZES: dict[Size, dict[str, Any]] = {
+    "tiny": {"dataset": "digits", "widths": (8, 16), "seeds": range(4), "epochs": 1},
+    "small": {"dataset": "digits", "widths": tuple(2**i for i in range(3, 13)), "seeds": range(8), "epochs": 50},
+    "full": {"dataset": "fashion-mnist", "widths": tuple(2**i for i in range(3, 13)), "seeds": range(16), "epochs": 20},
+}
+_MASKS = 16  # random halves of the neurons that are dropped
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanField:
+    """`f(x) = 1/N sum_i a_i tanh(w_i x + b_i)`: the network of Theorem 3.1, initially i.i.d. uniform.
+
+    Parameters are stored as `theta / sqrt(N)`. A step of rate eta then moves theta by `-eta N grad_theta`, the time scale of
+    the mean-field limit: one rate serves all widths.
+    """
+
+    width: int
+    num_inputs: int
+    num_classes: int
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Of theta, weights have variance 1 / inputs, biases and a lie between -1 and 1."""
+
+        def neuron(number: Array) -> tuple[Array, Array, Array]:  # a wider network contains a narrower one
+            keys = jax.random.split(jax.random.fold_in(key, number), 3)
+            bound = (3 / self.num_inputs) ** 0.5
+            weights = jax.random.uniform(keys[0], (self.num_inputs,), minval=-bound, maxval=bound)
+            bias = jax.random.uniform(keys[1], (), minval=-1.0)
+            return weights, bias, jax.random.uniform(keys[2], (self.num_classes,), minval=-1.0)
+
+        kernel, bias, outgoing = (leaf / self.width**0.5 for leaf in jax.vmap(neuron)(jnp.arange(self.width)))
+        return {"Dense_0": {"kernel": kernel.T, "bias": bias}, "Dense_1": {"kernel": outgoing}}
+
+    def apply(self, params: PyTree, inputs: Array) -> Array:
+        """Outputs `[num_samples, num_classes]`."""
+        scale = self.width**0.5
+        first, last = params["Dense_0"], params["Dense_1"]
+        hidden = jnp.tanh(scale * (inputs.reshape(len(inputs), -1) @ first["kernel"] + first["bias"]))
+        return hidden @ last["kernel"] / scale
+
+
+def mean_field(*, width: int, num_hidden_layers: int, input_shape: tuple[int, ...], num_classes: int) -> MeanField:
+    """For `Sweep.model`; it has one hidden layer."""
+    if num_hidden_layers != 1:
+        raise ValueError(f"the mean-field network has 1 hidden layer, not {num_hidden_layers}")
+    return MeanField(width, int(np.prod(input_shape)), num_classes)
+
+
+def _dropout_error(apply: Callable[[PyTree, Array], Array], params: PyTree, inputs: Array) -> Array:
+    """`mean_x |f(x) - f_half(x)|^2` over random halves of the neurons, the others' outgoing weights doubled."""
+    outputs, outgoing = apply(params, inputs), params["Dense_1"]["kernel"]
+
+    def drop(key: Array) -> Array:
+        kept = jax.random.permutation(key, jnp.arange(len(outgoing)) % 2)
+        halved = {**params, "Dense_1": {**params["Dense_1"], "kernel": 2 * kept[:, None] * outgoing}}
+        return jnp.sum((apply(halved, inputs) - outputs) ** 2, axis=-1).mean()
+
+    return jax.lax.map(drop, jax.random.split(jax.random.key(0), _MASKS)).mean()
+
+
+def _measure(
+    apply: Callable[[PyTree, Array], Array],
+    spec: PermutationSpec,
+    a: PyTree,
+    b: PyTree,
+    train: tuple[Array, Array],
+    test: tuple[Array, Array],
+) -> dict[str, Array]:
+    del train
+    inputs, _ = test
+    aligned = permute(spec, match_weights(spec, a, b, certify=False).permutations, b)
+    found = linear_error(apply, a, aligned, inputs)
+    loss = batched_loss(apply, cross_entropy_and_accuracy, test)
+    return {
+        **found,
+        "unmatched_squared_error": linear_error(apply, a, b, inputs)["squared_error"],
+        "barrier": linear_barrier(loss, a, aligned, num_points=11).height,
+        "own_loss": (loss(a).loss + loss(b).loss) / 2,
+        "dropout_error": (_dropout_error(apply, a, inputs) + _dropout_error(apply, b, inputs)) / 2,
+        "weight_distance": weight_distance(a, aligned),
+    }
+
+
+_ATTRS = {
+    "squared_error": "max over t of mean over x of |f_t - chord|^2, matched by all weights",
+    "largest_squared_error": "max over t and x of |f_t - chord|^2, matched by all weights",
+    "unmatched_squared_error": "max over t of mean over x of |f_t - chord|^2, not matched",
+    "squared_output": "mean squared norm of the outputs",
+    "dropout_error": "mean squared change of the outputs, half of the neurons dropped",
+    "weight_distance": "squared distance of matched neurons, mean over neurons",
+    "barrier": "test barrier, matched by all weights",
+    "own_loss": "test loss of the networks",
+}
+
+
+def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
+    options = dict(_SIZES[size])
+    dataset = load_dataset(options.pop("dataset"))
+    cells = {}
+    for kind, (model, optimizer, rate) in _KINDS.items():
+        sweep = Sweep(
+            model=model, optimizers=optimizer, learning_rates=rate, num_hidden_layers=1, matchings=(), num_points=2,
+            keep_networks=True, **options,
+        )  # fmt: skip
+        place = folder / kind.replace(" ", "-")
+        run_sweep(sweep, dataset, place, resume=True)
+        for width in sweep.widths:
+            found = measure_pairs(place, dataset, _measure, width=width)
+            if kind != "mean field":  # its stored parameters have the mean over neurons in them
+                found["weight_distance"] = found["weight_distance"] / width
+            cells[kind, width] = found
+            tell(f"{kind}, width {width}: measured")
+    results = stack_cells(cells, ("kind", "width"))
+    for name, text in _ATTRS.items():
+        results[name].attrs.update(long_name=text, units="nats" if name in ("barrier", "own_loss") else "1")
+    return results.assign_attrs(dataset=dataset.name, num_inputs=int(np.prod(dataset.input_shape)))
+
+
+def _curves(results: xr.Dataset, name: str, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Widths in the upper half, and values `[pairs, widths]`."""
+    values = results[name].sel(kind=kind).transpose("pair", "width")
+    part = upper_half(values.sizes["width"])
+    return values["width"].values[part], values.values[:, part]
+
+
+def _exponent(results: xr.Dataset, name: str, kind: str, power: float = 1.0) -> Estimate:
+    return mean_estimate(power * exponents(*_curves(results, name, kind)))
+
+
+def _ratio(results: xr.Dataset, kind: str) -> Estimate:
+    both = [exponents(*_curves(results, name, kind)) for name in ("dropout_error", "squared_error")]
+    return bootstrap_estimate(lambda dropped, matched: np.mean(dropped) / np.mean(matched), *both)
+
+
+def _at_widest(results: xr.Dataset, kind: str, values: xr.DataArray) -> Estimate:
+    return mean_estimate(values.sel(kind=kind).isel(width=-1))
+
+
+def _relative_error(results: xr.Dataset, kind: str) -> Estimate:
+    return _at_widest(results, kind, (results["squared_error"] / results["squared_output"]) ** 0.5)
+
+
+_WIDTHS = "widths in the upper half of the grid"
+_SQUARED = f"exponent of the width in the mean squared error, {_WIDTHS}"
+_EXACT = "A quarter to either side of the exponent."
+
+
+def _exponent_claim(
+    statement: str, source: str, kind: str, holds: tuple[float, float], why: str = "", **how: Any
+) -> Claim:
+    name, power = how.get("name", "squared_error"), how.get("power", 1.0)
+    quantity = f"{kind}: {how.get('quantity', _SQUARED)}"
+    return Claim(
+        statement, source, quantity, holds, functools.partial(_exponent, name=name, kind=kind, power=power), why
+    )
+
+
+def _claims() -> tuple[Claim, ...]:
+    infinity = float("inf")
+    field, mlp = _KINDS
+    claims = []
+    for kind in (field, mlp):
+        claims += [
+            _exponent_claim(
+                "The wider two-layer networks are, the smaller the error of their linear connection after matching.",
+                "paper, Theorem 3.1", kind, (-infinity, 0.0),
+            ),
+            Claim(
+                "Wide enough two-layer networks are linearly connected: the error falls below any bound, 10 % of the "
+                "outputs say.",
+                "paper, Theorem 3.1", f"{kind}: root mean squared error over that of the outputs, widest networks",
+                (0.0, 0.1), functools.partial(_relative_error, kind=kind),
+                "The theorem gives some width for every bound; the widest networks of the grid stand for it.",
+            ),
+            Claim(
+                "Two wide two-layer networks have no barrier of the loss between them after matching.",
+                "paper, Theorem 3.1; summary, Key Results", f"{kind}: test barrier of the widest networks, nats",
+                (0.0, 0.05), lambda results, kind=kind: _at_widest(results, kind, results["barrier"]),
+                "Below 0.05 nats; a classifier that knows nothing has a loss of 2.3.",
+            ),
+            Claim(
+                "The error of dropping half of the neurons scales with the width like that of linear connection.",
+                "paper, Appendix B.14", f"{kind}: ratio of the exponents of the two mean squared errors, {_WIDTHS}",
+                (0.75, 4 / 3), functools.partial(_ratio, kind=kind), "Equal exponents, to a quarter.",
+            ),
+            _exponent_claim(
+                "Width O(sqrt(d) / eps) connects with error eps: the error is inversely proportional to the width.",
+                "summary, Key Results", kind, (-2.5, -1.5),
+                f"eps is the root mean squared error, so its square falls like width^-2. {_EXACT}",
+            ),
+            _exponent_claim(
+                "The error falls like that of an average over neurons, the square like 1 / width (Monte Carlo).",
+                "this library, an alternative", kind, (-1.25, -0.75), _EXACT,
+            ),
+            _exponent_claim(
+                "Width eps^-m_0 is enough: the error falls at least as fast as width^(-1/m_0).",
+                "paper, Theorem 5.2", kind, (-infinity, -2 / 64),
+                "m_0 = 64 inputs at small size; eps is the root mean squared error.",
+            ),
+            _exponent_claim(
+                "Width eps^-m_0 is also needed: the error falls no faster than width^(-1/m_0).",
+                "paper, Theorems 5.2 and 5.3", kind, (-4 / 64, 0.0),
+                "m_0 = 64 inputs at small size, and twice the exponent left for constants and finite widths.",
+            ),
+            _exponent_claim(
+                "Matched neurons come closer with the width at the rate of a smooth density in all of their coordinates.",
+                "this library, an alternative: Ledoux (2019)", kind, (-4 / 75, -1 / 75),
+                "W_2^2 falls like width^(-2/75), 75 = 64 inputs, a bias, 10 outgoing weights; to a factor of 2.",
+                name="weight_distance", quantity=f"exponent of the width in the squared distance of matched neurons, {_WIDTHS}",
+            ),
+            _exponent_claim(
+                "The neurons' distribution converges in Wasserstein distance inversely to the square root of the width.",
+                "summary, Mechanism 1", kind, (-0.6, -0.4), "-1/2, and a tenth to either side.",
+                name="weight_distance", power=0.5, quantity=f"exponent of the width in W_2 of the neurons, {_WIDTHS}",
+            ),
+        ]  # fmt: skip
+    claims.append(
+        _exponent_claim(
+            "The error also falls for the worst input, as the theorem says of almost every input.",
+            "paper, Theorem 3.1", field, (-infinity, 0.0), name="largest_squared_error",
+            quantity=f"exponent of the width in the largest squared error, {_WIDTHS}",
+        )
+    )  # fmt: skip
+    return tuple(claims)
+
+
+def _draw(results: xr.Dataset) -> Figure:
+    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharex=True)
+    shown = {
+        "unmatched_squared_error": ("error, not matched", COLOURS["none"]),
+        "squared_error": ("error, matched", COLOURS["weights"]),
+        "dropout_error": ("half of the neurons dropped", COLOURS["covariance"]),
+        "weight_distance": ("distance of matched neurons", COLOURS["activations"]),
+    }
+    for axes, kind in zip(panels, results["kind"].values, strict=True):
+        one = results.sel(kind=kind)
+        widths = one["width"].values
+        for name, (label, colour) in shown.items():
+            values = one[name].values
+            axes.plot(widths, values.mean(-1), "o-", color=colour, label=label, markersize=4)
+            axes.fill_between(widths, values.min(-1), values.max(-1), color=colour, alpha=0.15, linewidth=0)
+        part = upper_half(len(widths))
+        anchor = one["squared_error"].values.mean(-1)[part][0]
+        for power, label in (
+            (-2 / 64, "paper, width$^{-2/64}$"),
+            (-1.0, "Monte Carlo, width$^{-1}$"),
+            (-2.0, "summary, width$^{-2}$"),
+        ):
+            ratio = (widths[part] / widths[part][0]) ** power
+            axes.plot(widths[part], anchor * ratio, "--", color="black", linewidth=1)
+            axes.annotate(label, (widths[-1], anchor * ratio[-1]), ha="right", va="bottom", fontsize=8)
+        axes.set(xscale="log", yscale="log", title=str(kind), xlabel="width, hidden neurons")
+        axes.axvspan(widths[part][0], widths[-1], color="black", alpha=0.04, linewidth=0)
+        tidy(axes)
+    panels[0].set_ylabel("squared error of the outputs; squared distance")
+    panels[1].legend(frameon=False, fontsize=8, loc="lower left")
+    figure.suptitle(
+        f"{results.attrs['dataset']}: one hidden layer, {results.sizes['pair']} pairs; bands are ranges, fits are over the shaded widths",
+        fontsize=10,
+    )
+    return figure
+
+
+EXPERIMENT = Experiment(
+    "two_layer",
+    "Two-layer networks: LMC error against width",
+    "Pairs of networks with one hidden layer are trained on 8 x 8 digits at widths 8, 16, ..., 4,096 (full: Fashion-MNIST), "
+    "8 networks, so 4 pairs, at each. Two kinds: the mean-field network of Theorem 3.1, an average of bounded neurons "
+    "a tanh(w x + b) trained by SGD without momentum at a rate that grows with the width; and a ReLU MLP with the paper's "
+    "protocol. Both are trained on the cross-entropy. B's neurons are matched to A's by all of their weights, "
+    "incoming, bias and outgoing, which for one hidden layer is one exact assignment. The error is that of Theorem 3.1 on "
+    "test images: how far the outputs on the line are from the line between the outputs, the largest of 11 points. Exponents "
+    "are fitted per pair to the upper half of the widths and averaged over pairs.",
+    _run,
+    _claims(),
+    _draw,
+)
