@@ -46,6 +46,7 @@ def measure_pairs(
     """`measure(apply, spec, params_a, params_b, train, test)` on the disjoint pairs of one cell of a sweep that kept its
     networks; results have a leading axis of pairs."""
     network, params = load_networks(folder, **cell)
+    params = jax.device_get(params)  # cut on the host: nothing to compile
     spec: PermutationSpec = discover(network.apply, jax.tree.map(lambda leaf: leaf[0], params), dataset.test.inputs[:2])
 
     def one(params_a: PyTree, params_b: PyTree, *splits: tuple[Array, Array]) -> dict[str, Array]:

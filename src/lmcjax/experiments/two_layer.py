@@ -98,13 +98,14 @@ def _measure(
     del train
     inputs, _ = test
     aligned = permute(spec, match_weights(spec, a, b, certify=False).permutations, b)
-    found = linear_error(apply, a, aligned, inputs)
-    loss = batched_loss(apply, cross_entropy_and_accuracy, test)
+    both = jax.tree.map(lambda *sides: jnp.stack(sides), aligned, b)
+    found = jax.lax.map(lambda other: linear_error(apply, a, other, inputs), both)
+    along = linear_barrier(batched_loss(apply, cross_entropy_and_accuracy, test), a, aligned, num_points=11)
     return {
-        **found,
-        "unmatched_squared_error": linear_error(apply, a, b, inputs)["squared_error"],
-        "barrier": linear_barrier(loss, a, aligned, num_points=11).height,
-        "own_loss": (loss(a).loss + loss(b).loss) / 2,
+        **{name: values[0] for name, values in found.items()},
+        "unmatched_squared_error": found["squared_error"][1],
+        "barrier": along.height,
+        "own_loss": (along.losses[0] + along.losses[-1]) / 2,
         "dropout_error": (_dropout_error(apply, a, inputs) + _dropout_error(apply, b, inputs)) / 2,
         "weight_distance": weight_distance(a, aligned),
     }
