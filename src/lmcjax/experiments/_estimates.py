@@ -1,5 +1,6 @@
 """Estimates with intervals from independent repetitions, and the fits that claims are about."""
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -44,9 +45,11 @@ def bootstrap_estimate(statistic: Callable[..., float], *samples: ArrayLike, pai
         rows = drawn * len(arrays) if paired else drawn
         return statistic(*(array[row.astype(int)] for array, row in zip(arrays, rows, strict=True)))
 
-    drawn = stats.bootstrap(
-        indices, of_indices, n_resamples=999, vectorized=False, method="percentile", rng=np.random.default_rng(0)
-    ).bootstrap_distribution
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of nan, which is looked after below
+        drawn = stats.bootstrap(
+            indices, of_indices, n_resamples=999, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+        ).bootstrap_distribution
     if np.isnan(value) or np.isnan(drawn).mean() > 0.05:
         return Estimate(value, np.nan, np.nan, min(counts))
     low, high = np.nanquantile(drawn, [0.025, 0.975])
@@ -56,11 +59,11 @@ def bootstrap_estimate(statistic: Callable[..., float], *samples: ArrayLike, pai
 def slopes(x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """Least-squares slopes of `y[..., n]` on `x[n]`."""
     centred = np.asarray(x, np.float64) - np.mean(x)
-    return np.asarray(y, np.float64) @ centred / (centred @ centred)
+    return np.asarray(np.asarray(y, np.float64) @ centred / (centred @ centred))
 
 
 def exponents(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """The powers of `x[n]` that `y[..., n]` follow, by least squares in logarithms; nan where some y is not positive."""
+    """The powers of `x[n]` that `y[..., n]` follow, by least squares in logarithms; nan where a y is not positive."""
     values = np.asarray(y, np.float64)
     return slopes(np.log(np.asarray(x, np.float64)), np.log(np.where(values > 0, values, np.nan)))
 

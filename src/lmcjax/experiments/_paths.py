@@ -43,7 +43,7 @@ def linear_error(
 def measure_pairs(
     folder: Path, dataset: Dataset, measure: Callable[..., dict[str, Array]], **cell: Any
 ) -> dict[str, np.ndarray]:
-    """`measure(apply, spec, params_a, params_b, train, test)` on the disjoint pairs of one cell of a sweep that kept its
+    """`measure(apply, spec, params_a, params_b, train, test)` on the disjoint pairs of a cell of a sweep that kept its
     networks; results have a leading axis of pairs."""
     network, params = load_networks(folder, **cell)
     params = jax.device_get(params)  # cut on the host: nothing to compile

@@ -90,8 +90,8 @@ def _more_dependence(results: xr.Dataset) -> Estimate:
 
 
 def dimension_correlation(results: xr.Dataset, similarity: str, layer: int | None, quantity: str) -> Estimate:
-    """Spearman's rank correlation of a dimension with the barrier or midpoint loss over all cells of optimizers and rates,
-    means over pairs; a layer, or the mean over layers."""
+    """Spearman's rank correlation of a dimension with the barrier or midpoint loss over all optimizers and rates, means
+    over pairs; a layer, or the mean over layers."""
     dimension = results["dimension"].sel(similarity=similarity)
     if layer is not None and layer >= results.sizes["layer"]:
         return Estimate(np.nan, np.nan, np.nan, 0)
@@ -126,16 +126,23 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _claim(
             "The loss half-way falls with the learning rate.",
-            _SECTION_6, f"{_FIGURE_2}, {name} matching: exponent of the rate in the midpoint test loss",
-            (-_INFINITY, 0.0), _fall, matching,
+            _SECTION_6,
+            f"{_FIGURE_2}, {name} matching: exponent of the rate in the midpoint test loss",
+            (-_INFINITY, 0.0),
+            _fall,
+            matching,
         )
         for matching, name in _NAMES.items()
     ),
     *(
         _claim(
             f"Up to a rate of 2.5e-2 {_NAMES[matching]} matching is far better than naive matching.",
-            _SECTION_6, f"{_FIGURE_2}: ratio of the midpoint test losses, {_NAMES[matching]} to naive, geometric mean over "
-            "rates up to 2.5e-2", (0.0, 2 / 3), _ratio_up_to, matching,
+            _SECTION_6,
+            f"{_FIGURE_2}: ratio of the midpoint test losses, {_NAMES[matching]} to naive, geometric mean over "
+            "rates up to 2.5e-2",
+            (0.0, 2 / 3),
+            _ratio_up_to,
+            matching,
             why="Far: a third less at least; the paper's curves have 0.38 (covariance) and 0.31 (activations).",
         )
         for matching in ("covariance", "activations")
@@ -143,35 +150,50 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _claim(
             f"At the largest rate, 1e-1, naive matching is as good as {_NAMES[matching]} matching, or better.",
-            _SECTION_6, f"{_FIGURE_2}: midpoint test loss of naive less that of {_NAMES[matching]} matching, nats",
-            (-_INFINITY, 0.02), _naive_minus, matching, why="As good: worse by 0.02 nats at most; the paper has -0.014.",
+            _SECTION_6,
+            f"{_FIGURE_2}: midpoint test loss of naive less that of {_NAMES[matching]} matching, nats",
+            (-_INFINITY, 0.02),
+            _naive_minus,
+            matching,
+            why="As good: worse by 0.02 nats at most; the paper has -0.014.",
         )
         for matching in ("covariance", "activations")
     ),
     _claim(
         "The weights that naive matching compares have a dimension in the hundreds, of 512 neurons.",
-        _SECTION_6, f"{_FIGURE_2}: naive dimension as a share of the smaller of inputs and neurons, rates up to 2.5e-2",
-        (0.2, 1.0), _naive_dimension,
+        _SECTION_6,
+        f"{_FIGURE_2}: naive dimension as a share of the smaller of inputs and neurons, rates up to 2.5e-2",
+        (0.2, 1.0),
+        _naive_dimension,
         why="Hundreds: 100 of 512 at least. As a share, since widths below 512 cannot reach hundreds.",
     ),
     _claim(
         "The naive dimension falls at large rates.",
-        _SECTION_6, f"{_FIGURE_2}: naive dimension at the largest rate over that at the smallest, mean of layers",
-        (0.0, 1.0), _naive_dimension_change,
+        _SECTION_6,
+        f"{_FIGURE_2}: naive dimension at the largest rate over that at the smallest, mean of layers",
+        (0.0, 1.0),
+        _naive_dimension_change,
     ),
     *(
         _claim(
             f"What {_NAMES[similarity]} matching compares has a dimension below 10.",
-            _SECTION_6, f"{_FIGURE_2}: approximate dimension, mean over layers and rates",
-            (1.0, 10.0), _dimension, similarity,
+            _SECTION_6,
+            f"{_FIGURE_2}: approximate dimension, mean over layers and rates",
+            (1.0, 10.0),
+            _dimension,
+            similarity,
         )
         for similarity in ("covariance", "activations")
     ),
     *(
         _claim(
             f"Covariance matching consistently outperforms {_NAMES[other]} matching.",
-            _KEY_RESULTS, f"{_FIGURE_2}: midpoint test loss of covariance less that of {_NAMES[other]} matching, nats, at the "
-            "rate where it is largest", (-_INFINITY, 0.0), _worst_difference, other,
+            _KEY_RESULTS,
+            f"{_FIGURE_2}: midpoint test loss of covariance less that of {_NAMES[other]} matching, nats, at the "
+            "rate where it is largest",
+            (-_INFINITY, 0.0),
+            _worst_difference,
+            other,
             why="Consistently: at every rate.",
         )
         for other in ("weights", "activations")
@@ -179,23 +201,35 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _claim(
             f"Covariance matching significantly outperforms {_NAMES[other]} matching.",
-            f"{_KEY_RESULTS}, Mechanism 3", f"{_FIGURE_2}: midpoint test loss of covariance less that of {_NAMES[other]} matching, nats, mean "
-            "over rates", (-_INFINITY, 0.0), _mean_difference, other,
+            f"{_KEY_RESULTS}, Mechanism 3",
+            f"{_FIGURE_2}: midpoint test loss of covariance less that of {_NAMES[other]} matching, nats, mean "
+            "over rates",
+            (-_INFINITY, 0.0),
+            _mean_difference,
+            other,
             why="Significantly: the 95 % interval of the paired difference lies below 0.",
         )
         for other in ("weights", "activations")
     ),
     _claim(
         "With Adam the results are less clear: covariance matching gains less over naive matching than with SGD.",
-        _SECTION_6, "mean over rates of the log ratio of midpoint test losses, naive to covariance: Adam less SGD with momentum",
-        (-_INFINITY, 0.0), _advantage, why="What is less clear is not said; here, the difference that Figure 2 shows.",
+        _SECTION_6,
+        "mean over rates of the log ratio of midpoint test losses, naive to covariance: Adam less SGD with momentum",
+        (-_INFINITY, 0.0),
+        _advantage,
+        why="What is less clear is not said; here, the difference that Figure 2 shows.",
     ),
     *(
         _claim(
             f"Neurons stay independent when trained by {name}.",
-            source, f"{name}, at its best rate, first layer: dependence of the neurons of a network, in standard deviations over permutations",
-            (-2.0, 2.0), _independence, optimizer,
-            why="Independent neurons are between -2 and 2 in 95 % of tests; the mean of four groups of networks lies well within.",
+            source,
+            f"{name}, at its best rate, first layer: dependence of the neurons of a network, in standard deviations "
+            f"over permutations",
+            (-2.0, 2.0),
+            _independence,
+            optimizer,
+            why="Independent neurons are between -2 and 2 in 95 % of tests; "
+            "the mean of four groups of networks lies well within.",
         )
         for optimizer, name, source in (
             ("sgd_plain", "SGD without momentum", "paper, Theorem 3.1; summary, Mechanism 1"),
@@ -206,14 +240,24 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     _claim(
         "Adam makes neurons more dependent than SGD does.",
-        "summary, Open Question 1", "first layer, each at its best rate: size of the dependence under Adam less that under SGD "
-        "without momentum, standard deviations over permutations", (0.0, _INFINITY), _more_dependence,
+        "summary, Open Question 1",
+        "first layer, each at its best rate: size of the dependence under Adam less that under SGD "
+        "without momentum, standard deviations over permutations",
+        (0.0, _INFINITY),
+        _more_dependence,
     ),
     *(
         _claim(
             "The dimension of what is matched strongly correlates with the barrier: the lower, the better.",
-            _KEY_RESULTS, f"{_NAMES[similarity]} matching, layer {layer + 1}: rank correlation of dimension and test barrier over "
-            "all optimizers and rates", (0.7, 1.0), dimension_correlation, similarity, layer, "barrier", why="Strong: 0.7 at least.",
+            _KEY_RESULTS,
+            f"{_NAMES[similarity]} matching, layer {layer + 1}: rank correlation of dimension and test barrier over "
+            "all optimizers and rates",
+            (0.7, 1.0),
+            dimension_correlation,
+            similarity,
+            layer,
+            "barrier",
+            why="Strong: 0.7 at least.",
         )
         for similarity in _NAMES
         for layer in range(3)
@@ -221,10 +265,16 @@ CLAIMS: tuple[Claim, ...] = (
     *(
         _claim(
             "The dimension of what is matched strongly correlates with the loss half-way: the lower, the better.",
-            f"{_KEY_RESULTS}; paper, Section 6", f"{_NAMES[similarity]} matching, mean over layers: rank correlation of dimension "
-            "and midpoint test loss over all optimizers and rates", (0.7, 1.0), dimension_correlation, similarity, None, "midpoint_loss",
+            f"{_KEY_RESULTS}; paper, Section 6",
+            f"{_NAMES[similarity]} matching, mean over layers: rank correlation of dimension "
+            "and midpoint test loss over all optimizers and rates",
+            (0.7, 1.0),
+            dimension_correlation,
+            similarity,
+            None,
+            "midpoint_loss",
             why="Strong: 0.7 at least.",
         )
         for similarity in _NAMES
     ),
-)  # fmt: skip
+)

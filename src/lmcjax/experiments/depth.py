@@ -173,7 +173,8 @@ def _claims() -> tuple[Claim, ...]:
             f"matched by covariance: ratio of the logarithms of the {needed}, from one depth to the next",
             (2.0, infinity),
             functools.partial(covariance, statistic=_log_width_ratio, fewest=2, censored=False),
-            "log m_l = m_{l-1} log(T / eps): a layer of m neurons multiplies the logarithm by m over those of the layer "
+            "log m_l = m_{l-1} log(T / eps): a layer of m neurons multiplies the logarithm by m over those of the "
+            "layer "
             "before, here taken as 2 at least.",
         ),
     )
@@ -241,8 +242,10 @@ def _draw(results: xr.Dataset) -> Figure:
 EXPERIMENT = Experiment(
     "depth",
     "Depth 1 to 5 against width",
-    "ReLU MLPs with 1 to 5 equal hidden layers of 8 to 512 neurons are trained on 8 x 8 digits with the protocol of Figure 2 "
-    "at its largest rate, 0.1 (full: Fashion-MNIST, up to 2,048 neurons), 8 networks, so 4 pairs, of each shape. Pairs are matched by weights, "
+    "ReLU MLPs with 1 to 5 equal hidden layers of 8 to 512 neurons are trained on 8 x 8 digits with the protocol of "
+    "Figure 2 "
+    "at its largest rate, 0.1 (full: Fashion-MNIST, up to 2,048 neurons), 8 networks, so 4 pairs, of each shape. Pairs "
+    "are matched by weights, "
     f"covariance and activations. The width that is needed is the one from which on the mean test barrier stays below "
     f"{THRESHOLD} nats, interpolated in the logarithm of the width. Intervals are bootstraps over pairs.",
     _run,

@@ -145,10 +145,12 @@ def _claims() -> tuple[Claim, ...]:
         Claim(
             "Width O(sqrt(d) / eps) connects two-layer networks: the width needed is inverse to the error.",
             "summary, Key Results", f"one hidden layer: exponent of eps in the width needed, {fit}",
-            (-1.25, -0.75), _needed_in_error, "A quarter to either side of -1; eps is the relative root mean squared error.",
+            (-1.25, -0.75), _needed_in_error,
+            "A quarter to either side of -1; eps is the relative root mean squared error.",
         ),
         Claim(
-            "Width O(sqrt(d) / eps) connects two-layer networks: the width needed grows like the root of the dimension.",
+            "Width O(sqrt(d) / eps) connects two-layer networks: the width needed grows like the root of the "
+            "dimension.",
             "summary, Key Results", f"one hidden layer: exponent of d in the width needed, {fit}",
             (0.25, 0.75), functools.partial(_needed_in_dimension, depth=1), "A quarter to either side of 1/2.",
         ),
@@ -156,7 +158,8 @@ def _claims() -> tuple[Claim, ...]:
             Claim(
                 f"Networks with {k} hidden layer{'s' * (k > 1)} need width O(d^{k}).",
                 "summary, Key Results", f"{k} hidden layer{'s' * (k > 1)}: exponent of d in the width needed, {fit}",
-                (0.75 * k, 1.25 * k), functools.partial(_needed_in_dimension, depth=k), f"A quarter to either side of {k}.",
+                (0.75 * k, 1.25 * k), functools.partial(_needed_in_dimension, depth=k),
+                f"A quarter to either side of {k}.",
             )
             for k in (1, 2, 3)
         ),
@@ -164,7 +167,8 @@ def _claims() -> tuple[Claim, ...]:
             "The more dimensions the inputs have, the slower the error falls with the width.",
             "paper, Theorem 5.2", "one hidden layer: change of s in error = C width^-s per doubling of d",
             (-infinity, 0.0), functools.partial(_rate_in_dimension, depth=1, logarithmic=False),
-            "Width eps^-d is error width^(-1/d): the exponent falls with d. By the summary d is a factor, and s the same for all.",
+            "Width eps^-d is error width^(-1/d): the exponent falls with d. By the summary d is a factor, and s the "
+            "same for all.",
         ),
         Claim(
             "The exponent of the width in the error is inverse to the dimension of the inputs.",
@@ -235,11 +239,16 @@ def _draw(results: xr.Dataset) -> Figure:
 EXPERIMENT = Experiment(
     "input_dimension",
     "Width against input dimension",
-    "The 8 x 8 digits (full: Fashion-MNIST) are projected to their d leading principal components, d = 2, 4, ..., 64, and "
-    "ReLU MLPs with 1, 2 and 3 hidden layers of 16 to 256 neurons are trained on them, 8 networks, so 4 pairs, of each shape and d. "
-    "Pairs are matched by covariance, which does not see weights of inputs that are always 0. The error is the largest root mean squared "
-    "distance, over 11 points of the line, between the outputs and the line between the outputs, over the root mean squared outputs. "
-    "Fitting error = C d^a width^-s says that an error eps needs a width like d^(a/s) eps^(-1/s), whether or not that width was run.",
+    "The 8 x 8 digits (full: Fashion-MNIST) are projected to their d leading principal components, d = 2, 4, ..., 64, "
+    "and "
+    "ReLU MLPs with 1, 2 and 3 hidden layers of 16 to 256 neurons are trained on them, 8 networks, so 4 pairs, of each "
+    "shape and d. "
+    "Pairs are matched by covariance, which does not see weights of inputs that are always 0. The error is the largest "
+    "root mean squared "
+    "distance, over 11 points of the line, between the outputs and the line between the outputs, over the root mean "
+    "squared outputs. "
+    "Fitting error = C d^a width^-s says that an error eps needs a width like d^(a/s) eps^(-1/s), whether or not that "
+    "width was run.",
     _run,
     _claims(),
     _draw,

@@ -1,6 +1,5 @@
 """Two-layer networks: how the error of linear mode connectivity falls with the width."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, PyTree
 from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
@@ -24,7 +23,7 @@ from lmcjax.sweep import Sweep, run_sweep
 from lmcjax.symmetry import PermutationSpec, permute
 
 _KINDS = {  # model, optimizer, peak rate
-    "mean field": ("lmcjax.experiments.two_layer:mean_field", "sgd_plain", 1.0),
+    "mean field": ("lmcjax.experiments.mean_field:mean_field", "sgd_plain", 1.0),
     "ReLU MLP": ("mlp", "sgd", 0.025),
 }
 _SIZES: dict[Size, dict[str, Any]] = {
@@ -33,46 +32,6 @@ _SIZES: dict[Size, dict[str, Any]] = {
     "full": {"dataset": "fashion-mnist", "widths": tuple(2**i for i in range(3, 13)), "seeds": range(16), "epochs": 20},
 }
 _MASKS = 16  # random halves of the neurons that are dropped
-
-
-@dataclasses.dataclass(frozen=True)
-class MeanField:
-    """`f(x) = 1/N sum_i a_i tanh(w_i x + b_i)`: the network of Theorem 3.1, initially i.i.d. uniform.
-
-    Parameters are stored as `theta / sqrt(N)`. A step of rate eta then moves theta by `-eta N grad_theta`, the time scale of
-    the mean-field limit: one rate serves all widths.
-    """
-
-    width: int
-    num_inputs: int
-    num_classes: int
-
-    def init(self, key: Key[Array, ""]) -> PyTree:
-        """Of theta, weights have variance 1 / inputs, biases and a lie between -1 and 1."""
-
-        def neuron(number: Array) -> tuple[Array, Array, Array]:  # a wider network contains a narrower one
-            keys = jax.random.split(jax.random.fold_in(key, number), 3)
-            bound = (3 / self.num_inputs) ** 0.5
-            weights = jax.random.uniform(keys[0], (self.num_inputs,), minval=-bound, maxval=bound)
-            bias = jax.random.uniform(keys[1], (), minval=-1.0)
-            return weights, bias, jax.random.uniform(keys[2], (self.num_classes,), minval=-1.0)
-
-        kernel, bias, outgoing = (leaf / self.width**0.5 for leaf in jax.vmap(neuron)(jnp.arange(self.width)))
-        return {"Dense_0": {"kernel": kernel.T, "bias": bias}, "Dense_1": {"kernel": outgoing}}
-
-    def apply(self, params: PyTree, inputs: Array) -> Array:
-        """Outputs `[num_samples, num_classes]`."""
-        scale = self.width**0.5
-        first, last = params["Dense_0"], params["Dense_1"]
-        hidden = jnp.tanh(scale * (inputs.reshape(len(inputs), -1) @ first["kernel"] + first["bias"]))
-        return hidden @ last["kernel"] / scale
-
-
-def mean_field(*, width: int, num_hidden_layers: int, input_shape: tuple[int, ...], num_classes: int) -> MeanField:
-    """For `Sweep.model`; it has one hidden layer."""
-    if num_hidden_layers != 1:
-        raise ValueError(f"the mean-field network has 1 hidden layer, not {num_hidden_layers}")
-    return MeanField(width, int(np.prod(input_shape)), num_classes)
 
 
 def _dropout_error(apply: Callable[[PyTree, Array], Array], params: PyTree, inputs: Array) -> Array:
@@ -233,13 +192,16 @@ def _claims() -> tuple[Claim, ...]:
                 "m_0 = 64 inputs at small size, and twice the exponent left for constants and finite widths.",
             ),
             _exponent_claim(
-                "Matched neurons come closer with the width at the rate of a smooth density in all of their coordinates.",
+                "Matched neurons come closer with the width at the rate of a smooth density in all of their "
+                "coordinates.",
                 "this library, an alternative: Ledoux (2019)", kind, (-4 / 75, -1 / 75),
                 "W_2^2 falls like width^(-2/75), 75 = 64 inputs, a bias, 10 outgoing weights; to a factor of 2.",
-                name="weight_distance", quantity=f"exponent of the width in the squared distance of matched neurons, {_WIDTHS}",
+                name="weight_distance",
+                quantity=f"exponent of the width in the squared distance of matched neurons, {_WIDTHS}",
             ),
             _exponent_claim(
-                "The neurons' distribution converges in Wasserstein distance inversely to the square root of the width.",
+                "The neurons' distribution converges in Wasserstein distance inversely to the square root of the "
+                "width.",
                 "summary, Mechanism 1", kind, (-0.6, -0.4), "-1/2, and a tenth to either side.",
                 name="weight_distance", power=0.5, quantity=f"exponent of the width in W_2 of the neurons, {_WIDTHS}",
             ),
@@ -286,7 +248,8 @@ def _draw(results: xr.Dataset) -> Figure:
     panels[0].set_ylabel("squared error of the outputs; squared distance")
     panels[1].legend(frameon=False, fontsize=8, loc="lower left")
     figure.suptitle(
-        f"{results.attrs['dataset']}: one hidden layer, {results.sizes['pair']} pairs; bands are ranges, fits are over the shaded widths",
+        f"{results.attrs['dataset']}: one hidden layer, {results.sizes['pair']} pairs; bands are ranges, fits are over "
+        f"the shaded widths",
         fontsize=10,
     )
     return figure
@@ -295,12 +258,16 @@ def _draw(results: xr.Dataset) -> Figure:
 EXPERIMENT = Experiment(
     "two_layer",
     "Two-layer networks: LMC error against width",
-    "Pairs of networks with one hidden layer are trained on 8 x 8 digits at widths 8, 16, ..., 4,096 (full: Fashion-MNIST), "
+    "Pairs of networks with one hidden layer are trained on 8 x 8 digits at widths 8, 16, ..., 4,096 (full: "
+    "Fashion-MNIST), "
     "8 networks, so 4 pairs, at each. Two kinds: the mean-field network of Theorem 3.1, an average of bounded neurons "
-    "a tanh(w x + b) trained by SGD without momentum at a rate that grows with the width; and a ReLU MLP with the paper's "
+    "a tanh(w x + b) trained by SGD without momentum at a rate that grows with the width; and a ReLU MLP with the "
+    "paper's "
     "protocol. Both are trained on the cross-entropy. B's neurons are matched to A's by all of their weights, "
-    "incoming, bias and outgoing, which for one hidden layer is one exact assignment. The error is that of Theorem 3.1 on "
-    "test images: how far the outputs on the line are from the line between the outputs, the largest of 11 points. Exponents "
+    "incoming, bias and outgoing, which for one hidden layer is one exact assignment. The error is that of Theorem 3.1 "
+    "on "
+    "test images: how far the outputs on the line are from the line between the outputs, the largest of 11 points. "
+    "Exponents "
     "are fitted per pair to the upper half of the widths and averaged over pairs.",
     _run,
     _claims(),

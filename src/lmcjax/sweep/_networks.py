@@ -52,4 +52,5 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
             for seed in seeds:
                 leaves[seed] = {name: stored[f"{fitting[0]}/{seed}/{name}"] for name in named_leaves(shapes)}
     networks = [rebuild(shapes, leaves[seed]) for seed in range(len(sweep.seeds))]
-    return network, jax.tree.map(lambda *same: jnp.asarray(np.stack(same)), *networks)  # on the host: nothing to compile
+    # on the host: nothing to compile
+    return network, jax.tree.map(lambda *same: jnp.asarray(np.stack(same)), *networks)
