@@ -50,7 +50,7 @@ def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
     for matching in results.matching.values:
         _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching)))
     _curve(axes, "network", "the networks themselves", *mean_and_std(own_loss(results)), line=":")
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
 
 
 def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
@@ -66,7 +66,7 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
             values = dimensions.sel(layer=layer)
             label = f"{MATCHING_NAMES[similarity]}, layer {number + 1}"
             _curve(axes, similarity, label, *mean_and_std(values), line=lines[number % len(lines)])
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
 
 
 def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
@@ -77,7 +77,7 @@ def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axes: Axes) -> None:
     """1, 2, 5, 10 instead of powers: these axes span two decades."""
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

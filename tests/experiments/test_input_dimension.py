@@ -53,6 +53,12 @@ def test_claims_back_the_summary_where_it_is_right():
     assert "reproduced" not in found[6:7]
 
 
+def test_the_width_that_is_needed_follows_from_both_powers():
+    """error = d^0.3 width^-0.6: width = d^0.5 eps^-1.67."""
+    estimates = [claim.measure(planted(lambda d: 0.6, 0.3)) for claim in EXPERIMENT.claims[:5]]
+    np.testing.assert_allclose([found.value for found in estimates], [-1 / 0.6, 0.5, 0.5, 1, 1.5], atol=0.05)
+
+
 def test_claims_back_the_paper_where_it_is_right():
     """width = eps^-d."""
     found = verdicts(planted(lambda d: 1 / d, 0.0))

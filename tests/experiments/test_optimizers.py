@@ -96,6 +96,7 @@ def test_the_opposite_is_contradicted():
     assert verdicts(results, "naive dimension falls") == CONTRADICTED
     swapped = planted().assign_coords(matching=["none", "covariance", "weights", "activations"])
     assert verdicts(swapped, "outperforms naive") == 2 * CONTRADICTED
+    assert verdicts(swapped, "naive matching is as good as covariance") == CONTRADICTED
     assert verdicts(swapped, "Up to a rate of 2.5e-2 covariance") == CONTRADICTED
 
 

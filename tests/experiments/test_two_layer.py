@@ -88,7 +88,9 @@ def planted(power: float, noise: float = 0.02) -> xr.Dataset:
         "weight_distance": like(-0.02),
         "squared_output": like(0, 50.0),
     }
-    return xr.Dataset(variables, coords={"kind": kinds, "width": widths}, attrs={"dataset": "planted"})
+    return xr.Dataset(
+        variables, coords={"kind": kinds, "width": widths}, attrs={"dataset": "planted", "num_inputs": 64}
+    )
 
 
 def verdicts(results: xr.Dataset) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What experiments measure on pairs of kept networks, beside what a sweep does: how far a path is from linear."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from matplotlib.axes import Axes
 from lmcjax.batching import network_map
 from lmcjax.data import Dataset
 from lmcjax.interpolation import interpolate
+from lmcjax.models import Network
 from lmcjax.sweep import load_networks
 from lmcjax.symmetry import PermutationSpec, discover
 
@@ -47,15 +49,21 @@ def measure_pairs(
     networks; results have a leading axis of pairs."""
     network, params = load_networks(folder, **cell)
     params = jax.device_get(params)  # cut on the host: nothing to compile
-    spec: PermutationSpec = discover(network.apply, jax.tree.map(lambda leaf: leaf[0], params), dataset.test.inputs[:2])
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    spec = discover(network.apply, shapes, dataset.test.inputs[:2])
+    splits = (tuple(map(jnp.asarray, split)) for split in (dataset.train, dataset.test))
+    sides = (jax.tree.map(lambda leaf, start=start: leaf[start::2], params) for start in (0, 1))
+    return jax.device_get(_compiled(measure, network, spec)(*sides, *splits))
+
+
+@functools.cache
+def _compiled(measure: Callable[..., dict[str, Array]], network: Network, spec: PermutationSpec) -> Callable[..., Any]:
+    """Kept, so that the same shapes compile once."""
 
     def one(params_a: PyTree, params_b: PyTree, *splits: tuple[Array, Array]) -> dict[str, Array]:
         return measure(network.apply, spec, params_a, params_b, *splits)
 
-    splits = (tuple(map(jnp.asarray, split)) for split in (dataset.train, dataset.test))
-    sides = (jax.tree.map(lambda leaf, start=start: leaf[start::2], params) for start in (0, 1))
-    measured = jax.jit(network_map(one, in_axes=(0, 0, None, None)))(*sides, *splits)
-    return jax.device_get(measured)
+    return jax.jit(network_map(one, in_axes=(0, 0, None, None)))
 
 
 def stack_cells(cells: dict[tuple[Any, ...], dict[str, np.ndarray]], dims: tuple[str, ...]) -> xr.Dataset:
@@ -81,3 +89,15 @@ def tidy(axes: Axes) -> None:
     """What all panels have in common."""
     axes.grid(visible=True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def number_ticks(axes: Axes, values: np.ndarray) -> None:
+    """Widths, depths or dimensions on a logarithmic axis, at most eight of them, as numbers."""
+    shown = values[:: -(-len(values) // 8)]
+    axes.set_xticks(shown, [f"{value:,}" for value in shown])
+    axes.set_xticks([], minor=True)
+
+
+def label_end(axes: Axes, text: str, x: float, y: float) -> None:
+    """A line's name at its right end."""
+    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, annotation_clip=False)

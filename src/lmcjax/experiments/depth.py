@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
 from lmcjax.experiments._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
-from lmcjax.experiments._paths import tidy
+from lmcjax.experiments._paths import number_ticks, tidy
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS
+from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.sweep import Sweep, run_sweep
 from lmcjax.theory import width_upper_bound
 
@@ -93,6 +93,13 @@ def _octaves_per_layer(depths: np.ndarray, widths: np.ndarray) -> float:
     return float(slopes(depths, np.log2(widths)))
 
 
+def _factors_per_layer(results: xr.Dataset) -> Estimate:
+    """How much wider a further layer makes networks, as a power of the number of inputs."""
+    found = _of_widths(results, "covariance", _octaves_per_layer, fewest=3, censored=False)
+    scale = math.log2(results.attrs["num_inputs"])
+    return Estimate(*(value / scale for value in found[:3]), found.samples)
+
+
 def _exponential_against_power(depths: np.ndarray, widths: np.ndarray) -> float:
     """log10 of the residual of a power law over that of an exponential, both fitted to log widths."""
 
@@ -140,7 +147,7 @@ def _claims() -> tuple[Claim, ...]:
             ),
         ]  # fmt: skip
     covariance = functools.partial(_of_widths, matching="covariance")
-    per_layer = functools.partial(covariance, statistic=_octaves_per_layer, fewest=3, censored=False)
+    power = f"matched by covariance: power of d = number of inputs by which the {needed} grows, per hidden layer"
     return (
         *claims,
         Claim(
@@ -154,18 +161,18 @@ def _claims() -> tuple[Claim, ...]:
         Claim(
             "k hidden layers need width d^k: every further layer makes it d times as wide.",
             "summary, Key Results",
-            f"matched by covariance: octaves of the {needed}, per hidden layer",
-            (4.5, 7.5),
-            per_layer,
-            f"log2 of d = 64 inputs is 6, a quarter to either side. {beyond}",
+            power,
+            (0.75, 1.25),
+            _factors_per_layer,
+            f"1, and a quarter to either side. {beyond}",
         ),
         Claim(
             "Width O(d^k) is enough: a further layer makes it at most d times as wide.",
             "summary, Key Results",
-            f"matched by covariance: octaves of the {needed}, per hidden layer",
-            (-infinity, 6.0),
-            per_layer,
-            f"log2 of d = 64 inputs is 6. {beyond}",
+            power,
+            (-infinity, 1.0),
+            _factors_per_layer,
+            beyond,
         ),
         Claim(
             "What the theorem's tower says is enough is also needed: each layer is exponential in the one before.",
@@ -192,7 +199,7 @@ def _draw(results: xr.Dataset) -> Figure:
             widths, row.mean("pair"), "o-", color=COLOURS["covariance"], alpha=shade, label=label, markersize=4
         )
     panels[0].axhline(THRESHOLD, color="black", linestyle="--", linewidth=1)
-    panels[0].annotate(f"threshold {THRESHOLD} nats", (widths[-1], THRESHOLD), ha="right", va="bottom", fontsize=8)
+    panels[0].annotate(f"threshold {THRESHOLD} nats", (widths[0], THRESHOLD), va="bottom", fontsize=8)
     panels[0].set(
         xscale="log",
         xlabel="width, neurons per hidden layer",
@@ -232,8 +239,10 @@ def _draw(results: xr.Dataset) -> Figure:
     panels[2].set(
         yscale="log", xticks=depths, xlabel="hidden layers", ylabel="log10 of the width", title="Beside the bounds"
     )
-    for axes in panels:
-        axes.legend(frameon=False, fontsize=8)
+    number_ticks(panels[0], widths)
+    plain_log_ticks(panels[1])
+    for axes, place in zip(panels, ("upper right", "lower right", "best"), strict=True):
+        axes.legend(frameon=False, fontsize=8, loc=place)
         tidy(axes)
     figure.suptitle(f"{results.attrs['dataset']}, {results.sizes['pair']} pairs", fontsize=10)
     return figure

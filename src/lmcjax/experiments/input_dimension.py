@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import Dataset, load_dataset
 from lmcjax.experiments._estimates import bootstrap_estimate, exponents, slopes
-from lmcjax.experiments._paths import linear_error, measure_pairs, stack_cells, tidy
+from lmcjax.experiments._paths import label_end, linear_error, measure_pairs, number_ticks, stack_cells, tidy
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.matching import match_layerwise
-from lmcjax.plots import COLOURS
+from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.statistics import activation_moments
 from lmcjax.sweep import Sweep, run_sweep
 from lmcjax.symmetry import PermutationSpec, permute
@@ -204,11 +204,9 @@ def _draw(results: xr.Dataset) -> Figure:
             widths, mean, "o-", color=COLOURS["covariance"], alpha=shade, label=f"d = {dimension}", markersize=4
         )
     top = float(np.exp(np.log(results["error"].sel(depth=first)).mean()))
-    for power, label in ((-1.0, "summary, 1 / width"), (-1 / dimensions[-1], f"paper, width^(-1/{dimensions[-1]})")):
+    for power, label in ((-1.0, "summary: -1"), (-1 / dimensions[-1], f"paper: -1/{dimensions[-1]}")):
         panels[0].plot(widths, top * (widths / widths[0]) ** power, "--", color="black", linewidth=1)
-        panels[0].annotate(
-            label, (widths[-1], top * (widths[-1] / widths[0]) ** power), ha="right", va="top", fontsize=8
-        )
+        label_end(panels[0], label, widths[-1], top * (widths[-1] / widths[0]) ** power)
     panels[0].set(xscale="log", yscale="log", title=f"{first} hidden layer", xlabel="width", ylabel="relative error")
     colours = [COLOURS[name] for name in ("weights", "covariance", "activations")]
     for depth, colour in zip(depths, colours, strict=False):
@@ -226,12 +224,14 @@ def _draw(results: xr.Dataset) -> Figure:
     panels[2].set(
         xscale="log", title="How fast errors fall", xlabel="input dimension d", ylabel="s in error = C width$^{-s}$"
     )
+    number_ticks(panels[0], widths)
+    plain_log_ticks(panels[0])
+    plain_log_ticks(panels[1])
     for axes in panels:
         axes.legend(frameon=False, fontsize=8)
         tidy(axes)
     for axes in panels[1:]:
-        axes.set_xticks(dimensions, [str(d) for d in dimensions])
-        axes.set_xticks([], minor=True)
+        number_ticks(axes, dimensions)
     figure.suptitle(f"{results.attrs['dataset']}, {results.sizes['pair']} pairs, matched by covariance", fontsize=10)
     return figure
 

@@ -16,7 +16,7 @@ from lmcjax.experiments._paths import tidy
 from lmcjax.experiments._section_6 import CLAIMS
 from lmcjax.experiments.claim import Experiment, Size
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS
+from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.statistics import independence_test, neuron_coordinates
 from lmcjax.sweep import Sweep, load_networks, run_sweep
 from lmcjax.symmetry import discover
@@ -106,6 +106,7 @@ def _draw(results: xr.Dataset) -> Figure:
             )
         column[0].plot(rates, one["own_loss"].mean("pair"), "x:", color="black", label="the networks themselves")
         column[0].set(xscale="log", yscale="log", title=str(optimizer))
+        plain_log_ticks(column[0])
         for similarity in one["similarity"].values:
             for layer, line in zip(one["layer"].values, ("-", "--", ":"), strict=False):
                 values = one["dimension"].sel(similarity=similarity, layer=layer).mean("pair")
@@ -119,7 +120,7 @@ def _draw(results: xr.Dataset) -> Figure:
         column[2].set(xscale="log", yscale="symlog", xlabel="peak learning rate")
     for row, label in zip(
         panels,
-        ("test loss half-way (nats)", "approximate dimension", "dependence of neurons (standard deviations)"),
+        ("test loss half-way (nats)", "approximate dimension", "dependence of neurons (std)"),
         strict=True,
     ):
         row[0].set_ylabel(label)

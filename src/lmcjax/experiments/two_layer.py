@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lmcjax.data import load_dataset
 from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
 from lmcjax.experiments._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
-from lmcjax.experiments._paths import linear_error, measure_pairs, stack_cells, tidy
+from lmcjax.experiments._paths import label_end, linear_error, measure_pairs, number_ticks, stack_cells, tidy
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.matching import match_weights, weight_distance
 from lmcjax.plots import COLOURS
@@ -112,8 +112,12 @@ def _curves(results: xr.Dataset, name: str, kind: str) -> tuple[np.ndarray, np.n
     return values["width"].values[part], values.values[:, part]
 
 
-def _exponent(results: xr.Dataset, name: str, kind: str, power: float = 1.0) -> Estimate:
-    return mean_estimate(power * exponents(*_curves(results, name, kind)))
+def _exponent(
+    results: xr.Dataset, name: str, kind: str, power: float = 1.0, coordinates: int | None = None
+) -> Estimate:
+    """Of the root of the values (`power` 1/2); times the inputs and so many further coordinates, unless None."""
+    times = 1 if coordinates is None else results.attrs["num_inputs"] + coordinates
+    return mean_estimate(times * power * exponents(*_curves(results, name, kind)))
 
 
 def _ratio(results: xr.Dataset, kind: str) -> Estimate:
@@ -131,16 +135,25 @@ def _relative_error(results: xr.Dataset, kind: str) -> Estimate:
 
 _WIDTHS = "widths in the upper half of the grid"
 _SQUARED = f"exponent of the width in the mean squared error, {_WIDTHS}"
+_TIMES_INPUTS = {
+    "power": 0.5,
+    "coordinates": 0,
+    "quantity": f"exponent of the width in the root mean squared error, times the inputs, {_WIDTHS}",
+}
 _EXACT = "A quarter to either side of the exponent."
 
 
 def _exponent_claim(
     statement: str, source: str, kind: str, holds: tuple[float, float], why: str = "", **how: Any
 ) -> Claim:
-    name, power = how.get("name", "squared_error"), how.get("power", 1.0)
-    quantity = f"{kind}: {how.get('quantity', _SQUARED)}"
+    quantity = f"{kind}: {how.pop('quantity', _SQUARED)}"
     return Claim(
-        statement, source, quantity, holds, functools.partial(_exponent, name=name, kind=kind, power=power), why
+        statement,
+        source,
+        quantity,
+        holds,
+        functools.partial(_exponent, **{"name": "squared_error", **how}, kind=kind),
+        why,
     )
 
 
@@ -183,21 +196,23 @@ def _claims() -> tuple[Claim, ...]:
             ),
             _exponent_claim(
                 "Width eps^-m_0 is enough: the error falls at least as fast as width^(-1/m_0).",
-                "paper, Theorem 5.2", kind, (-infinity, -2 / 64),
-                "m_0 = 64 inputs at small size; eps is the root mean squared error.",
+                "paper, Theorem 5.2", kind, (-infinity, -1.0),
+                "eps is the root mean squared error, m_0 the number of inputs, so that their product with the exponent "
+                "is -1.",
+                **_TIMES_INPUTS,
             ),
             _exponent_claim(
                 "Width eps^-m_0 is also needed: the error falls no faster than width^(-1/m_0).",
-                "paper, Theorems 5.2 and 5.3", kind, (-4 / 64, 0.0),
-                "m_0 = 64 inputs at small size, and twice the exponent left for constants and finite widths.",
+                "paper, Theorems 5.2 and 5.3", kind, (-2.0, 0.0),
+                "-1, and twice that left for constants and finite widths.", **_TIMES_INPUTS,
             ),
             _exponent_claim(
                 "Matched neurons come closer with the width at the rate of a smooth density in all of their "
                 "coordinates.",
-                "this library, an alternative: Ledoux (2019)", kind, (-4 / 75, -1 / 75),
-                "W_2^2 falls like width^(-2/75), 75 = 64 inputs, a bias, 10 outgoing weights; to a factor of 2.",
-                name="weight_distance",
-                quantity=f"exponent of the width in the squared distance of matched neurons, {_WIDTHS}",
+                "this library, an alternative: Ledoux (2019)", kind, (-2.0, -0.5),
+                "W_2 falls like width^(-1/d), d = inputs, a bias and 10 outgoing weights; to a factor of 2.",
+                name="weight_distance", power=0.5, coordinates=11,
+                quantity=f"exponent of the width in the distance of matched neurons, times coordinates, {_WIDTHS}",
             ),
             _exponent_claim(
                 "The neurons' distribution converges in Wasserstein distance inversely to the square root of the "
@@ -217,7 +232,7 @@ def _claims() -> tuple[Claim, ...]:
 
 
 def _draw(results: xr.Dataset) -> Figure:
-    figure = Figure(figsize=(10.5, 4.6), layout="constrained")
+    figure = Figure(figsize=(13.5, 4.6), layout="constrained")
     panels = figure.subplots(1, 2, sharex=True)
     shown = {
         "unmatched_squared_error": ("error, not matched", COLOURS["none"]),
@@ -235,18 +250,19 @@ def _draw(results: xr.Dataset) -> Figure:
         part = upper_half(len(widths))
         anchor = one["squared_error"].values.mean(-1)[part][0]
         for power, label in (
-            (-2 / 64, "paper, width$^{-2/64}$"),
-            (-1.0, "Monte Carlo, width$^{-1}$"),
-            (-2.0, "summary, width$^{-2}$"),
+            (-2 / results.attrs["num_inputs"], f"paper: -2/{results.attrs['num_inputs']}"),
+            (-1.0, "Monte Carlo: -1"),
+            (-2.0, "summary: -2"),
         ):
             ratio = (widths[part] / widths[part][0]) ** power
             axes.plot(widths[part], anchor * ratio, "--", color="black", linewidth=1)
-            axes.annotate(label, (widths[-1], anchor * ratio[-1]), ha="right", va="bottom", fontsize=8)
+            label_end(axes, label, widths[-1], anchor * ratio[-1])
         axes.set(xscale="log", yscale="log", title=str(kind), xlabel="width, hidden neurons")
         axes.axvspan(widths[part][0], widths[-1], color="black", alpha=0.04, linewidth=0)
+        number_ticks(axes, widths)
         tidy(axes)
     panels[0].set_ylabel("squared error of the outputs; squared distance")
-    panels[1].legend(frameon=False, fontsize=8, loc="lower left")
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.2, 0.5))
     figure.suptitle(
         f"{results.attrs['dataset']}: one hidden layer, {results.sizes['pair']} pairs; bands are ranges, fits are over "
         f"the shaded widths",
