@@ -206,7 +206,7 @@ def _draw(results: xr.Dataset) -> Figure:
     top = float(np.exp(np.log(results["error"].sel(depth=first)).mean()))
     for power, label in ((-1.0, "summary: -1"), (-1 / dimensions[-1], f"paper: -1/{dimensions[-1]}")):
         panels[0].plot(widths, top * (widths / widths[0]) ** power, "--", color="black", linewidth=1)
-        label_end(panels[0], label, widths[-1], top * (widths[-1] / widths[0]) ** power)
+        label_end(panels[0], label, float(widths[-1]), top * (widths[-1] / widths[0]) ** power)
     panels[0].set(xscale="log", yscale="log", title=f"{first} hidden layer", xlabel="width", ylabel="relative error")
     colours = [COLOURS[name] for name in ("weights", "covariance", "activations")]
     for depth, colour in zip(depths, colours, strict=False):

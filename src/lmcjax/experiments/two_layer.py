@@ -256,7 +256,7 @@ def _draw(results: xr.Dataset) -> Figure:
         ):
             ratio = (widths[part] / widths[part][0]) ** power
             axes.plot(widths[part], anchor * ratio, "--", color="black", linewidth=1)
-            label_end(axes, label, widths[-1], anchor * ratio[-1])
+            label_end(axes, label, float(widths[-1]), anchor * ratio[-1])
         axes.set(xscale="log", yscale="log", title=str(kind), xlabel="width, hidden neurons")
         axes.axvspan(widths[part][0], widths[-1], color="black", alpha=0.04, linewidth=0)
         number_ticks(axes, widths)
