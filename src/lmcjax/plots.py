@@ -20,7 +20,7 @@ from lmcjax.experiments.summary import (
 )
 
 # Okabe and Ito's colours, told apart by colour-blind eyes too
-_COLOURS = {
+COLOURS = {
     "network": "#000000",
     "none": "#999999",
     "weights": "#0072B2",
@@ -28,17 +28,17 @@ _COLOURS = {
     "activations": "#009E73",
     "correlation": "#CC79A7",
 }
-_MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^", "correlation": "D"}
+MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^", "correlation": "D"}
 
 
 def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-") -> None:
     """A mean along the one dimension that it has, with its band of one standard deviation; bars between categories."""
     (dimension,) = mean.dims
-    x, colour = mean[dimension].values, _COLOURS[name]
+    x, colour = mean[dimension].values, COLOURS[name]
     if x.dtype.kind not in "if":
-        axes.errorbar(x, mean, std, linestyle="", capsize=4, label=label, color=colour, marker=_MARKERS[name])
+        axes.errorbar(x, mean, std, linestyle="", capsize=4, label=label, color=colour, marker=MARKERS[name])
         return
-    axes.plot(x, mean, linestyle=line, label=label, color=colour, marker=_MARKERS[name], markersize=5)
+    axes.plot(x, mean, linestyle=line, label=label, color=colour, marker=MARKERS[name], markersize=5)
     if not np.isnan(std).all():
         low = np.maximum(mean - std, 0.02 * mean) if axes.get_yscale() == "log" else mean - std
         axes.fill_between(x, low, mean + std, color=colour, alpha=0.15, linewidth=0)
@@ -50,7 +50,7 @@ def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
     for matching in results.matching.values:
         _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching)))
     _curve(axes, "network", "the networks themselves", *mean_and_std(own_loss(results)), line=":")
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
 
 
 def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
@@ -66,7 +66,7 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
             values = dimensions.sel(layer=layer)
             label = f"{MATCHING_NAMES[similarity]}, layer {number + 1}"
             _curve(axes, similarity, label, *mean_and_std(values), line=lines[number % len(lines)])
-    _plain_log_ticks(axes)
+    plain_log_ticks(axes)
 
 
 def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
@@ -77,7 +77,7 @@ def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def plain_log_ticks(axes: Axes) -> None:
     """1, 2, 5, 10 instead of powers: these axes span two decades."""
     axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -94,7 +94,9 @@ def test_one_pair_by_hand(results, dataset, width, depth, rate, pair):
     seeds = SWEEP.seeds[2 * pair : 2 * pair + 2]
     a, b = (jax.jit(lmcjax.train)(config, jax.random.key(seed), dataset.train).params for seed in seeds)
     spec = lmcjax.mlp_spec(depth)
-    moments = lmcjax.activation_moments(network.apply, spec, a, b, dataset.train.inputs[np.arange(200) * len(dataset.train.labels) // 200])
+    moments = lmcjax.activation_moments(
+        network.apply, spec, a, b, dataset.train.inputs[np.arange(200) * len(dataset.train.labels) // 200]
+    )
     matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, dataset.test)
     barrier = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=3)

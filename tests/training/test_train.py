@@ -53,11 +53,12 @@ def test_learns(optimizer):
     assert result.losses[-13:].mean() < 0.3 * result.losses[:13].mean()
 
 
-def test_agrees_with_a_plain_loop():
+@pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("sgd_plain", 0.0)])
+def test_agrees_with_a_plain_loop(name, momentum):
     """Optax step by step, in Python, over the same shuffles."""
-    data, setup = make_data(), config(num_steps=26)
+    data, setup = make_data(), config(num_steps=26, optimizer=name)
     state = init_state(setup, KEY)
-    optimizer = optax.sgd(learning_rate_schedule(setup), momentum=0.9)
+    optimizer = optax.sgd(learning_rate_schedule(setup), momentum=momentum)
     params, opt_state, losses = state.params, optimizer.init(state.params), []
 
     @jax.jit

@@ -82,10 +82,10 @@ class Figure2:
     repetitions: Annotated[int | None, _by_scale("repetitions")] = None
     """Pairs of networks per rate."""
     optimizer: Annotated[
-        Literal["sgd", "adam", "adamw"] | None,
-        tyro.conf.arg(metavar="{sgd,adam,adamw}", help_behavior_hint="(default: sgd; other models: adam)"),
+        Literal["sgd", "sgd_plain", "adam", "adamw"] | None,
+        tyro.conf.arg(metavar="{sgd,sgd_plain,adam,adamw}", help_behavior_hint="(default: sgd; other models: adam)"),
     ] = None
-    """sgd has momentum 0.9."""
+    """sgd has momentum 0.9, sgd_plain none."""
     seed: int = 0
     """Seed of initial weights and shuffles; the same seed gives the same results."""
     num_points: Annotated[int | None, _by_scale("num_points")] = None

@@ -9,11 +9,24 @@ from typing import get_args
 import jax
 import xarray as xr
 
-from lmcjax.experiments import lower_bound, planted_inputs, planted_spectra, rates
+from lmcjax.experiments import (
+    depth,
+    input_dimension,
+    lower_bound,
+    optimizers,
+    planted_inputs,
+    planted_spectra,
+    rates,
+    two_layer,
+)
 from lmcjax.experiments.claim import Claim, Experiment, Size, verdict
 from lmcjax.plots import save_figure
 
 EXPERIMENTS: tuple[Experiment, ...] = (
+    two_layer.EXPERIMENT,
+    depth.EXPERIMENT,
+    optimizers.EXPERIMENT,
+    input_dimension.EXPERIMENT,
     planted_spectra.EXPERIMENT,
     planted_inputs.EXPERIMENT,
     lower_bound.EXPERIMENT,

@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from lmcjax.experiments._clouds import direction_costs, fitted_range
-from lmcjax.experiments._estimates_drawn import bootstrap_estimate, exponent_estimate, within_a_quarter
+from lmcjax.experiments._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.theory import low_dimensional_width
 

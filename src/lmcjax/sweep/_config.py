@@ -47,7 +47,7 @@ class Sweep:
         widths: neurons in each hidden layer; of other models, channels of the first stage or features of the stream.
         num_hidden_layers: hidden layers; of the transformer, its layers. Other models have their own depth.
         learning_rates: peak rates; also as text, `"low:high:count"`, evenly spaced in the logarithm.
-        optimizers: of `"sgd"` with momentum 0.9, `"adam"`, `"adamw"`.
+        optimizers: of `"sgd"` with momentum 0.9, `"sgd_plain"` without momentum, `"adam"`, `"adamw"`.
         matchings: the similarities by which pairs are matched, beside no matching, which is always measured.
         model: of what kind the networks are, see `build_network`.
         pairing: `"disjoint"`: the first seed with the second, the third with the fourth, ...; `"all"`: every seed of

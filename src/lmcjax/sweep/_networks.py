@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PyTree
 
 from lmcjax.models import Network, build_network
@@ -49,8 +50,7 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
         if seeds:
             stored = sweeping.read_networks(batch)
             for seed in seeds:
-                leaves[seed] = {
-                    name: jnp.asarray(stored[f"{fitting[0]}/{seed}/{name}"]) for name in named_leaves(shapes)
-                }
+                leaves[seed] = {name: stored[f"{fitting[0]}/{seed}/{name}"] for name in named_leaves(shapes)}
     networks = [rebuild(shapes, leaves[seed]) for seed in range(len(sweep.seeds))]
-    return network, jax.tree.map(lambda *same: jnp.stack(same), *networks)
+    # on the host: nothing to compile
+    return network, jax.tree.map(lambda *same: jnp.asarray(np.stack(same)), *networks)

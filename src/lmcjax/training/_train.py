@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 from lmcjax.models import Network
 
-Optimizer: TypeAlias = Literal["sgd", "adam", "adamw"]
+Optimizer: TypeAlias = Literal["sgd", "sgd_plain", "adam", "adamw"]
 
 
 def mean_cross_entropy(logits: Float[Array, "num_samples num_classes"], labels: Int[Array, " num_samples"]) -> Array:
@@ -32,8 +32,8 @@ class TrainConfig:
         network: a pure init/apply pair, static.
         num_steps: length of the whole run, and of the schedule.
         batch_size: samples per step; what is left of an epoch when it is not a multiple is skipped.
-        optimizer: `"sgd"` with momentum, `"adam"` or `"adamw"`.
-        momentum: of SGD.
+        optimizer: `"sgd"` with momentum, `"sgd_plain"` without, `"adam"` or `"adamw"`.
+        momentum: of `"sgd"`.
         weight_decay: of AdamW.
         warmup_steps: at most `num_steps`; shorter runs warm up all the way.
         loss: static; `loss(outputs, labels)`, the mean over a batch.
@@ -72,6 +72,8 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
     schedule = learning_rate_schedule(config)
     if config.optimizer == "sgd":
         return optax.sgd(schedule, momentum=config.momentum)
+    if config.optimizer == "sgd_plain":
+        return optax.sgd(schedule)
     if config.optimizer == "adam":
         return optax.adam(schedule)
     return optax.adamw(schedule, weight_decay=config.weight_decay)
