@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments._paths import linear_error
+from lmcjax.experiments._runs import linear_error
 from lmcjax.experiments.claim import verdict
 from lmcjax.experiments.mean_field import mean_field
 from lmcjax.experiments.two_layer import EXPERIMENT, _dropout_error

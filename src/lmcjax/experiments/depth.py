@@ -11,12 +11,13 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
+from lmcjax.experiments._drawing import number_ticks, tidy
 from lmcjax.experiments._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
-from lmcjax.experiments._paths import number_ticks, tidy
+from lmcjax.experiments._runs import train_sweep
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
 from lmcjax.plots import COLOURS, plain_log_ticks
-from lmcjax.sweep import Sweep, run_sweep
+from lmcjax.sweep import Sweep
 from lmcjax.theory import width_upper_bound
 
 THRESHOLD = 0.1  # nats: a barrier below it counts as connected
@@ -39,7 +40,7 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     dataset = load_dataset(options.pop("dataset"))
     sweep = Sweep(learning_rates=0.1, matchings=_MATCHINGS, num_points=11, **options)
     tell(f"depth: {sweep.num_networks} networks")
-    swept = run_sweep(sweep, dataset, folder, resume=True).squeeze(("optimizer", "learning_rate"), drop=True)
+    swept = train_sweep(sweep, dataset, folder, tell).squeeze(("optimizer", "learning_rate"), drop=True)
     barrier = measured(swept, "barrier").drop_vars("split").rename(num_hidden_layers="depth")
     own = swept["endpoint_loss"].sel(split="test", drop=True).mean("network").rename(num_hidden_layers="depth")
     num_inputs = math.prod(dataset.input_shape)

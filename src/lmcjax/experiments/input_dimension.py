@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lmcjax.data import Dataset, load_dataset
+from lmcjax.experiments._drawing import label_end, number_ticks, tidy
 from lmcjax.experiments._estimates import bootstrap_estimate, exponents, slopes
-from lmcjax.experiments._paths import label_end, linear_error, measure_pairs, number_ticks, stack_cells, tidy
+from lmcjax.experiments._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.matching import match_layerwise
 from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.statistics import activation_moments
-from lmcjax.sweep import Sweep, run_sweep
+from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute
 
 _SIZES: dict[Size, dict[str, Any]] = {
@@ -81,7 +82,7 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     cells = {}
     for dimension in dimensions:
         projected, place = leading_components(dataset, dimension), folder / f"{dimension}"
-        run_sweep(sweep, projected, place, resume=True)
+        train_sweep(sweep, projected, place, tell)
         for layers in sweep.num_hidden_layers:
             for width in sweep.widths:
                 found = measure_pairs(place, projected, _measure, width=width, num_hidden_layers=layers)

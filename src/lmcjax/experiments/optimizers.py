@@ -12,13 +12,14 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax.data import Dataset, load_dataset
-from lmcjax.experiments._paths import tidy
+from lmcjax.experiments._drawing import tidy
+from lmcjax.experiments._runs import train_sweep
 from lmcjax.experiments._section_6 import CLAIMS
 from lmcjax.experiments.claim import Experiment, Size
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
 from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.statistics import independence_test, neuron_coordinates
-from lmcjax.sweep import Sweep, load_networks, run_sweep
+from lmcjax.sweep import Sweep, load_networks
 from lmcjax.symmetry import discover
 
 _OPTIMIZERS = ("sgd", "sgd_plain", "adam", "adamw")
@@ -45,7 +46,7 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     dataset = load_dataset(options.pop("dataset"))
     sweep = Sweep(keep_networks=True, **options)
     tell(f"optimizers: {sweep.num_networks} networks")
-    swept = run_sweep(sweep, dataset, folder, resume=True).squeeze(("width", "num_hidden_layers"), drop=True)
+    swept = train_sweep(sweep, dataset, folder, tell).squeeze(("width", "num_hidden_layers"), drop=True)
     own = swept["endpoint_loss"].sel(split="test", drop=True).mean("network", skipna=False)
     results = xr.Dataset(
         {

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
 from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
+from lmcjax.experiments._drawing import label_end, number_ticks, tidy
 from lmcjax.experiments._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
-from lmcjax.experiments._paths import label_end, linear_error, measure_pairs, number_ticks, stack_cells, tidy
+from lmcjax.experiments._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
 from lmcjax.matching import match_weights, weight_distance
 from lmcjax.plots import COLOURS
-from lmcjax.sweep import Sweep, run_sweep
+from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute
 
 _KINDS = {  # model, optimizer, peak rate
@@ -92,7 +93,7 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
             keep_networks=True, **options,
         )  # fmt: skip
         place = folder / kind.replace(" ", "-")
-        run_sweep(sweep, dataset, place, resume=True)
+        train_sweep(sweep, dataset, place, tell)
         for width in sweep.widths:
             found = measure_pairs(place, dataset, _measure, width=width)
             if kind != "mean field":  # its stored parameters have the mean over neurons in them

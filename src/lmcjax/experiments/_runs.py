@@ -1,6 +1,8 @@
-"""What experiments measure on pairs of kept networks, beside what a sweep does: how far a path is from linear."""
+"""Sweeps that experiments run, and what they measure on kept networks beside: how far a path is from linear."""
 
 import functools
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Float, PyTree
-from matplotlib.axes import Axes
 
 from lmcjax.batching import network_map
 from lmcjax.data import Dataset
 from lmcjax.interpolation import interpolate
 from lmcjax.models import Network
-from lmcjax.sweep import load_networks
+from lmcjax.sweep import Sweep, SweepProgress, load_networks, run_sweep
 from lmcjax.symmetry import PermutationSpec, discover
+
+_TELL_EVERY = 30.0  # seconds
+
+
+def train_sweep(sweep: Sweep, dataset: Dataset, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
+    """A sweep, begun or gone on with; says now and then how far it is."""
+    last = -math.inf
+
+    def on_progress(progress: SweepProgress) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _TELL_EVERY:
+            last = time.monotonic()
+            tell(f"  {progress.networks_done}/{progress.num_networks} networks, {progress.share:.0%} of the work")
+
+    return run_sweep(sweep, dataset, folder, resume=True, on_progress=on_progress)
 
 
 def linear_error(
@@ -83,21 +99,3 @@ def stack_cells(cells: dict[tuple[Any, ...], dict[str, np.ndarray]], dims: tuple
         for name in names
     }
     return xr.Dataset(values, coords=dict(zip(dims, grid, strict=True)))
-
-
-def tidy(axes: Axes) -> None:
-    """What all panels have in common."""
-    axes.grid(visible=True, alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def number_ticks(axes: Axes, values: np.ndarray) -> None:
-    """Widths, depths or dimensions on a logarithmic axis, at most eight of them, as numbers."""
-    shown = values[:: -(-len(values) // 8)]
-    axes.set_xticks(shown, [f"{value:,}" for value in shown])
-    axes.set_xticks([], minor=True)
-
-
-def label_end(axes: Axes, text: str, x: float, y: float) -> None:
-    """A line's name at its right end."""
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, annotation_clip=False)
