@@ -59,7 +59,8 @@ def activation_moments(
         apply: static; `apply(params, inputs)`.
         spec: static.
         params_a, params_b: the two networks' parameters, traced.
-        inputs: arrays with a leading axis of samples, traced.
+        inputs: arrays with a leading axis of samples, traced. Under `jit` an argument, not a constant: XLA would
+            compute their second moment while it compiles, for tens of seconds.
         apply_b: static; network B's, if that is of other widths. By default `apply` serves both, and shapes agree.
         batch_size: static, samples per batch; the last may be short. The result changes by rounding only. Default: as
             many as fit a quarter of a gigabyte, at most 1,000.
