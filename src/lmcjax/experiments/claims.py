@@ -19,7 +19,7 @@ from lmcjax.experiments import (
     rates,
     two_layer,
 )
-from lmcjax.experiments.claim import Claim, Experiment, Size, verdict
+from lmcjax.experiments.claim import Claim, Experiment, Size, Verdict, verdict
 from lmcjax.plots import save_figure
 
 EXPERIMENTS: tuple[Experiment, ...] = (
@@ -40,8 +40,8 @@ what is missing and writes this page again.
 
 Each claim says between which numbers a quantity lies. **Reproduced**: the whole 95 % interval of what was measured lies
 there. **Contradicted**: all of it lies elsewhere. **Not reproduced**: neither, or nothing could be measured. Rule and
-numbers were fixed before the runs. *Size* says which runs a row shows: `small` is 15 minutes on 2 cores, `full` the
-paper's scale.
+numbers were fixed before the runs. *n* counts independent pairs of networks, or draws. *Size* says which runs a row
+shows: `small` is 15 minutes on 2 cores, `full` the paper's scale; a small run says little about limits of large widths.
 """
 
 
@@ -80,23 +80,35 @@ def run_experiments(
 def write_page(page: Path, folder: Path) -> list[Path]:
     """The page of all stored results with its figures, the largest size of each; returns what was written."""
     sections: list[str] = []
-    overview: list[list[str]] = []
+    tally: list[list[str]] = []
     written: list[Path] = []
     for experiment in EXPERIMENTS:
         results = _stored(folder, experiment)
         if results is None:
             sections.append(f"## {experiment.title}\n\n{experiment.about}\n\nNot run yet.\n")
             continue
-        rows = [_row(claim, results) for claim in experiment.claims]
-        overview += rows
         figures = save_figure(experiment.draw(results), folder / experiment.name)
         written += figures
-        picture = f"![{experiment.title}]({figures[0].relative_to(page.parent).as_posix()})"
-        why = "".join(f"- {claim.statement} {claim.why}\n" for claim in experiment.claims if claim.why)
-        made = "{size} size, {seconds:.0f} s on {devices}".format(**results.attrs)
-        sections.append(f"## {experiment.title}\n\n{experiment.about} ({made}.)\n\n{picture}\n\n{why}")
-    page.write_text("\n".join([_HEADER, _table(overview), *sections]), encoding="utf-8")
+        rows = [_row(claim, results) for claim in experiment.claims]
+        sections.append(_section(experiment, results, rows, figures[0].relative_to(page.parent).as_posix()))
+        counts = [str(sum(row[-1] == f"**{kind}**" for row in rows)) for kind in get_args(Verdict)]
+        tally.append([f"[{experiment.title}](#{_anchor(experiment.title)})", results.attrs["size"], *counts])
+    overview = _table(["experiment", "size", *get_args(Verdict)], tally)
+    page.write_text("\n".join([_HEADER, overview, *sections]), encoding="utf-8")
     return [page, *written]
+
+
+def _section(experiment: Experiment, results: xr.Dataset, rows: list[list[str]], picture: str) -> str:
+    made = "{size} size, {seconds:.0f} s on {devices}".format(**results.attrs)
+    reasons = dict.fromkeys(f"- {claim.statement} {claim.why}\n" for claim in experiment.claims if claim.why)
+    parts = [
+        f"## {experiment.title}",
+        f"{experiment.about} ({made}.)",
+        f"![{experiment.title}]({picture})",
+        _table(_COLUMNS, rows).rstrip(),
+        *(["How the numbers claimed follow:", "".join(reasons).rstrip()] if reasons else []),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def _chosen(names: Iterable[str]) -> list[Experiment]:
@@ -139,9 +151,14 @@ def _row(claim: Claim, results: xr.Dataset) -> list[str]:
 _COLUMNS = ["claim", "source", "measured quantity", "claimed", "measured [95 %]", "n", "size", "verdict"]
 
 
-def _table(rows: list[list[str]]) -> str:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [_COLUMNS, *rows]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], ["---"] * len(_COLUMNS), *cells[1:]]) + "\n"
+def _anchor(title: str) -> str:
+    """Of a heading, as GitHub makes it."""
+    return "".join(c for c in title.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], ["---"] * len(columns), *cells[1:]]) + "\n"
 
 
 def _claimed(low: float, high: float) -> str:

@@ -241,7 +241,8 @@ def _draw(results: xr.Dataset) -> Figure:
         yscale="log", xticks=depths, xlabel="hidden layers", ylabel="log10 of the width", title="Beside the bounds"
     )
     number_ticks(panels[0], widths)
-    plain_log_ticks(panels[1])
+    for panel in panels[1:]:
+        plain_log_ticks(panel)
     for axes, place in zip(panels, ("upper right", "lower right", "best"), strict=True):
         axes.legend(frameon=False, fontsize=8, loc=place)
         tidy(axes)

@@ -166,22 +166,23 @@ def _claims() -> tuple[Claim, ...]:
     infinity = float("inf")
     field, mlp = _KINDS
     claims = []
-    for kind in (field, mlp):
+    theorems = {field: "paper, Theorem 3.1", mlp: "paper, Theorem 3.1, asked of a scaling that it does not treat"}
+    for kind, theorem in theorems.items():
         claims += [
             _exponent_claim(
                 "The wider two-layer networks are, the smaller the error of their linear connection after matching.",
-                "paper, Theorem 3.1", kind, (-infinity, 0.0),
+                theorem, kind, (-infinity, 0.0),
             ),
             Claim(
                 "Wide enough two-layer networks are linearly connected: the error falls below any bound, 10 % of the "
                 "outputs say.",
-                "paper, Theorem 3.1", f"{kind}: root mean squared error over that of the outputs, widest networks",
+                theorem, f"{kind}: root mean squared error over that of the outputs, widest networks",
                 (0.0, 0.1), functools.partial(_relative_error, kind=kind),
                 "The theorem gives some width for every bound; the widest networks of the grid stand for it.",
             ),
             Claim(
                 "Two wide two-layer networks have no barrier of the loss between them after matching.",
-                "paper, Theorem 3.1; summary, Key Results", f"{kind}: test barrier of the widest networks, nats",
+                f"{theorem}; summary, Key Results", f"{kind}: test barrier of the widest networks, nats",
                 (0.0, 0.05), functools.partial(_barrier_at_widest, kind=kind),
                 "Below 0.05 nats; a classifier that knows nothing has a loss of 2.3.",
             ),
