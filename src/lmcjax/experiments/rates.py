@@ -75,6 +75,9 @@ _HALF_WAY = "Nearer to this rate than to the other reading: the limits are half-
 _QUARTER = "Within 25 %: the fit is of a finite range."
 
 
+_SMOOTH = {1: "Bobkov and Ledoux (2019)", 2: "Ledoux (2019)", 3: "Talagrand (1994), Ledoux and Zhu (2021)"}
+
+
 def _claims() -> list[Claim]:
     found = []
     for law in _LAWS:
@@ -83,7 +86,7 @@ def _claims() -> list[Claim]:
             half = (-0.5 - usual) / 2
             worst = "the bound of Fournier and Guillin as if it were attained"
             found.append(_reading(law, dim, -0.5, (-0.5 - half, -0.5 + half), _BOUND, worst, _HALF_WAY))
-            source = "summary, Mechanism 1; Ledoux (2019)" if dim < 3 else "Ledoux (2019)"
+            source = f"summary, Mechanism 1; {_SMOOTH[dim]}" if dim < 3 else _SMOOTH[dim]
             name = "the rate of smooth densities"
             found.append(_reading(law, dim, usual, (usual - half, usual + half), source, name, _HALF_WAY))
         for dim in (5, 8):

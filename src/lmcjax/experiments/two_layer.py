@@ -215,7 +215,7 @@ def _claims() -> tuple[Claim, ...]:
             _exponent_claim(
                 "Matched neurons come closer with the width at the rate of a smooth density in all of their "
                 "coordinates.",
-                "this library, an alternative: Ledoux (2019)", kind, (-2.0, -0.5),
+                "this library, an alternative: Ledoux and Zhu (2021)", kind, (-2.0, -0.5),
                 "W_2 falls like width^(-1/d), d = inputs, a bias and 10 outgoing weights; to a factor of 2.",
                 name="weight_distance", power=0.5, coordinates=11,
                 quantity=f"exponent of the width in the distance of matched neurons, times coordinates, {_WIDTHS}",

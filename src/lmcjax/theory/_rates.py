@@ -64,7 +64,8 @@ def empirical_wasserstein_rate(num_samples: Num[ArrayLike, ""], dim: Num[ArrayLi
         dim: d of the support, traced; it need not be an integer.
 
     Source: Fournier and Guillin (2015), Theorem 1, with p = 2; smooth densities: Ajtai, Komlos and Tusnady (1984),
-    d = 2; Bobkov and Ledoux (2019), d = 1; Ledoux (2019), the others and Gaussians.
+    d = 2; Bobkov and Ledoux (2019), d = 1; Talagrand (1994), d >= 3; Gaussians: Ledoux (2019), d = 2, Ledoux and Zhu
+    (2021), d >= 3.
     """
     dtype = accumulation_dtype(num_samples, dim)
     n, d = jnp.asarray(num_samples, dtype), jnp.asarray(dim, dtype)

@@ -134,7 +134,7 @@ def low_dimensional_width(
         constant: T, traced.
         sub_gaussian_ratio: multiplies T, see `width_upper_bound`; traced.
 
-    Source: the paper, Theorem 5.4; two regimes of one measure: Weed and Bach (2019), Section 5.
+    Source: the paper, Theorem 5.4; two regimes of one measure: Weed and Bach (2019).
     """
     dtype = accumulation_dtype(error, dominant_dim, input_dim, tail_std, constant, sub_gaussian_ratio)
     arguments = (error, dominant_dim, input_dim, tail_std, constant, sub_gaussian_ratio)
