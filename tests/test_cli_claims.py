@@ -7,8 +7,8 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax import cli
-from lmcjax.experiments import claims
-from lmcjax.experiments.claim import Claim, Estimate, Experiment
+from lmcjax.experiments.claims import _page as claims
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment
 
 CLAIM = Claim(
     "Twelve is much.", "ours", "x", (10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)

@@ -11,10 +11,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
-from lmcjax.experiments._drawing import number_ticks, tidy
-from lmcjax.experiments._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
-from lmcjax.experiments._runs import train_sweep
-from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._drawing import number_ticks, tidy
+from lmcjax.experiments.claims._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
+from lmcjax.experiments.claims._runs import train_sweep
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
 from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.sweep import Sweep

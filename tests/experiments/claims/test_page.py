@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmcjax.experiments import claims
-from lmcjax.experiments.claim import Claim, Estimate, Experiment
+from lmcjax.experiments.claims import _page as claims
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment
 
 
 def estimate(low: float, high: float) -> Callable[[xr.Dataset], Estimate]:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmcjax.experiments._estimates import (
+from lmcjax.experiments.claims._claim import Estimate
+from lmcjax.experiments.claims._estimates import (
     bootstrap_estimate,
     difference,
     exponent_estimate,
@@ -15,7 +16,6 @@ from lmcjax.experiments._estimates import (
     upper_half,
     within_a_quarter,
 )
-from lmcjax.experiments.claim import Estimate
 
 
 def test_the_mean_has_students_interval(rng):

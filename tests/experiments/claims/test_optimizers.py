@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments.claim import verdict
-from lmcjax.experiments.optimizers import EXPERIMENT
+from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims.optimizers import EXPERIMENT
 
 RATES = np.array([1e-4, 1e-3, 1e-2, 1e-1])
 OPTIMIZERS = ["sgd", "sgd_plain", "adam", "adamw"]

@@ -6,8 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from lmcjax.experiments._estimates import bootstrap_estimate, exponents, mean_estimate
-from lmcjax.experiments.claim import Claim, Estimate
+from lmcjax.experiments.claims._claim import Claim, Estimate
+from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, mean_estimate
 
 _INFINITY = float("inf")
 _UP_TO = 0.026  # 2.5e-2 is the fifth of Figure 2's rates

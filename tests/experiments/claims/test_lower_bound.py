@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmcjax.experiments.claim import Verdict, verdict
-from lmcjax.experiments.lower_bound import EXPERIMENT
+from lmcjax.experiments.claims._claim import Verdict, verdict
+from lmcjax.experiments.claims.lower_bound import EXPERIMENT
 
 DIMS = [1, 2, 3, 5, 8, 16, 32, 64]
 

@@ -12,10 +12,10 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax.data import Dataset, load_dataset
-from lmcjax.experiments._drawing import tidy
-from lmcjax.experiments._runs import train_sweep
-from lmcjax.experiments._section_6 import CLAIMS
-from lmcjax.experiments.claim import Experiment, Size
+from lmcjax.experiments.claims._claim import Experiment, Size
+from lmcjax.experiments.claims._drawing import tidy
+from lmcjax.experiments.claims._runs import train_sweep
+from lmcjax.experiments.claims._section_6 import CLAIMS
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
 from lmcjax.plots import COLOURS, plain_log_ticks
 from lmcjax.statistics import independence_test, neuron_coordinates

@@ -10,9 +10,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 from scipy.optimize import linear_sum_assignment
 
-from lmcjax.experiments._clouds import direction_costs
-from lmcjax.experiments.claim import Verdict, verdict
-from lmcjax.experiments.planted_spectra import EXPERIMENT, crossover
+from lmcjax.experiments.claims._claim import Verdict, verdict
+from lmcjax.experiments.claims._clouds import direction_costs
+from lmcjax.experiments.claims.planted_spectra import EXPERIMENT, crossover
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 

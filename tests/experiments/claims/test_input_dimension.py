@@ -6,8 +6,8 @@ import xarray as xr
 from sklearn.decomposition import PCA
 
 import lmcjax
-from lmcjax.experiments.claim import verdict
-from lmcjax.experiments.input_dimension import EXPERIMENT, joint_exponents, leading_components
+from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims.input_dimension import EXPERIMENT, joint_exponents, leading_components
 
 WIDTHS, DIMENSIONS = np.array([16, 32, 64, 128, 256]), np.array([2, 4, 8, 16, 32, 64])
 

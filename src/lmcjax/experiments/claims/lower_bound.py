@@ -12,9 +12,9 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from lmcjax.experiments._clouds import direction_costs, fitted_range
-from lmcjax.experiments._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
-from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
+from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
 from lmcjax.theory import gaussian_matching_lower_bound, matching_lower_bound
 
 _SIZES = {  # widths, dimensions, draws

@@ -9,9 +9,9 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmcjax.experiments import planted_inputs
-from lmcjax.experiments.claim import Verdict, verdict
-from lmcjax.experiments.planted_inputs import EXPERIMENT
+from lmcjax.experiments.claims import planted_inputs
+from lmcjax.experiments.claims._claim import Verdict, verdict
+from lmcjax.experiments.claims.planted_inputs import EXPERIMENT
 
 ALPHAS, BETAS, WIDTHS = np.array([0.0, 1, 2, 3]), np.array([0.0, 1, 2]), np.array([32, 128, 512])
 

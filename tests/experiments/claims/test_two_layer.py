@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments._runs import linear_error
-from lmcjax.experiments.claim import verdict
-from lmcjax.experiments.mean_field import mean_field
-from lmcjax.experiments.two_layer import EXPERIMENT, _dropout_error
+from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims._runs import linear_error
+from lmcjax.experiments.claims.mean_field import mean_field
+from lmcjax.experiments.claims.two_layer import EXPERIMENT, _dropout_error
 from lmcjax.symmetry import discover
 from lmcjax.training import TrainConfig, init_state, train_steps
 

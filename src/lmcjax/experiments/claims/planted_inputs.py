@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lmcjax.batching import network_map
-from lmcjax.experiments._estimates import bootstrap_estimate
-from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._estimates import bootstrap_estimate
 from lmcjax.experiments.summary import MATCHING_NAMES
 from lmcjax.interpolation import interpolate
 from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise

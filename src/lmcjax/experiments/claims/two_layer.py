@@ -14,17 +14,17 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
 from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
-from lmcjax.experiments._drawing import label_end, number_ticks, tidy
-from lmcjax.experiments._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
-from lmcjax.experiments._runs import linear_error, measure_pairs, stack_cells, train_sweep
-from lmcjax.experiments.claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._drawing import label_end, number_ticks, tidy
+from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
+from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.matching import match_weights, weight_distance
 from lmcjax.plots import COLOURS
 from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute
 
 _KINDS = {  # model, optimizer, peak rate
-    "mean field": ("lmcjax.experiments.mean_field:mean_field", "sgd_plain", 1.0),
+    "mean field": ("lmcjax.experiments.claims.mean_field:mean_field", "sgd_plain", 1.0),
     "ReLU MLP": ("mlp", "sgd", 0.025),
 }
 _SIZES: dict[Size, dict[str, Any]] = {

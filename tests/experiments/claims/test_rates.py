@@ -7,8 +7,8 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmcjax.experiments.claim import Verdict, verdict
-from lmcjax.experiments.rates import EXPERIMENT
+from lmcjax.experiments.claims._claim import Verdict, verdict
+from lmcjax.experiments.claims.rates import EXPERIMENT
 
 SIZES = [32, 64, 128, 256, 512]
 

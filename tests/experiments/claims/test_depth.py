@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments.claim import verdict
-from lmcjax.experiments.depth import EXPERIMENT, THRESHOLD
+from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims.depth import EXPERIMENT, THRESHOLD
 
 WIDTHS = 2.0 ** np.arange(3, 15)
 DEPTHS = np.arange(1, 6)

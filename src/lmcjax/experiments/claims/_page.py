@@ -9,7 +9,7 @@ from typing import get_args
 import jax
 import xarray as xr
 
-from lmcjax.experiments import (
+from lmcjax.experiments.claims import (
     depth,
     input_dimension,
     lower_bound,
@@ -19,7 +19,7 @@ from lmcjax.experiments import (
     rates,
     two_layer,
 )
-from lmcjax.experiments.claim import Claim, Experiment, Size, Verdict, verdict
+from lmcjax.experiments.claims._claim import Claim, Experiment, Size, Verdict, verdict
 from lmcjax.plots import save_figure
 
 EXPERIMENTS: tuple[Experiment, ...] = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lmcjax.experiments.claim import Estimate
+from lmcjax.experiments.claims._claim import Estimate
 from lmcjax.theory import fit_exponent
 
 _fit = jax.jit(fit_exponent, static_argnames=("repetitions",))
