@@ -181,7 +181,7 @@ def measure(task: Task, num_pairs: int, steps: int) -> list[list[str | int | flo
         )
         soft = not found.permutations
         quality = judge(jax.device_get(found.alignments if soft else found.permutations), soft)
-        row = [task.name, name, *quality, f"{warm:.2f}", f"{cold:.1f}", f"{warm_batch:.2f}", f"{cold_batch:.1f}"]
+        row = [task.name, name, *quality, *(f"{t:.2g}" for t in (warm, cold, warm_batch, cold_batch))]
         rows.append([*row, f"{num_pairs * warm / warm_batch:.2f}"])
         print(*rows[-1], sep="\t", flush=True)
     return rows
