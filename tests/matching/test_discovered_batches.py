@@ -52,7 +52,7 @@ def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_li
     recovers(spec, lambda a, b: {"weights": match_layerwise(spec, a, b, similarity="weights")}, params)
 
 
-@pytest.mark.parametrize("name", ["convolutional", "stacked"])
+@pytest.mark.parametrize("name", ["convolutional", pytest.param("stacked", marks=pytest.mark.slow)])
 def test_planted_permutations_come_back(name: str, cases: Any) -> None:
     case = cases[name]
     similarities = ("weights", "covariance", "activations")

@@ -71,7 +71,9 @@ def pair(name):
     return apply, discover(apply, a, x), a, b, x
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [name if name == "attention" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_group_moments_are_those_of_all_that_readers_see(name):
     """In batches with a short last one: the same as `sample_moments` of the tapped activations, all at once."""
     apply, spec, a, b, x = pair(name)

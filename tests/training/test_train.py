@@ -133,7 +133,8 @@ def test_same_seed_same_bits():
     chex.assert_trees_all_equal(first, second)
 
 
-@pytest.mark.parametrize("networks_per_batch", [pytest.param(None, marks=pytest.mark.slow), 5])
+@pytest.mark.parametrize("networks_per_batch", [None, 5])
+@pytest.mark.slow
 def test_alone_or_among_48(networks_per_batch):
     """Same initial bits; losses within 1e-5 after one epoch."""
     configs, keys = many(48)
