@@ -263,6 +263,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.soft_alignments": lambda: Case(
         lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
     ),
+    "matching.covariance_distance": lambda: Case(
+        lambda a, b, moments: matching.covariance_distance(SPEC, moments)(a, b), pair()
+    ),
     "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
     "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
     "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),

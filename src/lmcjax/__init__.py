@@ -21,6 +21,7 @@ from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Matching as Matching
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
+from lmcjax.matching import covariance_distance as covariance_distance
 from lmcjax.matching import match_annealing as match_annealing
 from lmcjax.matching import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching import match_layerwise as match_layerwise

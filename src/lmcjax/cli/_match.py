@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lmcjax.data import Dataset
     from lmcjax.matching import Matching, Objective
     from lmcjax.models import Network
+    from lmcjax.statistics import ActivationMoments
     from lmcjax.symmetry import PermutationSpec
 
 Layerwise: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
@@ -56,9 +57,9 @@ class Match:
     """Layer by layer, comparing weights, weights in the covariance (second moment) of what the layer sees, activations,
     or their correlation. Or all parameters at once: coordinate-descent (Git Re-Basin), frank-wolfe (C2M3), sinkhorn,
     straight-through, annealing."""
-    objective: Literal["weights", "midpoint"] = "weights"
-    """What sinkhorn, straight-through and annealing make small: the distance of the parameters, or the training loss
-    half-way."""
+    objective: Literal["weights", "covariance", "midpoint"] = "weights"
+    """What sinkhorn, straight-through and annealing make small: the distance of the parameters, that in the covariance
+    of what A's layers see, or the training loss half-way."""
     steps: int | None = None
     """Of sinkhorn, straight-through and annealing (default: 200, 100, 20,000)."""
     restarts: int = 1
@@ -135,16 +136,12 @@ class Match:
         import jax
 
         from lmcjax import matching
-        from lmcjax.data import evenly_spaced
-        from lmcjax.statistics import activation_moments
 
         pair = (spec, params_a, params_b)
         if self.method in get_args(Layerwise):
             moments = None
             if network is not None and dataset is not None and self.method != "weights":
-                inputs = evenly_spaced(dataset.train.inputs, self.moment_samples)
-                with show_stage(f"activations of {len(inputs):,} images"):
-                    moments = jax.block_until_ready(activation_moments(network.apply, *pair, inputs))
+                moments = self._moments(*pair, network, dataset)
             with show_stage(f"matching {len(spec.groups)} groups, layer by layer"):
                 found = matching.match_layerwise(*pair, similarity=cast(Layerwise, self.method), moments=moments)
                 return jax.block_until_ready(found)
@@ -155,7 +152,19 @@ class Match:
                     return jax.block_until_ready(matching.match_frank_wolfe(*pair))
                 found = matching.match_weights(*pair, key=key, order=spec.groups, restarts=self.restarts)
                 return jax.block_until_ready(found)
-        return self._search(spec, params_a, params_b, self._objective(network, dataset))
+        return self._search(spec, params_a, params_b, self._objective(spec, params_a, network, dataset))
+
+    def _moments(
+        self, spec: "PermutationSpec", params_a: "PyTree", params_b: "PyTree", network: "Network", dataset: "Dataset"
+    ) -> "ActivationMoments":
+        import jax
+
+        from lmcjax.data import evenly_spaced
+        from lmcjax.statistics import activation_moments
+
+        inputs = evenly_spaced(dataset.train.inputs, self.moment_samples)
+        with show_stage(f"activations of {len(inputs):,} images"):
+            return jax.block_until_ready(activation_moments(network.apply, spec, params_a, params_b, inputs))
 
     def _search(
         self, spec: "PermutationSpec", params_a: "PyTree", params_b: "PyTree", objective: "Objective"
@@ -184,12 +193,16 @@ class Match:
             jax.effects_barrier()
             return jax.block_until_ready(found)
 
-    def _objective(self, network: "Network | None", dataset: "Dataset | None") -> Any:
+    def _objective(
+        self, spec: "PermutationSpec", params_a: "PyTree", network: "Network | None", dataset: "Dataset | None"
+    ) -> "Objective":
         from lmcjax.evaluation import cross_entropy_and_accuracy
-        from lmcjax.matching import midpoint_loss, weight_distance
+        from lmcjax.matching import covariance_distance, midpoint_loss, weight_distance
 
         if self.objective == "weights" or network is None or dataset is None:
             return weight_distance
+        if self.objective == "covariance":
+            return covariance_distance(spec, self._moments(spec, params_a, params_a, network, dataset))
 
         def loss(outputs: "Array", labels: "Array") -> "Array":
             return cross_entropy_and_accuracy(outputs, labels).loss

@@ -5,6 +5,7 @@ from lmcjax.matching._frank_wolfe import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching._layerwise import match_layerwise as match_layerwise
 from lmcjax.matching._matching import Matching as Matching
 from lmcjax.matching._objectives import Objective as Objective
+from lmcjax.matching._objectives import covariance_distance as covariance_distance
 from lmcjax.matching._objectives import midpoint_loss as midpoint_loss
 from lmcjax.matching._objectives import random_point_loss as random_point_loss
 from lmcjax.matching._objectives import weight_distance as weight_distance

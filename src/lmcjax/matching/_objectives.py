@@ -9,7 +9,9 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.interpolation import interpolate
-from lmcjax.symmetry import check_same_shapes
+from lmcjax.matching._similarity import in_metric, input_moments
+from lmcjax.statistics import ActivationMoments
+from lmcjax.symmetry import PermutationSpec, check_same_shapes, named_leaves
 
 Objective: TypeAlias = Callable[[PyTree, PyTree, Key[Array, ""]], Float[Array, ""]]
 """`objective(params_a, aligned_b, key)`, smaller is better; any function of that kind will do."""
@@ -27,15 +29,56 @@ def weight_distance(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | No
     """
     del key
     check_same_shapes(params_a, params_b)
+    return _sum([jnp.sum(d**2) for d in _differences(params_a, params_b).values()])
 
-    def squared(a: ArrayLike, b: ArrayLike) -> Array:
-        if not jnp.issubdtype(jnp.result_type(a), jnp.inexact):
-            return jnp.zeros(())
-        dtype = accumulation_dtype(a, b)
-        return jnp.sum((jnp.asarray(a, dtype) - jnp.asarray(b, dtype)) ** 2)
 
-    terms = jax.tree.leaves(jax.tree.map(squared, params_a, params_b))
-    return sum((term.astype(accumulation_dtype(*terms)) for term in terms[1:]), terms[0])
+def covariance_distance(spec: PermutationSpec, moments: ActivationMoments) -> Objective:
+    """The objective `sum ||W_A - W_B||_S^2`, the distance of weights in the metric of the covariance matching.
+
+    `||D||_S^2 = tr(D S D^T)`, S the uncentred second moment of what A's kernel sees, divided by N - 1: but for that
+    divisor the mean squared change of `W phi` when B's kernel stands in A's network. Other leaves (biases, scales)
+    count by their squared distance. For every matching that takes an objective; those by inner products have `metric`.
+
+    Args:
+        spec: static; its kernels are compared in the metric.
+        moments: what `activation_moments` returns, traced; network A's are read.
+
+    Raises:
+        ValueError: there are no moments of a kernel that the spec acts on, or they are of another size.
+
+    Source: the paper, Section 6.
+    """
+
+    def objective(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | None = None) -> Float[Array, ""]:
+        del key
+        check_same_shapes(params_a, params_b)
+        differences = _differences(params_a, params_b)
+        terms = []
+        for name, difference in differences.items():
+            kernels = [k for k in spec.kernels if k.leaf == name and k.inputs and name in dict(spec.leaves)]
+            for kernel in kernels:
+                moved = in_metric(kernel, difference, input_moments(kernel, difference, moments))
+                terms.append(jnp.sum(difference.astype(moved.dtype) * moved))
+            if not kernels:
+                terms.append(jnp.sum(difference**2))
+        return _sum(terms)
+
+    return objective
+
+
+def _differences(params_a: PyTree, params_b: PyTree) -> dict[str, Array]:
+    """A less B by leaf, of leaves of floating point, in float32 at least."""
+    leaves_b, found = named_leaves(params_b), {}
+    for name, a in named_leaves(params_a).items():
+        if jnp.issubdtype(jnp.result_type(a), jnp.inexact):
+            dtype = accumulation_dtype(a, leaves_b[name])
+            found[name] = jnp.asarray(a, dtype) - jnp.asarray(leaves_b[name], dtype)
+    return found
+
+
+def _sum(terms: list[Array]) -> Array:
+    dtype = accumulation_dtype(*terms)
+    return sum((term.astype(dtype) for term in terms), jnp.zeros((), dtype))
 
 
 def midpoint_loss(
