@@ -47,8 +47,8 @@ class Task(NamedTuple):
     def pairs(self, count: int) -> tuple[PyTree, PyTree]:
         """The first so many pairs of different networks, each side with a leading axis; spread over the networks."""
         every = sorted(itertools.combinations(range(NUM_NETWORKS), 2), key=lambda pair: (pair[1] - pair[0], pair[0]))
-        sides = np.array(every[:count]).T
-        return tuple(jax.tree.map(lambda leaf, side=side: leaf[side], self.params) for side in sides)  # type: ignore[return-value]
+        first, second = np.array(every[:count]).T
+        return jax.tree.map(lambda leaf: leaf[first], self.params), jax.tree.map(lambda leaf: leaf[second], self.params)
 
 
 def mean_cross_entropy(logits: Array, labels: Array) -> Array:

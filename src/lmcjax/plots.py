@@ -28,7 +28,14 @@ COLOURS = {
     "activations": "#009E73",
     "correlation": "#CC79A7",
 }
+PALETTE = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
 MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^", "correlation": "D"}
+
+
+def tidy(axes: Axes) -> None:
+    """What all panels have in common."""
+    axes.grid(visible=True, alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-") -> None:
@@ -97,8 +104,7 @@ def plot_figure2(results: xr.Dataset) -> Figure:
     for axes, plot in zip(panels, (_plot_losses, _plot_barriers, _plot_dimensions), strict=True):
         plot(axes, results)
         axes.set_xlabel("peak learning rate")
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     panels[0].legend(frameon=False, fontsize=9)
     panels[2].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     neurons = results["num_neurons"].values
@@ -145,8 +151,7 @@ def plot_sweep(results: xr.Dataset) -> Figure:
     panels = figure.subplots(1, len(swept), sharey=True, squeeze=False)[0]
     for axes, name in zip(panels, swept, strict=True):
         _plot_along(axes, results, name, cell)
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     panels[0].set_ylabel("test barrier, loss minus chord (nats)")
     panels[0].set_ylim(bottom=0)  # of all panels, once all curves are there
     panels[-1].legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -4,12 +4,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 
-def tidy(axes: Axes) -> None:
-    """What all panels have in common."""
-    axes.grid(visible=True, alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
 def number_ticks(axes: Axes, values: np.ndarray) -> None:
     """Widths, depths or dimensions on a logarithmic axis, at most eight of them, as numbers."""
     shown = values[:: -(-len(values) // 8)]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -48,7 +48,7 @@ shows: `small` is 15 minutes on 2 cores, `full` the paper's scale; a small run s
 def run_experiments(
     size: Size,
     folder: Path,
-    names: Iterable[str] = (),
+    names: Sequence[str] = (),
     *,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -111,7 +111,7 @@ def _section(experiment: Experiment, results: xr.Dataset, rows: list[list[str]],
     return "\n\n".join(parts) + "\n"
 
 
-def _chosen(names: Iterable[str]) -> list[Experiment]:
+def _chosen(names: Sequence[str]) -> list[Experiment]:
     known = {experiment.name: experiment for experiment in EXPERIMENTS}
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"no experiment {unknown[0]!r}; there are {', '.join(known)}")

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import load_dataset
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
-from lmcjax.experiments.claims._drawing import number_ticks, tidy
+from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
 from lmcjax.experiments.claims._runs import train_sweep
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS, plain_log_ticks
+from lmcjax.plots import COLOURS, plain_log_ticks, tidy
 from lmcjax.sweep import Sweep
 from lmcjax.theory import width_upper_bound
 

@@ -14,11 +14,11 @@ from scipy import stats
 
 from lmcjax.data import Dataset, load_dataset
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
-from lmcjax.experiments.claims._drawing import label_end, number_ticks, tidy
+from lmcjax.experiments.claims._drawing import label_end, number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, slopes
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.matching import match_layerwise
-from lmcjax.plots import COLOURS, plain_log_ticks
+from lmcjax.plots import COLOURS, plain_log_ticks, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute

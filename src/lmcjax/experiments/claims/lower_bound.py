@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
+from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
+from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import gaussian_matching_lower_bound, matching_lower_bound
 
 _SIZES = {  # widths, dimensions, draws
@@ -24,7 +26,6 @@ _SIZES = {  # widths, dimensions, draws
 }
 _BOUNDS = ("density", "differences")
 _BOUND_NAMES = {"density": "from the largest density", "differences": "from the law of differences"}
-_COLOURS = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")  # by dimension
 
 
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
@@ -128,14 +129,13 @@ def draw(results: xr.Dataset) -> Figure:
     _draw_ratios(middle, results)
     _draw_exponents(right, results)
     for axes in (left, middle, right):
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     return figure
 
 
 def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", yscale="log", xlabel="width m", ylabel="matching error per neuron", title="error and bound")
-    for dim, colour in zip(results.dim.values, _COLOURS, strict=False):
+    for dim, colour in zip(results.dim.values, PALETTE, strict=False):
         mean = results["cost"].sel(dim=dim).mean("draw")
         axes.plot(results.n, mean, "o-", color=colour, markersize=4, label=f"d = {dim}")
         axes.plot(results.n, results["bound"].sel(kind="differences", dim=dim), "--", color=colour, linewidth=1)
@@ -146,7 +146,7 @@ def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
 def _draw_ratios(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", yscale="log", xlabel="width m", ylabel="mean error / bound", title="how tight")
     for kind, line in (("differences", "o-"), ("density", "x:")):
-        for dim, colour in zip(results.dim.values, _COLOURS, strict=False):
+        for dim, colour in zip(results.dim.values, PALETTE, strict=False):
             cell = results.sel(dim=dim)
             ratio = cell["cost"].mean("draw") / cell["bound"].sel(kind=kind)
             axes.plot(results.n, ratio, line, color=colour, markersize=4)
@@ -163,8 +163,7 @@ def _draw_exponents(axes: Axes, results: xr.Dataset) -> None:
     found = np.array([_exponent(results, int(d))[:3] for d in dims]) * -dims[:, None] / 2
     bars = [found[:, 0] - found[:, 2], found[:, 1] - found[:, 0]]  # the factor turns low and high round
     axes.errorbar(dims, found[:, 0], bars, fmt="o", color="#D55E00", capsize=3, label="measured")
-    axes.set_xticks(dims, [str(d) for d in dims])
-    axes.set_xticks([], minor=True)
+    number_ticks(axes, dims)
     axes.legend(frameon=False, fontsize=8)
 
 

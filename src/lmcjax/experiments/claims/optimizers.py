@@ -13,11 +13,10 @@ from matplotlib.figure import Figure
 
 from lmcjax.data import Dataset, load_dataset
 from lmcjax.experiments.claims._claim import Experiment, Size
-from lmcjax.experiments.claims._drawing import tidy
 from lmcjax.experiments.claims._runs import train_sweep
 from lmcjax.experiments.claims._section_6 import CLAIMS
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS, plain_log_ticks
+from lmcjax.plots import COLOURS, plain_log_ticks, tidy
 from lmcjax.statistics import independence_test, neuron_coordinates
 from lmcjax.sweep import Sweep, load_networks
 from lmcjax.symmetry import discover

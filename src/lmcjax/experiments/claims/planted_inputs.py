@@ -14,11 +14,13 @@ from matplotlib.figure import Figure
 
 from lmcjax.batching import network_map
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
+from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate
 from lmcjax.experiments.summary import MATCHING_NAMES
 from lmcjax.interpolation import interpolate
 from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise
 from lmcjax.models import MLP, FlaxNetwork
+from lmcjax.plots import COLOURS, PALETTE, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.symmetry import mlp_spec, permute
 
@@ -29,7 +31,6 @@ _SIZES = {  # widths, alphas, betas, pairs
     "small": ((32, 128, 512), (0.0, 0.5, 1.0, 2.0, 3.0), (0.0, 1.0, 2.0), 16),
     "full": ((32, 128, 512, 2048), (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), (0.0, 0.5, 1.0, 1.5, 2.0), 64),
 }
-_COLOURS = {"weights": "#0072B2", "covariance": "#D55E00", "activations": "#009E73"}
 
 
 def _spectrum(exponent: Float[Array, ""]) -> Float[Array, " dim"]:
@@ -239,8 +240,7 @@ def draw(results: xr.Dataset) -> Figure:
     _draw_ratios(middle, results)
     _draw_dimensions(right, results)
     for axes in (left, middle, right):
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -252,7 +252,7 @@ def _draw_deviations(axes: Axes, results: xr.Dataset) -> None:
     lines = {"weights": "o-", "covariance": "s-", "activations": "^--"}
     for matching, line in lines.items():
         mean = cell["layer"].sel(matching=matching).mean("pair")
-        label, colour = MATCHING_NAMES[matching], _COLOURS[matching]
+        label, colour = MATCHING_NAMES[matching], COLOURS[matching]
         axes.plot(results["alpha"], mean, line, color=colour, label=label, markersize=7, markerfacecolor="none")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
@@ -274,14 +274,12 @@ def _draw_dimensions(axes: Axes, results: xr.Dataset) -> None:
     axes.set(xscale="log", xlabel="approximate dimension of the weights", ylabel="covariance / naive")
     axes.set_title("gain by the weights' dimension")
     cell = results.isel(width=-1)
-    colours = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7")
-    for alpha, colour in zip(results["alpha"].values, colours, strict=False):
+    for alpha, colour in zip(results["alpha"].values, PALETTE, strict=False):
         row = cell.sel(alpha=alpha)
         dims = row["dimension"].sel(matching="weights").mean("pair")
         axes.plot(dims, _ratios(_pairs(row, "layer", _NAIVE, "beta")), "o-", color=colour, label=f"alpha = {alpha:g}")
     axes.axhline(1, color="#D55E00", linestyle="--")
-    axes.set_xticks([2, 4, 8, 16, 32], ["2", "4", "8", "16", "32"])
-    axes.set_xticks([], minor=True)
+    number_ticks(axes, np.array([2, 4, 8, 16, 32]))
 
 
 EXPERIMENT = Experiment(

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
+from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import low_dimensional_width
 
 _DIMS = {1: 8, 2: 8, 3: 32, 5: 32}  # of all directions, by the number k of dominant ones
@@ -79,8 +80,12 @@ def crossover(num_points: np.ndarray, head: np.ndarray, tail: np.ndarray) -> flo
 def _crossovers(results: xr.Dataset, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Widths by eta, from means over draws."""
     cell = results.sel(k=k).isel(level=slice(1, -1)).mean("draw")
-    widths = [crossover(cell.n.values, h, t) for h, t in zip(cell["head"].values, cell["tail"].values, strict=True)]
-    return cell["eta"].values, np.array(widths)
+    return cell["eta"].values, _by_eta(cell.n.values, cell["head"].values, cell["tail"].values)
+
+
+def _by_eta(num_points: np.ndarray, head: np.ndarray, tail: np.ndarray) -> np.ndarray:
+    """The crossover of each row of means `[eta, n]`."""
+    return np.array([crossover(num_points, h, t) for h, t in zip(head, tail, strict=True)])
 
 
 def _crossover_exponent(results: xr.Dataset, k: int) -> Estimate:
@@ -89,7 +94,7 @@ def _crossover_exponent(results: xr.Dataset, k: int) -> Estimate:
     log_eta, n = np.log(cell["eta"].values), cell.n.values
 
     def slope(head: np.ndarray, tail: np.ndarray) -> float:
-        widths = [crossover(n, h, t) for h, t in zip(head.mean(0), tail.mean(0), strict=True)]
+        widths = _by_eta(n, head.mean(0), tail.mean(0))
         return float(np.polyfit(log_eta, np.log(widths), 1)[0]) if np.isfinite(widths).all() else math.nan
 
     samples = (cell[name].transpose("draw", "level", "n").values for name in ("head", "tail"))
@@ -157,8 +162,7 @@ def draw(results: xr.Dataset) -> Figure:
     _draw_errors(left, results, 2)
     _draw_crossovers(right, results)
     for axes in (left, right):
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
         axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -167,7 +171,7 @@ def _draw_errors(axes: Axes, results: xr.Dataset, k: int) -> None:
     dim, n = _DIMS[k], results.n.values.astype(float)
     axes.set(xscale="log", yscale="log", xlabel="width m", ylabel="matching error per neuron")
     axes.set_title(f"k = {k} dominant of {dim} directions")
-    colours = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
+    colours = PALETTE[: results.sizes["level"]]
     cells = results.sel(k=k).mean("draw")
     for level, colour in zip(range(results.sizes["level"]), colours, strict=True):
         cell = cells.isel(level=level)

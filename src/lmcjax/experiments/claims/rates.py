@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import Law, direction_costs, fitted_range
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, difference, exponent_estimate, within_a_quarter
+from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import empirical_wasserstein_rate
 
 _LAWS: tuple[Law, ...] = ("gaussian", "uniform")
@@ -23,7 +24,6 @@ _SIZES = {  # numbers of points, draws
     "full": ((32, 64, 128, 256, 512, 1024, 2048, 4096), 64),
 }
 _BOUND = "paper, from Fournier and Guillin (2015), Theorem 1"
-_COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")  # by dimension
 
 
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
@@ -156,15 +156,14 @@ def draw(results: xr.Dataset) -> Figure:
         _draw_costs(axes, results.sel(law=law), law)
     _draw_exponents(right, results)
     for axes in (left, middle, right):
-        axes.grid(visible=True, alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     return figure
 
 
 def _draw_costs(axes: Axes, results: xr.Dataset, law: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel="n, points per sample", ylabel="mean $W_2^2$", title=law)
     n = results.n.values.astype(float)
-    for dim, colour in zip(results.dim.values, _COLOURS, strict=True):
+    for dim, colour in zip(results.dim.values, PALETTE[1:], strict=False):
         costs = results["cost"].sel(dim=dim)
         mean, error = costs.mean("draw").values, costs.std("draw", ddof=1).values / results.sizes["draw"] ** 0.5
         axes.errorbar(n, mean, 2 * error, color=colour, marker="o", markersize=4, linestyle="", label=f"d = {dim}")
