@@ -292,6 +292,18 @@ def test_false_friends_stay_pinned(name):
     assert all(verify(FALSE_FRIENDS[name], spec, PARAMS, X).holds.values())
 
 
+def test_a_sum_of_copies_that_are_regrouped_differently_has_no_symmetry():
+    """The 16 neurons, as 2 x 8 and as 8 x 2, meet entry by entry."""
+
+    def apply(p, x):
+        h = jnp.tanh(x @ p["w1"])
+        regrouped = h.reshape(-1, 2, 8).swapaxes(1, 2).reshape(-1, 16)
+        return (h + regrouped) @ p["w2"]
+
+    params = {"w1": jnp.ones((5, 16)), "w2": jnp.ones((16, 3))}
+    assert discover(apply, params, jnp.ones((4, 5))).groups == ()
+
+
 def test_verify_says_where_a_spec_is_wrong():
     """The typo of a published spec: an axis that reads one group is said to read another."""
     wrong = PermutationSpec.from_axes({"a": (None, writes("g")), "b": (None, writes("h")), "v": (reads("h"), None)})

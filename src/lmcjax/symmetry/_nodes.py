@@ -4,6 +4,14 @@ An *atom* is an index set such as "the neurons of this layer". An *axis* of an a
 and a piece is a product of atoms, outermost first (an axis of heads times channels has one piece of two atoms). Atoms
 of equal axes are merged; where an axis is cut or reshaped, its atoms are split into products or concatenations of
 smaller ones.
+
+The invariant. Give every atom that is not split a permutation: any one, the identity where the atom is pinned, the same
+one to atoms that are merged. This fixes the permutation of every other atom and of every axis: that of a split atom is
+the one of the axis it was split into, that of a product acts on each factor, that of a concatenation on each piece.
+An operation of `Nodes` only ever adds equations between permutations: two atoms are equal (`merge`), an atom is an axis
+of smaller ones (split), an atom stays in place (`pin`). No equation is ever dropped or replaced. So an atom has one
+split at most, a second one is merged with the first; and whoever walks along axes while splitting atoms expands the
+axes anew after each step, for a split may touch any atom that is still ahead.
 """
 
 import itertools
@@ -87,6 +95,10 @@ class Nodes:
         return (tuple(self.find(node) for node in piece),)
 
     def _divide(self, root: int, axis: NodeAxis) -> None:
+        """The atom is this axis of smaller ones."""
+        if root in self._split:
+            self.merge(self._split[root], axis)
+            return
         self._split[root] = axis
         if root in self._pinned:
             self.pin(axis, self._pinned[root])
@@ -136,21 +148,28 @@ class Nodes:
 
     def _merge_products(self, first: Piece, second: Piece) -> None:
         """Two products of equal length, factor by factor from the outermost; factors are split where sizes divide."""
-        a, b = [self.find(n) for n in first], [self.find(n) for n in second]
-        while a and b:
-            if self._size[a[0]] == self._size[b[0]]:
-                self._union(a[0], b[0])
-                a, b = a[1:], b[1:]
-                continue
-            large, small = (a, b) if self._size[a[0]] > self._size[b[0]] else (b, a)
-            rest, remainder = divmod(self._size[large[0]], self._size[small[0]])
-            if remainder:
+        while first and second:
+            left, right = self.expand((first,)), self.expand((second,))
+            if len(left) > 1 or len(right) > 1:  # a factor has become a concatenation meanwhile
+                self.merge(left, right)
+                return
+            (first,), (second,) = left, right
+            size_a, size_b = self._size[first[0]], self._size[second[0]]
+            if size_a == size_b:
+                self._union(first[0], second[0])
+                first, second = first[1:], second[1:]
+            elif not (self._factor(first[0], size_b) if size_a > size_b else self._factor(second[0], size_a)):
                 break
-            factors = (self.new(self._size[small[0]]), self.new(rest))
-            self._divide(large[0], (factors,))
-            large[:1] = factors
-        for remaining in (a, b):
-            self.pin((tuple(remaining),), "axes that are reshaped differently in two places")
+        for rest in (first, second):
+            self.pin((rest,), "axes that are reshaped differently in two places")
+
+    def _factor(self, node: int, outer: int) -> bool:
+        """Split an atom into a product whose outermost factor has `outer` elements, if its size can be divided so."""
+        rest, remainder = divmod(self._size[node], outer)
+        if remainder:
+            return False
+        self._divide(node, ((self.new(outer), self.new(rest)),))
+        return True
 
     def _union(self, a: int, b: int) -> None:
         a, b = self.find(a), self.find(b)
