@@ -22,7 +22,9 @@ def convolutional(params: Any, x: Any) -> Any:
     """A flatten that keeps the channels inside the pixels; no neuron is dead."""
     x = jax.nn.leaky_relu(convolution(x, params["c1"], stride=2) + params["b1"], 0.1)
     x = jax.nn.leaky_relu(convolution(x, params["c2"]) + params["b2"], 0.1)
-    return jax.nn.leaky_relu(x.reshape(len(x), -1) @ params["d1"] + params["b3"], 0.1) @ params["d2"]
+    return (
+        jax.nn.leaky_relu(x.reshape(len(x), -1) @ params["d1"] + params["b3"], 0.1) @ params["d2"]
+    )
 
 
 def residual(params: Any, x: Any) -> Any:
@@ -45,7 +47,9 @@ def stacked(params: Any, x: Any) -> Any:
 def depthwise(params: Any, x: Any) -> Any:
     """A convolution, and one with two outputs for each of its channels."""
     x = jax.nn.relu(convolution(x, params["c1"], stride=2))
-    return jax.nn.relu(convolution(x, params["dw"], groups=x.shape[-1])).mean((1, 2)) @ params["out"]
+    return (
+        jax.nn.relu(convolution(x, params["dw"], groups=x.shape[-1])).mean((1, 2)) @ params["out"]
+    )
 
 
 def attention(params: Any, tokens: Any) -> Any:
@@ -67,8 +71,13 @@ class Case:
     def params(self, seed: int) -> dict[str, np.ndarray]:
         """Normal kernels of He's variance and biases."""
         rng = np.random.default_rng(seed)
-        scales = {name: np.sqrt(2 * shape[-1] / np.prod(shape)) for name, shape in self.shapes.items()}
-        return {name: (scales[name] * rng.normal(size=s)).astype(np.float32) for name, s in self.shapes.items()}
+        scales = {
+            name: np.sqrt(2 * shape[-1] / np.prod(shape)) for name, shape in self.shapes.items()
+        }
+        return {
+            name: (scales[name] * rng.normal(size=s)).astype(np.float32)
+            for name, s in self.shapes.items()
+        }
 
     def batch(self, seeds: Sequence[int]) -> dict[str, np.ndarray]:
         return jax.tree.map(lambda *leaves: np.stack(leaves), *map(self.params, seeds))
@@ -87,7 +96,9 @@ class Case:
 
     def match(self, a: Any, b: Any, similarities: Sequence[str]) -> dict[str, Matching]:
         moments = self.moments(a, b)
-        return {s: match_layerwise(self.spec, a, b, similarity=s, moments=moments) for s in similarities}
+        return {
+            s: match_layerwise(self.spec, a, b, similarity=s, moments=moments) for s in similarities
+        }
 
 
 IMAGES = np.random.default_rng(1).normal(size=(24, 6, 5, 2)).astype(np.float32)
@@ -96,18 +107,37 @@ TOKENS = np.random.default_rng(3).integers(0, 7, size=(12, 4))
 CASES = {
     "convolutional": Case(
         convolutional,
-        {"c1": (3, 3, 2, 4), "b1": (4,), "c2": (3, 3, 4, 5), "b2": (5,), "d1": (45, 6), "b3": (6,), "d2": (6, 3)},
+        {
+            "c1": (3, 3, 2, 4),
+            "b1": (4,),
+            "c2": (3, 3, 4, 5),
+            "b2": (5,),
+            "d1": (45, 6),
+            "b3": (6,),
+            "d2": (6, 3),
+        },
         IMAGES,
     ),
     "residual": Case(
         residual,
-        {"in": (3, 8), "up1": (8, 6), "down1": (6, 8), "up2": (8, 5), "down2": (5, 8), "out": (8, 2)},
+        {
+            "in": (3, 8),
+            "up1": (8, 6),
+            "down1": (6, 8),
+            "up2": (8, 5),
+            "down2": (5, 8),
+            "out": (8, 2),
+        },
         VECTORS,
     ),
-    "stacked": Case(stacked, {"in": (3, 6), "up": (3, 6, 5), "down": (3, 5, 6), "out": (6, 2)}, VECTORS),
+    "stacked": Case(
+        stacked, {"in": (3, 6), "up": (3, 6, 5), "down": (3, 5, 6), "out": (6, 2)}, VECTORS
+    ),
     "depthwise": Case(depthwise, {"c1": (3, 3, 2, 4), "dw": (3, 3, 1, 8), "out": (8, 3)}, IMAGES),
     "attention": Case(
-        attention, {"embed": (7, 6), "q": (6, 3, 4), "k": (6, 3, 4), "v": (6, 3, 5), "o": (3, 5, 2)}, TOKENS
+        attention,
+        {"embed": (7, 6), "q": (6, 3, 4), "k": (6, 3, 4), "v": (6, 3, 5), "o": (3, 5, 2)},
+        TOKENS,
     ),
 }
 

@@ -1,4 +1,6 @@
-"""Simulated annealing against brute force, Boltzmann's distribution, and its own objective evaluated anew."""
+"""Simulated annealing against brute force, Boltzmann's distribution, and its own objective
+evaluated anew.
+"""
 
 import functools
 import itertools
@@ -32,8 +34,13 @@ def anew(a, b, key):
 
 @pytest.mark.slow
 def test_changes_by_two_rows_are_those_of_the_distance(rng):
-    """With a flatten and a concatenation, at a constant temperature: the same swaps are kept, and the same value."""
-    a, b = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()} for _ in range(2))
+    """With a flatten and a concatenation, at a constant temperature: the same swaps are kept, and
+    the same value.
+    """
+    a, b = (
+        {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()}
+        for _ in range(2)
+    )
     options = {"key": jax.random.key(0), "num_steps": 300, "temperature": 40.0}
     fast, slow = (
         jax.jit(functools.partial(match_annealing, SPEC, objective=objective, **options))(a, b)
@@ -48,7 +55,10 @@ def test_changes_by_two_rows_are_those_of_the_distance(rng):
 
 def layers(sizes, rng):
     return {
-        f"Dense_{i}": {"kernel": jnp.asarray(rng.normal(size=(m, n)), jnp.float32), "bias": jnp.zeros(n)}
+        f"Dense_{i}": {
+            "kernel": jnp.asarray(rng.normal(size=(m, n)), jnp.float32),
+            "bias": jnp.zeros(n),
+        }
         for i, (m, n) in enumerate(itertools.pairwise(sizes))
     }
 
@@ -56,7 +66,9 @@ def layers(sizes, rng):
 def all_distances(spec, a, b, sizes):
     every = [list(itertools.permutations(range(n))) for n in sizes]
     grid = [jnp.asarray(v, jnp.int32) for v in zip(*itertools.product(*every), strict=True)]
-    act = jax.vmap(lambda *p: weight_distance(a, permute(spec, dict(zip(spec.groups, p, strict=True)), b)))
+    act = jax.vmap(
+        lambda *p: weight_distance(a, permute(spec, dict(zip(spec.groups, p, strict=True)), b))
+    )
     return np.asarray(jax.jit(act)(*grid), np.float64)
 
 
@@ -67,7 +79,9 @@ def test_the_least_of_all_permutations_and_a_nan_that_stays_alone(rng):
     a, b = (jax.tree.map(lambda *v: np.stack(v), *side) for side in zip(*pairs, strict=True))
     b["Dense_1"]["kernel"][1, 0, 0] = np.nan
     spec = mlp_spec(2)
-    match = jax.jit(jax.vmap(lambda a, b, key: match_annealing(spec, a, b, key=key, num_steps=3000)))
+    match = jax.jit(
+        jax.vmap(lambda a, b, key: match_annealing(spec, a, b, key=key, num_steps=3000))
+    )
     found = match(a, b, jax.random.split(jax.random.key(1), 3))
     assert found.finite.tolist() == [True, False, True]
     for i in (0, 2):
@@ -85,8 +99,15 @@ def test_visits_follow_boltzmann(rng):
     temperature = float(np.ptp(distances)) / 2
     expected = np.exp(-distances / temperature)
     expected /= expected.sum()
-    options = {"key": jax.random.key(2), "num_steps": 30_000, "temperature": temperature, "objective": anew}
-    trace = np.asarray(jax.jit(functools.partial(match_annealing, mlp_spec(1), **options))(a, b).trace)
+    options = {
+        "key": jax.random.key(2),
+        "num_steps": 30_000,
+        "temperature": temperature,
+        "objective": anew,
+    }
+    trace = np.asarray(
+        jax.jit(functools.partial(match_annealing, mlp_spec(1), **options))(a, b).trace
+    )
     states = np.abs(trace[:, None] - distances).argmin(1)
     visited = np.bincount(states, minlength=6) / len(states)
     assert np.abs(visited - expected).max() < 0.02  # four standard errors

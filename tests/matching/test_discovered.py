@@ -1,4 +1,6 @@
-"""Matching networks whose symmetries were discovered, against the paper's formulas in NumPy and SciPy."""
+"""Matching networks whose symmetries were discovered, against the paper's formulas in NumPy and
+SciPy.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -26,7 +28,10 @@ def similarities(case: Any, a: Any, b: Any, permutations: Any) -> dict[str, dict
     def compare(a: Any, b: Any, permutations: Any) -> dict[str, dict[str, jax.Array]]:
         options = {"moments": case.moments(a, b), "permutations": permutations}
         return {
-            s: {g: layer_similarity(case.spec, g, a, b, similarity=s, **options) for g in case.spec.groups}
+            s: {
+                g: layer_similarity(case.spec, g, a, b, similarity=s, **options)
+                for g in case.spec.groups
+            }
             for s in SIMILARITIES
         }
 
@@ -46,9 +51,13 @@ def relu(x: np.ndarray, slope: float = 0) -> np.ndarray:
 
 
 def patches(images: np.ndarray, size: int, stride: int) -> np.ndarray:
-    """The windows of a convolution with SAME padding, `[num_images, height, width, size, size, channels]`."""
+    """The windows of a convolution with SAME padding, `[num_images, height, width, size, size,
+    channels]`.
+    """
     out = [-(-length // stride) for length in images.shape[1:3]]
-    missing = [(o - 1) * stride + size - length for o, length in zip(out, images.shape[1:3], strict=True)]
+    missing = [
+        (o - 1) * stride + size - length for o, length in zip(out, images.shape[1:3], strict=True)
+    ]
     padded = np.pad(images, [(0, 0), *((m // 2, m - m // 2) for m in missing), (0, 0)])
     windows = np.zeros((len(images), *out, size, size, images.shape[-1]))
     for row, column in np.ndindex(*out):
@@ -67,9 +76,15 @@ def centred(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return (a - a.mean(0)).T @ (b - b.mean(0)) / (len(a) - 1)
 
 
-def products(similarity: str, terms: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> np.ndarray:
-    """`W_A S W_B^T`, summed over kernels `(W_A^T, W_B^T, samples of A's inputs)`; S is 1 for "weights"."""
-    return sum(a.T @ (second_moment(seen) @ b if similarity == "covariance" else b) for a, b, seen in terms)
+def products(
+    similarity: str, terms: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> np.ndarray:
+    """`W_A S W_B^T`, summed over kernels `(W_A^T, W_B^T, samples of A's inputs)`; S is 1 for
+    "weights".
+    """
+    return sum(
+        a.T @ (second_moment(seen) @ b if similarity == "covariance" else b) for a, b, seen in terms
+    )
 
 
 def best(matrix: np.ndarray) -> np.ndarray:
@@ -80,14 +95,23 @@ def convolutional_inputs(p: dict[str, np.ndarray], images: np.ndarray) -> list[n
     """What the four kernels see, as samples."""
     first = patches(images.astype(np.float64), 3, 2)
     second = patches(relu(np.einsum("nijhwc,hwco->nijo", first, p["c1"]) + p["b1"], 0.1), 3, 1)
-    flat = relu(np.einsum("nijhwc,hwco->nijo", second, p["c2"]) + p["b2"], 0.1).reshape(len(images), -1)
-    return [first.reshape(-1, 18), second.reshape(-1, 36), flat, relu(flat @ p["d1"] + p["b3"], 0.1)]
+    flat = relu(np.einsum("nijhwc,hwco->nijo", second, p["c2"]) + p["b2"], 0.1).reshape(
+        len(images), -1
+    )
+    return [
+        first.reshape(-1, 18),
+        second.reshape(-1, 36),
+        flat,
+        relu(flat @ p["d1"] + p["b3"], 0.1),
+    ]
 
 
 def convolutional_reference(
     a: Any, b: Any, similarity: str, case: Any, given: Any = None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Layer by layer, the earlier permutations applied to B: similarities and best (or given) permutations."""
+    """Layer by layer, the earlier permutations applied to B: similarities and best (or given)
+    permutations.
+    """
     seen_a, seen_b = convolutional_inputs(a, case.x), convolutional_inputs(b, case.x)
     before, found = np.arange(2), {}
     for layer, name in enumerate(("c1", "c2", "d1")):
@@ -114,12 +138,18 @@ def test_a_convolutional_network_equals_the_papers_formulas(cases: Any) -> None:
         assert any((p != np.arange(len(p))).any() for _, p in expected.values())
         for group, (matrix, p) in expected.items():
             np.testing.assert_array_equal(matching.permutations[group], p)
-            np.testing.assert_allclose(matching.objective[group], matrix[np.arange(len(p)), p].sum(), rtol=1e-4)
-            np.testing.assert_allclose(matching.identity_objective[group], np.trace(matrix), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                matching.objective[group], matrix[np.arange(len(p)), p].sum(), rtol=1e-4
+            )
+            np.testing.assert_allclose(
+                matching.identity_objective[group], np.trace(matrix), rtol=1e-3, atol=1e-4
+            )
         assert (int(matching.iterations), bool(matching.converged)) == (1, True)
     permutations = {group: p for group, (_, p) in expected.items()}
     for similarity, found in similarities(case, a, b, permutations).items():
-        expected = convolutional_reference(in_float64(a), in_float64(b), similarity, case, permutations)
+        expected = convolutional_reference(
+            in_float64(a), in_float64(b), similarity, case, permutations
+        )
         for group, (matrix, _) in expected.items():
             assert_similar(found[group], matrix)
 
@@ -132,23 +162,32 @@ def residual_inputs(p: dict[str, np.ndarray], x: np.ndarray) -> dict[str, np.nda
     return seen
 
 
-def residual_reference(a: Any, b: Any, similarity: str, case: Any) -> tuple[dict[str, np.ndarray], int]:
-    """The stream's writers beside whose other group is unmatched wait for the second pass; passes are repeated while
+def residual_reference(
+    a: Any, b: Any, similarity: str, case: Any
+) -> tuple[dict[str, np.ndarray], int]:
+    """The stream's writers beside whose other group is unmatched wait for the second pass; passes
+    are repeated while
     they raise the sum of all similarities."""
     seen = residual_inputs(a, case.x)
 
-    def matrices(p: dict[str, np.ndarray], blocks: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    def matrices(
+        p: dict[str, np.ndarray], blocks: tuple[int, ...]
+    ) -> Iterator[tuple[str, np.ndarray]]:
         terms = [(a["in"], b["in"], seen["in"])]
         terms += [(a[f"down{i}"], b[f"down{i}"][p[f"up{i}"]], seen[f"down{i}"]) for i in blocks]
         yield "in", products(similarity, terms)
         for up in ("up1", "up2"):
             yield up, products(similarity, [(a[up], b[up][p["in"]], seen[up])])
 
-    def one_pass(p: dict[str, np.ndarray], blocks: tuple[int, ...]) -> tuple[float, dict[str, np.ndarray]]:
+    def one_pass(
+        p: dict[str, np.ndarray], blocks: tuple[int, ...]
+    ) -> tuple[float, dict[str, np.ndarray]]:
         p = dict(p)
         for name, matrix in matrices(p, blocks):
             p[name] = best(matrix)
-        total = sum(matrix[np.arange(len(matrix)), p[name]].sum() for name, matrix in matrices(p, (1, 2)))
+        total = sum(
+            matrix[np.arange(len(matrix)), p[name]].sum() for name, matrix in matrices(p, (1, 2))
+        )
         return total, p
 
     identity = {name: np.arange(a[name].shape[1]) for name in ("in", "up1", "up2")}
@@ -169,7 +208,9 @@ def test_streams_are_matched_in_passes(cases: Any) -> None:
     for similarity, matching in match(case.batch(seeds_a), case.batch(seeds_b)).items():
         passes = set()
         for i, seeds in enumerate(zip(seeds_a, seeds_b, strict=True)):
-            expected = residual_reference(*(in_float64(case.params(seed)) for seed in seeds), similarity, case)
+            expected = residual_reference(
+                *(in_float64(case.params(seed)) for seed in seeds), similarity, case
+            )
             found = jax.tree.map(lambda leaf, i=i: leaf[i], matching)
             chex.assert_trees_all_equal(found.permutations, expected[0])
             assert (int(found.iterations), bool(found.converged)) == (expected[1], True)
@@ -177,7 +218,9 @@ def test_streams_are_matched_in_passes(cases: Any) -> None:
         assert max(passes) > 2
 
 
-def stacked_inputs(p: dict[str, np.ndarray], x: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def stacked_inputs(
+    p: dict[str, np.ndarray], x: np.ndarray
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The stream before each layer and after the last, and the hidden activations of each."""
     stream, hidden = [x @ p["in"]], []
     for up, down in zip(p["up"], p["down"], strict=True):
@@ -197,7 +240,9 @@ def stacked_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> dict
     return {"in": stream, "up": np.stack([products(similarity, [term]) for term in up])}
 
 
-def depthwise_inputs(p: dict[str, np.ndarray], images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def depthwise_inputs(
+    p: dict[str, np.ndarray], images: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Patches `[N, 18]`, patches by channel `[N, 9, 4]`, and what the head sees, `[N, 4, 2]`."""
     first = patches(images.astype(np.float64), 3, 2)
     second = patches(relu(np.einsum("nijhwc,hwco->nijo", first, p["c1"])), 3, 1)
@@ -209,12 +254,21 @@ def depthwise_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> di
     first, second, said = depthwise_inputs(a, x)
     if similarity == "activations":
         return {"c1": centred(said, depthwise_inputs(b, x)[2], 1)}
-    metric = np.stack([second_moment(second[..., c]) if similarity == "covariance" else np.eye(9) for c in range(4)])
+    metric = np.stack(
+        [
+            second_moment(second[..., c]) if similarity == "covariance" else np.eye(9)
+            for c in range(4)
+        ]
+    )
     own = np.einsum("kgm,gkl,lhm->gh", a["dw"].reshape(9, 4, 2), metric, b["dw"].reshape(9, 4, 2))
-    return {"c1": products(similarity, [(a["c1"].reshape(18, 4), b["c1"].reshape(18, 4), first)]) + own}
+    return {
+        "c1": products(similarity, [(a["c1"].reshape(18, 4), b["c1"].reshape(18, 4), first)]) + own
+    }
 
 
-def attention_inputs(p: dict[str, np.ndarray], tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def attention_inputs(
+    p: dict[str, np.ndarray], tokens: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The embedded tokens, queries and keys `[2, ..., heads, channels]`, what the heads say."""
     x = p["embed"][tokens]
     q, k, v = (np.einsum("btd,dhc->bthc", x, p[name]) for name in "qkv")
@@ -225,7 +279,10 @@ def attention_inputs(p: dict[str, np.ndarray], tokens: np.ndarray) -> tuple[np.n
 
 def attention_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> dict[str, np.ndarray]:
     """Heads by all their channels, channels head by head; three kernels read the embedding."""
-    (embedded, asked, said), (embedded_b, asked_b, said_b) = attention_inputs(a, x), attention_inputs(b, x)
+    (embedded, asked, said), (embedded_b, asked_b, said_b) = (
+        attention_inputs(a, x),
+        attention_inputs(b, x),
+    )
     if similarity == "activations":
         embed = centred(np.stack([embedded] * 3), np.stack([embedded_b] * 3))
         return {
@@ -240,12 +297,20 @@ def attention_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> di
         heads = ([(a[name][:, h], b[name][:, h], seen) for name in names] for h in range(3))
         return np.stack([products(similarity, terms) for terms in heads])
 
-    by_head = [(a[name][..., c], b[name][..., c], seen) for name in "qkv" for c in range(a[name].shape[2])]
+    by_head = [
+        (a[name][..., c], b[name][..., c], seen) for name in "qkv" for c in range(a[name].shape[2])
+    ]
     embed = products(similarity, [(a["embed"], b["embed"], np.eye(7)[x.ravel()])])
-    return {"embed": embed, "heads": products(similarity, by_head), "q": by_channel("qk"), "v": by_channel("v")}
+    return {
+        "embed": embed,
+        "heads": products(similarity, by_head),
+        "q": by_channel("qk"),
+        "v": by_channel("v"),
+    }
 
 
-# the leaves' axes that each group acts on, and along which it varies; the first is one that it is known by
+# the leaves' axes that each group acts on, and along which it varies; the first is one that it is
+# known by
 PLACES = {
     "stacked": {
         "in": (("in", 1, None), ("up", 1, None), ("down", 2, None), ("out", 0, None)),
@@ -261,7 +326,9 @@ PLACES = {
 }
 
 
-def aligned(places: Any, b: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def aligned(
+    places: Any, b: dict[str, np.ndarray], p: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Every group of B permuted, heads before their channels."""
     b = dict(b)
     for role, q in p.items():
@@ -274,7 +341,11 @@ def aligned(places: Any, b: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> 
     return b
 
 
-REFERENCES = {"stacked": stacked_similarities, "depthwise": depthwise_similarities, "attention": attention_similarities}
+REFERENCES = {
+    "stacked": stacked_similarities,
+    "depthwise": depthwise_similarities,
+    "attention": attention_similarities,
+}
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -307,9 +378,13 @@ def test_other_groups_are_aligned_beside_a_fixed_stretch() -> None:
 
     def similarity(cross: np.ndarray, channels: list[int]) -> jax.Array:
         eye = np.eye(8)
-        seen = Moments(*map(jnp.float32, (30, np.zeros(8), np.zeros(8), eye, eye, cross.reshape(8, 8))))
+        seen = Moments(
+            *map(jnp.float32, (30, np.zeros(8), np.zeros(8), eye, eye, cross.reshape(8, 8)))
+        )
         permutations = {"heads": np.arange(2), "channels": np.array(channels)}
         options = {"moments": ActivationMoments({"o": seen}, {}), "permutations": permutations}
         return layer_similarity(spec, "heads", params, params, similarity="activations", **options)
 
-    assert_similar(similarity(cross[..., [2, 0, 1, 3]], [1, 2, 0]), np.asarray(similarity(cross, [0, 1, 2])))
+    assert_similar(
+        similarity(cross[..., [2, 0, 1, 3]], [1, 2, 0]), np.asarray(similarity(cross, [0, 1, 2]))
+    )

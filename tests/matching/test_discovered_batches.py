@@ -27,14 +27,20 @@ from lmcjax.symmetry import perturb
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def recovers(spec: PermutationSpec, match: Callable[[Any, Any], dict[str, Matching]], params: Any) -> None:
+def recovers(
+    spec: PermutationSpec, match: Callable[[Any, Any], dict[str, Matching]], params: Any
+) -> None:
     """Ten networks, ten planted permutations; all come back exactly."""
     rng = np.random.default_rng(6)
-    identity = {group: np.broadcast_to(np.arange(shape[-1]), (10, *shape)) for group, shape in spec.shapes}
+    identity = {
+        group: np.broadcast_to(np.arange(shape[-1]), (10, *shape)) for group, shape in spec.shapes
+    }
     planted = {group: rng.permuted(p, axis=-1).astype(np.int32) for group, p in identity.items()}
     inverse = {group: np.argsort(p, -1) for group, p in planted.items()}
     networks = jax.vmap(perturb, (0, None))(jax.random.split(jax.random.key(0), 10), params)
-    for matching in jax.jit(jax.vmap(lambda a, q: match(a, permute(spec, q, a))))(networks, inverse).values():
+    for matching in jax.jit(jax.vmap(lambda a, q: match(a, permute(spec, q, a))))(
+        networks, inverse
+    ).values():
         chex.assert_trees_all_equal(matching.permutations, planted)
         assert matching.converged.all()
 
@@ -49,7 +55,9 @@ def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_li
     network = FlaxNetwork(module, (6, 5, 2))
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
     spec = discover(network.apply, params, jax.ShapeDtypeStruct((2, 6, 5, 2), jnp.float32))
-    recovers(spec, lambda a, b: {"weights": match_layerwise(spec, a, b, similarity="weights")}, params)
+    recovers(
+        spec, lambda a, b: {"weights": match_layerwise(spec, a, b, similarity="weights")}, params
+    )
 
 
 @pytest.mark.parametrize("name", ["convolutional", pytest.param("stacked", marks=pytest.mark.slow)])
@@ -64,22 +72,31 @@ def check_spoilt(spoilt: Matching, clean: Matching) -> None:
     assert clean.finite.all()
     assert spoilt.finite.tolist() == [True, False, True, True]
     assert not spoilt.converged[1]
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[[0, 2, 3]], m) for m in (spoilt, clean)))
+    chex.assert_trees_all_equal(
+        *(jax.tree.map(lambda v: np.asarray(v)[[0, 2, 3]], m) for m in (spoilt, clean))
+    )
     for p in spoilt.permutations.values():
         assert sorted(p[1].tolist()) == list(range(p.shape[1]))
 
 
 @pytest.mark.slow
 def test_batches_of_streams(cases: Any) -> None:
-    """`vmap` is a loop; a NaN flags its pair and leaves the others' bits, however many passes they take."""
+    """`vmap` is a loop; a NaN flags its pair and leaves the others' bits, however many passes they
+    take.
+    """
     case = cases["residual"]
     match = functools.partial(match_layerwise, case.spec, similarity="weights")
     a, b = case.batch((11, 12, 13, 16)), case.batch((111, 112, 113, 116))
     batched, single = jax.jit(jax.vmap(match)), jax.jit(match)
     clean = batched(a, b)
     assert len(set(clean.iterations.tolist())) > 1
-    alone = [single(*({name: leaf[i] for name, leaf in side.items()} for side in (a, b))) for i in range(4)]
-    chex.assert_trees_all_close(clean, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-5)
+    alone = [
+        single(*({name: leaf[i] for name, leaf in side.items()} for side in (a, b)))
+        for i in range(4)
+    ]
+    chex.assert_trees_all_close(
+        clean, jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone), rtol=1e-5
+    )
     for name in ("in", "down1"):  # the first pass does not look at the second of them
         spoilt = {**b, name: b[name].copy()}
         spoilt[name][1].flat[0] = np.nan
@@ -98,8 +115,12 @@ def test_batches_of_convolutional_networks(cases: Any) -> None:
     a, b = case.batch(range(4)), case.batch(range(100, 104))
     batched = jax.jit(jax.vmap(match))
     moments, clean = batched(a, b)
-    first_a, first_b, first_moments, first = jax.tree.map(lambda leaf: leaf[0], (a, b, moments, clean))
-    eager = match_layerwise(case.spec, first_a, first_b, similarity="covariance", moments=first_moments)
+    first_a, first_b, first_moments, first = jax.tree.map(
+        lambda leaf: leaf[0], (a, b, moments, clean)
+    )
+    eager = match_layerwise(
+        case.spec, first_a, first_b, similarity="covariance", moments=first_moments
+    )
     chex.assert_trees_all_close(first, eager, rtol=1e-4)
     b["c2"][1].flat[0] = np.nan
     check_spoilt(batched(a, b)[1], clean)
@@ -117,13 +138,18 @@ def test_gradients_of_the_similarity(cases: Any, finite_difference: Any, x64: No
 
     def total(a: Any) -> Any:
         moments = activation_moments(case.apply, case.spec, a, b, np.float64(case.x), batch_size=10)
-        return (weights * layer_similarity(case.spec, group, a, b, similarity="covariance", moments=moments)).sum()
+        return (
+            weights
+            * layer_similarity(case.spec, group, a, b, similarity="covariance", moments=moments)
+        ).sum()
 
     gradient = jax.jit(jax.grad(total))(a)
     assert all(np.isfinite(leaf).all() for leaf in gradient.values())
     assert {name for name, leaf in gradient.items() if leaf.any()} == {"c1", "b1", "c2"}
     found = sum(np.tensordot(directions[name], leaf, leaf.ndim) for name, leaf in gradient.items())
-    along = jax.jit(lambda t: total({name: a[name] + jnp.tensordot(t, d, 1) for name, d in directions.items()}))
+    along = jax.jit(
+        lambda t: total({name: a[name] + jnp.tensordot(t, d, 1) for name, d in directions.items()})
+    )
     expected = finite_difference(lambda t: float(along(t)), np.zeros(4), step=1e-7)
     assert np.abs(expected).min() > 1e-2
     np.testing.assert_allclose(found, expected, rtol=1e-5)

@@ -1,4 +1,6 @@
-"""What every matching keeps to: one result type, valid permutations, saved and loaded, and a nan that stays alone."""
+"""What every matching keeps to: one result type, valid permutations, saved and loaded, and a nan
+that stays alone.
+"""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax import Matching, activation_moments, invert, matching, permute, random_permutations, require_finite
+from lmcjax import (
+    Matching,
+    activation_moments,
+    invert,
+    matching,
+    permute,
+    random_permutations,
+    require_finite,
+)
 from lmcjax.symmetry import apply_soft
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -21,8 +31,12 @@ SEARCHES = {
     "straight-through": functools.partial(matching.match_straight_through, num_steps=5),
     "annealing": functools.partial(matching.match_annealing, num_steps=2000),
 }
-MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, params_b, key=..., moments=...)
-    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(*pair, similarity="weights"),
+MATCHINGS: dict[
+    str, Callable[..., Matching]
+] = {  # match(spec, params_a, params_b, key=..., moments=...)
+    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(
+        *pair, similarity="weights"
+    ),
     **{
         f"layerwise, {similarity}": functools.partial(
             lambda *pair, key, moments, similarity: matching.match_layerwise(
@@ -32,16 +46,27 @@ MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, param
         )
         for similarity in ("covariance", "activations", "correlation")
     },
-    "weights": lambda *pair, key, moments: matching.match_weights(*pair, key=key, order=pair[0].groups, restarts=5),
+    "weights": lambda *pair, key, moments: matching.match_weights(
+        *pair, key=key, order=pair[0].groups, restarts=5
+    ),
     "weights, metric": lambda *pair, key, moments: matching.match_weights(*pair, metric=moments),
-    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(*pair, key=key, init="random"),
+    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(
+        *pair, key=key, init="random"
+    ),
     "soft": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights"),
-    "soft, entropic": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights", temperature=0.3),
+    "soft, entropic": lambda *pair, key, moments: matching.match_soft(
+        *pair, similarity="weights", temperature=0.3
+    ),
     "sinkhorn, covariance": lambda *pair, key, moments: matching.match_sinkhorn(
-        *pair, objective=matching.covariance_distance(pair[0], moments), num_steps=100, temperature=0.6
+        *pair,
+        objective=matching.covariance_distance(pair[0], moments),
+        num_steps=100,
+        temperature=0.6,
     ),
     **{
-        name: functools.partial(lambda *pair, key, moments, search: search(*pair, key=key), search=search)
+        name: functools.partial(
+            lambda *pair, key, moments, search: search(*pair, key=key), search=search
+        )
         for name, search in SEARCHES.items()
     },
 }
@@ -50,13 +75,21 @@ MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, param
 @functools.cache
 def batch(name: str, spec: Any) -> Callable[..., Matching]:
     """Of pairs, in one program."""
-    return jax.jit(jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments)))
+    return jax.jit(
+        jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments))
+    )
 
 
 @pytest.fixture(scope="module")
 def three(small_pairs: Any) -> tuple[Any, ...]:
-    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with a nan."""
-    spec, a, b = small_pairs.spec, small_pairs.params_a, jax.tree.map(np.array, small_pairs.params_b)
+    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with
+    a nan.
+    """
+    spec, a, b = (
+        small_pairs.spec,
+        small_pairs.params_a,
+        jax.tree.map(np.array, small_pairs.params_b),
+    )
     first = jax.tree.map(lambda v: np.asarray(v)[0], a)
     planted = random_permutations(jax.random.key(7), spec, first)
     shuffled = permute(spec, invert(spec, planted), first)
@@ -64,7 +97,13 @@ def three(small_pairs: Any) -> tuple[Any, ...]:
         whole[0] = one
     spoilt = jax.tree.map(np.array, b)
     spoilt["Dense_0"]["kernel"][1, 0, 0] = np.nan
-    seen = jax.jit(jax.vmap(lambda a, b: activation_moments(small_pairs.network.apply, spec, a, b, small_pairs.inputs)))
+    seen = jax.jit(
+        jax.vmap(
+            lambda a, b: activation_moments(
+                small_pairs.network.apply, spec, a, b, small_pairs.inputs
+            )
+        )
+    )
     return spec, a, b, spoilt, planted, seen(a, b), seen(a, spoilt)
 
 
@@ -78,7 +117,9 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert isinstance(clean, Matching)
     assert clean.finite.tolist() == clean.converged.tolist() == [True, True, True]
     assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean)))
+    chex.assert_trees_all_equal(
+        *(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean))
+    )
     with pytest.raises(ValueError, match=r"finite is False at \[1\]"):
         require_finite(spoilt)
 
@@ -88,14 +129,18 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert (clean.iterations >= 1).all()
     for group in clean.permutations:
         for found in (clean, spoilt):
-            assert (np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])).all()
+            assert (
+                np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])
+            ).all()
         np.testing.assert_array_equal(clean.permutations[group][0], planted[group])
     if clean.alignments is not None:
         for matrix in clean.alignments.values():
             np.testing.assert_allclose(matrix[::2].sum(-1), 1, atol=2e-3)
             np.testing.assert_allclose(matrix[::2].sum(-2), 1, atol=2e-3)
     if name == "soft":
-        joined = apply_soft(spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b))
+        joined = apply_soft(
+            spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b)
+        )
         chex.assert_trees_all_close(joined, jax.tree.map(lambda v: v[0], a), atol=1e-4)
 
     # what was made large or small is better than with B left alone
@@ -106,7 +151,10 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     elif clean.total_objective is not None:
         assert (clean.total_objective >= clean.total_identity_objective).all()
     else:
-        assert all((clean.objective[g] >= clean.identity_objective[g] - 1e-4).all() for g in clean.identity_objective)
+        assert all(
+            (clean.objective[g] >= clean.identity_objective[g] - 1e-4).all()
+            for g in clean.identity_objective
+        )
     if clean.certificate is not None:
         assert all(proof.optimal[::2].all() for proof in clean.certificate.values())
 
@@ -206,9 +254,13 @@ def test_the_unit_of_the_moments_changes_no_covariance_matching(three: Any) -> N
     seen = jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments)
     inputs = {}
     for kernel, m in seen.inputs.items():
-        means = {field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments)) for field in m._fields[1:3]}
+        means = {
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments))
+            for field in m._fields[1:3]
+        }
         sums = {
-            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments)) for field in m._fields[3:]
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments))
+            for field in m._fields[3:]
         }
         inputs[kernel] = m._replace(**means, **sums)
     found = batch("layerwise, covariance", spec)(
@@ -231,19 +283,35 @@ def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
     spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     wrong = {**b, "Dense_1": {**b["Dense_1"], "bias": jnp.zeros(7)}}
     with pytest.raises(ValueError, match="Dense_1/bias"):
-        jax.eval_shape(lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments))
+        jax.eval_shape(
+            lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments)
+        )
     lacks = [{n: p[n] for n in ("Dense_0", "Dense_1")} for p in (a, b)]
     with pytest.raises(ValueError, match="Dense_2"):
-        jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
+        jax.eval_shape(
+            lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments)
+        )
 
 
-@pytest.mark.parametrize("count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"])
+@pytest.mark.parametrize(
+    "count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"]
+)
 def test_nothing_is_done_less_than_once(count: str, three: Any) -> None:
     spec, a, b, *_ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     takers = {
-        "num_steps": [matching.match_sinkhorn, matching.match_straight_through, matching.match_annealing],
-        "num_passes": [matching.match_straight_through, functools.partial(matching.match_soft, similarity="weights")],
-        "max_passes": [matching.match_weights, functools.partial(matching.match_layerwise, similarity="weights")],
+        "num_steps": [
+            matching.match_sinkhorn,
+            matching.match_straight_through,
+            matching.match_annealing,
+        ],
+        "num_passes": [
+            matching.match_straight_through,
+            functools.partial(matching.match_soft, similarity="weights"),
+        ],
+        "max_passes": [
+            matching.match_weights,
+            functools.partial(matching.match_layerwise, similarity="weights"),
+        ],
         "max_iterations": [matching.match_frank_wolfe],
         "restarts": [matching.match_weights],
     }[count]

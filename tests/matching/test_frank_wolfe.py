@@ -1,4 +1,6 @@
-"""All groups at once over the Birkhoff polytope: against brute force, a grid of steps and coordinate descents."""
+"""All groups at once over the Birkhoff polytope: against brute force, a grid of steps and
+coordinate descents.
+"""
 
 import functools
 import itertools
@@ -20,7 +22,12 @@ from lmcjax.symmetry import reads, writes
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SPEC = PermutationSpec.from_axes(
-    {"w1": (None, writes("g")), "w2": (reads("g"), writes("h")), "b2": (writes("h"),), "w3": (reads("h"), None)}
+    {
+        "w1": (None, writes("g")),
+        "w2": (reads("g"), writes("h")),
+        "b2": (writes("h"),),
+        "w3": (reads("h"), None),
+    }
 )
 
 
@@ -35,7 +42,9 @@ def matcher(spec: PermutationSpec, batch: bool = False, **options: Any) -> Any:
 def network(rng: np.random.Generator, width: int, *batch: int) -> dict[str, Any]:
     shapes = {"w1": (3, width), "w2": (width, width), "b2": (width,), "w3": (width, 2)}
     scales = {name: np.sqrt(shape[0]) for name, shape in shapes.items()}
-    return {n: (rng.normal(size=(*batch, *s)) / scales[n]).astype(np.float32) for n, s in shapes.items()}
+    return {
+        n: (rng.normal(size=(*batch, *s)) / scales[n]).astype(np.float32) for n, s in shapes.items()
+    }
 
 
 def keys(count: int) -> Any:
@@ -52,7 +61,9 @@ def totals(a: Any, b: Any, g: np.ndarray, h: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 def test_small_networks_reach_the_best_of_all_permutations_mostly(rng: np.random.Generator) -> None:
-    """Two groups of 4, 576 pairs of permutations; and the objective is that of the permutations returned."""
+    """Two groups of 4, 576 pairs of permutations; and the objective is that of the permutations
+    returned.
+    """
     a, b = network(rng, 4, 20), network(rng, 4, 20)
     every = np.array(list(itertools.permutations(range(4))))
     found = matcher(SPEC, batch=True, init="random")(a, b, keys(20))
@@ -60,9 +71,15 @@ def test_small_networks_reach_the_best_of_all_permutations_mostly(rng: np.random
     for i in range(20):
         one, other = ({name: side[name][i] for name in side} for side in (a, b))
         truth = totals(one, other, every, every)
-        g, h = (np.flatnonzero((every == np.asarray(found.permutations[n][i])).all(1)) for n in "gh")
-        assert float(found.total_objective[i]) == pytest.approx(truth[g[0], h[0]], rel=1e-4, abs=1e-4)
-        assert float(found.total_identity_objective[i]) == pytest.approx(truth[0, 0], rel=1e-4, abs=1e-4)
+        g, h = (
+            np.flatnonzero((every == np.asarray(found.permutations[n][i])).all(1)) for n in "gh"
+        )
+        assert float(found.total_objective[i]) == pytest.approx(
+            truth[g[0], h[0]], rel=1e-4, abs=1e-4
+        )
+        assert float(found.total_identity_objective[i]) == pytest.approx(
+            truth[0, 0], rel=1e-4, abs=1e-4
+        )
         best += truth[g[0], h[0]] > truth.max() - 1e-4
     assert best >= 12
     assert found.converged.all()
@@ -74,7 +91,8 @@ def test_one_group_is_solved_in_one_step(rng: np.random.Generator) -> None:
     a, b = ({"w1": rng.normal(size=(3, 5)), "w2": rng.normal(size=(5, 2))} for _ in "ab")
     matching = matcher(spec, polish=False)(*jax.tree.map(np.float32, (a, b)), None)
     values = [
-        np.vdot(a["w1"], b["w1"][:, p]) + np.vdot(a["w2"], b["w2"][list(p)]) for p in itertools.permutations(range(5))
+        np.vdot(a["w1"], b["w1"][:, p]) + np.vdot(a["w2"], b["w2"][list(p)])
+        for p in itertools.permutations(range(5))
     ]
     assert float(matching.total_objective) == pytest.approx(max(values), rel=1e-5)
     assert int(matching.iterations) == 1
@@ -82,7 +100,8 @@ def test_one_group_is_solved_in_one_step(rng: np.random.Generator) -> None:
 
 @pytest.mark.slow
 def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
-    """Attention kernels carry three groups: the inner product is cubic in the step. Against SciPy's vertex and 201
+    """Attention kernels carry three groups: the inner product is cubic in the step. Against SciPy's
+    vertex and 201
     steps towards it."""
     case = cases["attention"]
     spec = case.spec.bind(case.params(0))
@@ -91,7 +110,11 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
     def climb(a: Any, b: Any, key: Any) -> Any:
         start = _start(weight_objective(spec, a, b), "random", key)
         gradient = jax.grad(lambda soft: weight_inner_product(spec, soft, a, b))(start)
-        return start, gradient, _ascend(weight_objective(spec, a, b), start, 1, 0.0, "auto").alignments
+        return (
+            start,
+            gradient,
+            _ascend(weight_objective(spec, a, b), start, 1, 0.0, "auto").alignments,
+        )
 
     @jax.jit
     def along(a: Any, b: Any, start: Any, vertex: Any, reached: Any) -> Any:
@@ -118,14 +141,20 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
 
 
 def test_it_beats_coordinate_descent_and_recovers_a_shuffled_copy(rng: np.random.Generator) -> None:
-    """19 pairs and a copy; `benchmarks/matching_quality.py` has 50 pairs of width 128, and restarts."""
+    """19 pairs and a copy; `benchmarks/matching_quality.py` has 50 pairs of width 128, and
+    restarts.
+    """
     a, b = network(rng, 24, 20), network(rng, 24, 20)
     planted = {g: rng.permutation(24) for g in SPEC.groups}
-    copy = permute(SPEC, {g: np.argsort(p) for g, p in planted.items()}, {name: a[name][0] for name in a})
+    copy = permute(
+        SPEC, {g: np.argsort(p) for g, p in planted.items()}, {name: a[name][0] for name in a}
+    )
     for name in b:
         b[name][0] = copy[name]
     found = matcher(SPEC, batch=True)(a, b, keys(20))
-    one = jax.jit(jax.vmap(lambda a, b: match_weights(SPEC, a, b, certify=False)))(a, b).total_objective
+    one = jax.jit(jax.vmap(lambda a, b: match_weights(SPEC, a, b, certify=False)))(
+        a, b
+    ).total_objective
     for g, p in planted.items():
         np.testing.assert_array_equal(found.permutations[g][0], p)
     assert np.mean(found.total_objective[1:]) > 1.02 * np.mean(one[1:])
@@ -136,7 +165,9 @@ def test_started_at_the_best_permutations_it_stays(rng: np.random.Generator) -> 
     a = {name: leaf[0] for name, leaf in network(rng, 6, 1).items()}
     planted = {g: rng.permutation(6).astype(np.int32) for g in SPEC.groups}
     shuffled = permute(SPEC, {g: np.argsort(p) for g, p in planted.items()}, a)
-    found = jax.jit(lambda b, p: match_frank_wolfe(SPEC, a, b, init=p, polish=False, certify=False))(shuffled, planted)
+    found = jax.jit(
+        lambda b, p: match_frank_wolfe(SPEC, a, b, init=p, polish=False, certify=False)
+    )(shuffled, planted)
     assert int(found.iterations) == 0
     assert found.converged
     chex.assert_trees_all_equal(found.permutations, jax.tree.map(jnp.asarray, planted))

@@ -1,4 +1,6 @@
-"""Matching layer by layer, against the paper's formulas in NumPy and SciPy, and against shuffled copies."""
+"""Matching layer by layer, against the paper's formulas in NumPy and SciPy, and against shuffled
+copies.
+"""
 
 import functools
 from typing import Any
@@ -40,20 +42,26 @@ def measure(network: Any, batch: bool = False) -> Any:
     """The moments of a pair, or of a batch of pairs, compiled once per architecture."""
 
     def moments(a: Any, b: Any, inputs: Any) -> ActivationMoments:
-        return activation_moments(network.apply, mlp_spec(len(network.module.widths)), a, b, inputs, batch_size=100)
+        return activation_moments(
+            network.apply, mlp_spec(len(network.module.widths)), a, b, inputs, batch_size=100
+        )
 
     return jax.jit(jax.vmap(moments, (0, 0, None)) if batch else moments)
 
 
 @functools.cache
-def jitted_match(spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any) -> Any:
+def jitted_match(
+    spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any
+) -> Any:
     def match(a: Any, b: Any, moments: Any = None) -> Matching:
         return match_layerwise(spec, a, b, similarity=similarity, moments=moments, **options)
 
     return jax.jit(jax.vmap(match) if batch else match)
 
 
-def matcher(network: Any, spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any) -> Any:
+def matcher(
+    network: Any, spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any
+) -> Any:
     """`match(params_a, params_b, inputs)`, for a pair or for a batch of pairs."""
     match = jitted_match(spec, similarity, batch, **options)
     return lambda a, b, inputs: match(a, b, measure(network, batch)(a, b, inputs))
@@ -73,7 +81,9 @@ def shuffler(spec: PermutationSpec, seed: int) -> Any:
 @functools.cache
 def realigner(spec: PermutationSpec) -> Any:
     """The shuffle undone: its composition with what was found, and the realigned parameters."""
-    return jax.jit(lambda found, p, shuffled: (compose(spec, found, p), permute(spec, found, shuffled)))
+    return jax.jit(
+        lambda found, p, shuffled: (compose(spec, found, p), permute(spec, found, shuffled))
+    )
 
 
 @functools.cache
@@ -92,7 +102,11 @@ def activations(params: Any, inputs: np.ndarray) -> list[np.ndarray]:
     """phi_0 ... phi_L of a ReLU MLP in float64."""
     phi = [np.asarray(inputs, np.float64)]
     for layer in list(params.values())[:-1]:
-        phi.append(np.maximum(phi[-1] @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"]), 0))
+        phi.append(
+            np.maximum(
+                phi[-1] @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"]), 0
+            )
+        )
     return phi
 
 
@@ -100,7 +114,9 @@ def second_moment(phi: np.ndarray) -> np.ndarray:
     return phi.T @ phi / (len(phi) - 1)
 
 
-def reference(a: Any, b: Any, inputs: np.ndarray, similarity: str, include_bias: bool = False) -> dict[str, Any]:
+def reference(
+    a: Any, b: Any, inputs: np.ndarray, similarity: str, include_bias: bool = False
+) -> dict[str, Any]:
     """Section 6 of the paper: per layer the similarity matrix and its best permutation."""
     phi_a, phi_b = activations(a, inputs), activations(b, inputs)
     before, matched = np.arange(phi_a[0].shape[1]), {}
@@ -132,7 +148,9 @@ def with_dead_neurons(params: Any) -> Any:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_a_shuffled_copy_is_recovered(similarity: str, pair: Any) -> None:
-    """Every neuron by its weights, every live one by its activations, and the barrier to the aligned copy is 0."""
+    """Every neuron by its weights, every live one by its activations, and the barrier to the
+    aligned copy is 0.
+    """
     params = with_dead_neurons(pair.params_a)
     p, shuffled = shuffler(pair.spec, 5)(params)
     matching = matcher(pair.network, pair.spec, similarity)(params, shuffled, pair.inputs)
@@ -153,12 +171,18 @@ def test_a_shuffled_copy_is_recovered(similarity: str, pair: Any) -> None:
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
 def test_equals_the_papers_formulas(similarity: str, pair: Any) -> None:
-    matching = matcher(pair.network, pair.spec, similarity)(pair.params_a, pair.params_b, pair.inputs)
+    matching = matcher(pair.network, pair.spec, similarity)(
+        pair.params_a, pair.params_b, pair.inputs
+    )
     expected = reference(pair.params_a, pair.params_b, pair.inputs, similarity)
     for group, (matrix, p) in expected.items():
         np.testing.assert_array_equal(matching.permutations[group], p)
-        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-4)
-        assert float(matching.identity_objective[group]) == pytest.approx(np.trace(matrix), rel=1e-3, abs=1e-3)
+        assert float(matching.objective[group]) == pytest.approx(
+            matrix[np.arange(len(p)), p].sum(), rel=1e-4
+        )
+        assert float(matching.identity_objective[group]) == pytest.approx(
+            np.trace(matrix), rel=1e-3, abs=1e-3
+        )
         assert float(matching.objective[group]) > float(matching.identity_objective[group])
         assert matching.permutations[group].dtype == jnp.int32
 
@@ -168,7 +192,9 @@ def test_with_bias_equals_the_formula_with_a_column_appended(pair: Any) -> None:
     expected = reference(*pair[2:5], "covariance", include_bias=True)
     for group, (matrix, p) in expected.items():
         np.testing.assert_array_equal(matching.permutations[group], p)
-        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-4)
+        assert float(matching.objective[group]) == pytest.approx(
+            matrix[np.arange(len(p)), p].sum(), rel=1e-4
+        )
     without = reference(*pair[2:5], "covariance")
     assert any(not np.array_equal(expected[g][1], without[g][1]) for g in expected)
 
@@ -181,8 +207,12 @@ def test_covariance_matching_with_identity_moments_is_weight_matching(pair: Any)
 
     fan_in = {f"{name}/kernel": len(layer["kernel"]) for name, layer in pair.params_a.items()}
     moments = ActivationMoments({name: identity(n) for name, n in fan_in.items()}, {})
-    by_covariance, by_weights = (jitted_match(pair.spec, similarity) for similarity in ("covariance", "weights"))
-    chex.assert_trees_all_close(by_covariance(*pair[2:4], moments=moments), by_weights(*pair[2:4]), rtol=1e-5)
+    by_covariance, by_weights = (
+        jitted_match(pair.spec, similarity) for similarity in ("covariance", "weights")
+    )
+    chex.assert_trees_all_close(
+        by_covariance(*pair[2:4], moments=moments), by_weights(*pair[2:4]), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -190,7 +220,10 @@ def test_shuffling_b_first_changes_nothing(similarity: str, pair: Any) -> None:
     """The aligned network is the same to the bit."""
     match = matcher(pair.network, pair.spec, similarity)
     _, shuffled = shuffler(pair.spec, 5)(pair.params_b)
-    aligned = [act(pair.spec, match(pair.params_a, b, pair.inputs).permutations, b) for b in (pair.params_b, shuffled)]
+    aligned = [
+        act(pair.spec, match(pair.params_a, b, pair.inputs).permutations, b)
+        for b in (pair.params_b, shuffled)
+    ]
     chex.assert_trees_all_equal(*aligned)
 
 
@@ -215,8 +248,12 @@ def test_approximate_dimensions_equal_the_papers_formulas(similarity: str, pair:
 
 def test_approximate_dimensions_have_no_unit(small_pairs: Any) -> None:
     powers = np.array([0, -100, -30, 30, 100])
-    scaled = jax.tree.map(lambda v: np.ldexp(v[0], powers.reshape(-1, *[1] * (v.ndim - 1))), small_pairs.params_a)
-    measure_dimensions = functools.partial(approximate_dimensions, small_pairs.spec, similarity="weights")
+    scaled = jax.tree.map(
+        lambda v: np.ldexp(v[0], powers.reshape(-1, *[1] * (v.ndim - 1))), small_pairs.params_a
+    )
+    measure_dimensions = functools.partial(
+        approximate_dimensions, small_pairs.spec, similarity="weights"
+    )
     measured = jax.jit(jax.vmap(measure_dimensions))(scaled)
     for dimension in measured.values():
         np.testing.assert_array_equal(dimension, np.broadcast_to(dimension[0], len(powers)))
@@ -225,15 +262,24 @@ def test_approximate_dimensions_have_no_unit(small_pairs: Any) -> None:
 def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (
-        {name: jax.tree.map(lambda v: np.asarray(v)[0], side[name]) for name in ("Dense_0", "Dense_1")}
+        {
+            name: jax.tree.map(lambda v: np.asarray(v)[0], side[name])
+            for name in ("Dense_0", "Dense_1")
+        }
         for side in small_pairs[2:4]
     )
-    matches = [jitted_match(mlp_spec(1), "weights", backend=backend)(a, b) for backend in ("scipy", "optax")]
+    matches = [
+        jitted_match(mlp_spec(1), "weights", backend=backend)(a, b)
+        for backend in ("scipy", "optax")
+    ]
     chex.assert_trees_all_equal(*matches)
 
 
 def test_half_precision_parameters_count_in_float32(pair: Any) -> None:
-    half = [jax.tree.map(lambda v: np.asarray(v).astype(jnp.bfloat16), p) for p in (pair.params_a, pair.params_b)]
+    half = [
+        jax.tree.map(lambda v: np.asarray(v).astype(jnp.bfloat16), p)
+        for p in (pair.params_a, pair.params_b)
+    ]
     single = [jax.tree.map(lambda v: v.astype(np.float32), p) for p in half]
     matches = [jitted_match(pair.spec, "weights")(*p) for p in (half, single)]
     chex.assert_trees_all_equal(*matches)
@@ -245,13 +291,17 @@ def test_double_precision_stays_double(pair: Any, x64: None) -> None:
     matching = jitted_match(pair.spec, "weights")(a, b)
     for group, (matrix, p) in reference(a, b, pair.inputs, "weights").items():
         assert matching.objective[group].dtype == jnp.float64
-        assert float(matching.objective[group]) == pytest.approx(matrix[np.arange(len(p)), p].sum(), rel=1e-12)
+        assert float(matching.objective[group]) == pytest.approx(
+            matrix[np.arange(len(p)), p].sum(), rel=1e-12
+        )
 
 
 def convolutional(rng: np.random.Generator) -> dict[str, jax.Array]:
     """Two convolutions and a shortcut that write one group after another, as lists of axes say."""
     shapes = {"c1": (3, 3, 2, 6), "c2": (3, 3, 6, 5), "shortcut": (2, 5), "head": (5, 3)}
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
 
 
 CONVOLUTIONAL = PermutationSpec.from_axes(
@@ -270,8 +320,14 @@ def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generat
     matching = jitted_match(CONVOLUTIONAL, "weights")(a, b)
     first = linear_sum_assignment(np.einsum("hwio,hwip->op", a["c1"], b["c1"]), maximize=True)[1]
     aligned = np.asarray(b["c2"])[:, :, first]
-    both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(b["shortcut"])
+    both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(
+        b["shortcut"]
+    )
     np.testing.assert_array_equal(matching.permutations["g"], first)
-    np.testing.assert_array_equal(matching.permutations["h"], linear_sum_assignment(both, maximize=True)[1])
-    similarity = layer_similarity(CONVOLUTIONAL, "h", a, b, similarity="weights", permutations=matching.permutations)
+    np.testing.assert_array_equal(
+        matching.permutations["h"], linear_sum_assignment(both, maximize=True)[1]
+    )
+    similarity = layer_similarity(
+        CONVOLUTIONAL, "h", a, b, similarity="weights", permutations=matching.permutations
+    )
     np.testing.assert_allclose(similarity, both, rtol=1e-4, atol=1e-4)

@@ -32,14 +32,20 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 @pytest.fixture(scope="module")
 def matching(pair: Any) -> Matching:
     """With all that a matching can hold."""
-    match = jax.jit(functools.partial(match_layerwise, pair.spec, similarity="weights", certify=True))
+    match = jax.jit(
+        functools.partial(match_layerwise, pair.spec, similarity="weights", certify=True)
+    )
     found = match(pair.params_a, pair.params_b)
     totals = jnp.array([1.0, 3.0, 2.0])
-    return found._replace(total_objective=totals[1], total_identity_objective=totals[0], restart_objectives=totals)
+    return found._replace(
+        total_objective=totals[1], total_identity_objective=totals[0], restart_objectives=totals
+    )
 
 
 def test_every_layers_assignment_is_certified(matching: Matching) -> None:
-    """`layer_similarity` with the earlier layers in place is what was solved; the bound is what was reached."""
+    """`layer_similarity` with the earlier layers in place is what was solved; the bound is what was
+    reached.
+    """
     assert set(matching.certificate) == set(matching.permutations)
     for group, proof in matching.certificate.items():
         assert proof.optimal
@@ -48,7 +54,9 @@ def test_every_layers_assignment_is_certified(matching: Matching) -> None:
 
 
 @pytest.mark.parametrize("as_path", [str, Path])
-def test_what_is_saved_is_loaded(as_path: Any, matching: Matching, pair: Any, tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded(
+    as_path: Any, matching: Matching, pair: Any, tmp_path: Path
+) -> None:
     """Every field with its shape, dtype and bits; what is loaded can be used."""
     path = as_path(tmp_path / "matching.safetensors")
     matching.save(path)
@@ -56,13 +64,18 @@ def test_what_is_saved_is_loaded(as_path: Any, matching: Matching, pair: Any, tm
     assert isinstance(loaded, Matching)
     chex.assert_trees_all_equal_shapes_and_dtypes(loaded, matching)
     chex.assert_trees_all_equal(loaded, matching)
-    chex.assert_trees_all_equal(*(permute(pair.spec, m.permutations, pair.params_b) for m in (loaded, matching)))
+    chex.assert_trees_all_equal(
+        *(permute(pair.spec, m.permutations, pair.params_b) for m in (loaded, matching))
+    )
 
 
 def test_a_batch_and_odd_names_are_loaded(tmp_path: Path) -> None:
     """Stacked matchings, a spoilt one among them, groups named like paths."""
     objective = {"blocks/0/mlp": jnp.array([1.0, jnp.nan]), "h": jnp.array([2.0, -3.0])}
-    permutations = {"blocks/0/mlp": jnp.array([[1, 0], [0, 1]]), "h": jnp.array([[0, 1, 2], [2, 0, 1]])}
+    permutations = {
+        "blocks/0/mlp": jnp.array([[1, 0], [0, 1]]),
+        "h": jnp.array([[0, 1, 2], [2, 0, 1]]),
+    }
     flags = jnp.array([True, False])
     batch = Matching(permutations, objective, objective, jnp.array([1, 1]), flags, flags)
     batch.save(tmp_path / "batch")
@@ -107,7 +120,9 @@ def test_a_foreign_file_is_an_error(tmp_path: Path) -> None:
         ({"permutations/g": np.arange(3)}, r"lacks \['iterations', 'converged', 'finite'\]"),
     ],
 )
-def test_foreign_tensors_are_an_error(tensors: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+def test_foreign_tensors_are_an_error(
+    tensors: dict[str, np.ndarray], message: str, tmp_path: Path
+) -> None:
     save_file(tensors, tmp_path / "other")
     with pytest.raises(ValueError, match=message):
         Matching.load(tmp_path / "other")
@@ -137,15 +152,41 @@ def of_kernels(sizes: dict[str, int]) -> ActivationMoments:
     [
         ({"similarity": "cosine"}, GOOD, "'cosine' is not one of .*'weights'"),
         ({"similarity": "weights", "backend": "gurobi"}, GOOD, "'gurobi'"),
-        ({"similarity": "covariance"}, None, "'covariance' needs moments.*None.*activation_moments"),
-        ({"similarity": "weights", "include_bias": True}, GOOD, "include_bias.*'covariance' only, not 'weights'"),
-        ({"similarity": "activations"}, FIRST, r"no moments.*activations of group 'Dense_0'.*\['Dense_0/kernel'\]"),
-        ({"similarity": "covariance"}, FIRST, r"no moments.*kernel 'Dense_1/kernel', only for \['Dense_0/kernel'\]"),
-        ({"similarity": "covariance"}, GOOD | {"Dense_1/kernel": 5}, r"'Dense_1/kernel' has 24 inputs.* of 5"),
-        ({"similarity": "activations"}, GOOD | {"Dense_2/kernel": 5}, r"'Dense_2/kernel' has 20 features.* of 5"),
+        (
+            {"similarity": "covariance"},
+            None,
+            "'covariance' needs moments.*None.*activation_moments",
+        ),
+        (
+            {"similarity": "weights", "include_bias": True},
+            GOOD,
+            "include_bias.*'covariance' only, not 'weights'",
+        ),
+        (
+            {"similarity": "activations"},
+            FIRST,
+            r"no moments.*activations of group 'Dense_0'.*\['Dense_0/kernel'\]",
+        ),
+        (
+            {"similarity": "covariance"},
+            FIRST,
+            r"no moments.*kernel 'Dense_1/kernel', only for \['Dense_0/kernel'\]",
+        ),
+        (
+            {"similarity": "covariance"},
+            GOOD | {"Dense_1/kernel": 5},
+            r"'Dense_1/kernel' has 24 inputs.* of 5",
+        ),
+        (
+            {"similarity": "activations"},
+            GOOD | {"Dense_2/kernel": 5},
+            r"'Dense_2/kernel' has 20 features.* of 5",
+        ),
     ],
 )
-def test_options_and_moments_that_do_not_fit(options: Any, sizes: Any, message: str, pair: Any) -> None:
+def test_options_and_moments_that_do_not_fit(
+    options: Any, sizes: Any, message: str, pair: Any
+) -> None:
     given = None if sizes is None else of_kernels(sizes)
     with pytest.raises(ValueError, match=message):
         trace(pair.spec, pair.params_a, pair.params_b, moments=given, **options)
@@ -162,8 +203,16 @@ def test_dimensions_refuse_what_has_none(pair: Any) -> None:
 
 def test_numpy_parameters_are_parameters(rng: np.random.Generator) -> None:
     """As `safetensors.numpy.load_file` gives them; not jitted."""
-    shapes = {"Dense_0/kernel": (3, 4), "Dense_0/bias": (4,), "Dense_1/kernel": (4, 2), "Dense_1/bias": (2,)}
-    a, b = ({name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()} for _ in "ab")
+    shapes = {
+        "Dense_0/kernel": (3, 4),
+        "Dense_0/bias": (4,),
+        "Dense_1/kernel": (4, 2),
+        "Dense_1/bias": (2,),
+    }
+    a, b = (
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        for _ in "ab"
+    )
     expected = linear_sum_assignment(a["Dense_0/kernel"].T @ b["Dense_0/kernel"], maximize=True)[1]
     matching = match_layerwise(mlp_spec(1), a, b, similarity="weights")
     np.testing.assert_array_equal(matching.permutations["Dense_0"], expected)
@@ -187,9 +236,13 @@ def test_numpy_parameters_are_parameters(rng: np.random.Generator) -> None:
 @pytest.mark.slow
 def test_specs_of_every_form_are_followed(axes: Any, shapes: Any, rng: np.random.Generator) -> None:
     """A shuffled copy is recovered exactly."""
-    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    params = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
     spec = PermutationSpec.from_axes(axes).bind(params)
     planted = random_permutations(jax.random.key(0), spec)
-    matching = match_layerwise(spec, params, permute(spec, invert(spec, planted), params), similarity="weights")
+    matching = match_layerwise(
+        spec, params, permute(spec, invert(spec, planted), params), similarity="weights"
+    )
     chex.assert_trees_all_equal(matching.permutations, planted)
     assert matching.converged

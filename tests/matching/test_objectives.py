@@ -15,7 +15,9 @@ def test_the_covariance_distance_is_what_the_kernels_outputs_differ_by(pair):
     moments = jax.jit(lambda a, x: activation_moments(pair.network.apply, spec, a, a, x))(a, x)
     phi, expected = np.asarray(x, np.float64), 0.0
     for name in a:
-        w_a, w_b, b_a, b_b = (np.asarray(p[name][k], np.float64) for k in ("kernel", "bias") for p in (a, b))
+        w_a, w_b, b_a, b_b = (
+            np.asarray(p[name][k], np.float64) for k in ("kernel", "bias") for p in (a, b)
+        )
         expected += ((phi @ (w_a - w_b)) ** 2).sum() / (len(x) - 1) + ((b_a - b_b) ** 2).sum()
         phi = np.maximum(phi @ w_a + b_a, 0)
     distance = covariance_distance(spec, moments)

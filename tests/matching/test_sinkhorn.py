@@ -1,4 +1,6 @@
-"""Learned soft permutations: gradients against finite differences and an unrolled scan, and planted permutations."""
+"""Learned soft permutations: gradients against finite differences and an unrolled scan, and planted
+permutations.
+"""
 
 import functools
 
@@ -10,7 +12,13 @@ import optax
 import pytest
 
 from lmcjax import match_layerwise, mlp_spec, permute, random_permutations, require_finite
-from lmcjax.matching import match_sinkhorn, midpoint_loss, random_point_loss, soft_alignments, weight_distance
+from lmcjax.matching import (
+    match_sinkhorn,
+    midpoint_loss,
+    random_point_loss,
+    soft_alignments,
+    weight_distance,
+)
 from lmcjax.symmetry import PermutationSpec, apply_soft, invert, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -22,7 +30,9 @@ def mean_square(outputs, targets):
 
 def apply(params, x):
     for i in range(len(params)):
-        x = (jnp.tanh(x) if i else x) @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"]
+        x = (jnp.tanh(x) if i else x) @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"][
+            "bias"
+        ]
     return x
 
 
@@ -48,7 +58,9 @@ def double_pair(small_pairs):
     return a, b, (x, np.sin(x[:, :3]))
 
 
-def test_gradients_are_finite_differences_and_those_of_a_scan(double_pair, x64, rng, finite_difference):
+def test_gradients_are_finite_differences_and_those_of_a_scan(
+    double_pair, x64, rng, finite_difference
+):
     """In the logits and in the temperature, through both layers' alignments at once."""
     a, b, data = double_pair
     at_random = random_point_loss(apply, mean_square, data, batch_size=20)
@@ -59,14 +71,18 @@ def test_gradients_are_finite_differences_and_those_of_a_scan(double_pair, x64, 
     logits = {"Dense_0": rng.normal(size=(8, 8)), "Dense_1": rng.normal(size=(6, 6))}
 
     def implicit(logits, temperature):
-        soft = soft_alignments(logits, temperature=temperature, threshold=1e-13, max_iterations=5000)
+        soft = soft_alignments(
+            logits, temperature=temperature, threshold=1e-13, max_iterations=5000
+        )
         return objective(a, apply_soft(mlp_spec(2), soft.alignments, b), jax.random.key(1))
 
     def unrolled(logits, temperature):
         soft = {g: scanned(x, temperature) for g, x in logits.items()}
         return objective(a, apply_soft(mlp_spec(2), soft, b), jax.random.key(1))
 
-    of_implicit, of_scan = (jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(logits, 0.5) for f in (implicit, unrolled))
+    of_implicit, of_scan = (
+        jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(logits, 0.5) for f in (implicit, unrolled)
+    )
     chex.assert_trees_all_close(of_implicit, of_scan, rtol=1e-8, atol=1e-10)
     value = jax.jit(implicit)
     slope = finite_difference(lambda t: float(value(logits, t)), np.array(0.5))
@@ -86,9 +102,15 @@ def test_gradients_are_finite_differences_and_those_of_a_scan(double_pair, x64, 
 
 def test_gradients_near_a_permutation_are_finite(rng):
     """In single precision, where the fixed point's linear system is singular to rounding."""
-    logits = {"g": jnp.asarray(20 * np.eye(12)[rng.permutation(12)] + rng.normal(size=(12, 12)), jnp.float32)}
+    logits = {
+        "g": jnp.asarray(
+            20 * np.eye(12)[rng.permutation(12)] + rng.normal(size=(12, 12)), jnp.float32
+        )
+    }
     target = rng.normal(size=(12, 12)).astype(np.float32)
-    of_logits = jax.jit(jax.grad(lambda x: jnp.sum(target * soft_alignments(x, temperature=0.1).alignments["g"])))
+    of_logits = jax.jit(
+        jax.grad(lambda x: jnp.sum(target * soft_alignments(x, temperature=0.1).alignments["g"]))
+    )
     assert np.abs(of_logits(logits)["g"]).max() < 1e-3
 
 
@@ -137,12 +159,22 @@ def test_planted_permutations_come_back_and_neighbours_are_not_spoilt(small_pair
 def test_a_lower_loss_at_the_midpoint_than_weights_reach(small_pairs):
     """What is made small is what the objective says; started where matching by weights ends."""
     spec, layers = mlp_spec(1), ("Dense_0", "Dense_1")
-    a, b = ({name: jax.tree.map(lambda v: v[0], p[name]) for name in layers} for p in small_pairs[2:4])
+    a, b = (
+        {name: jax.tree.map(lambda v: v[0], p[name]) for name in layers} for p in small_pairs[2:4]
+    )
     data = (small_pairs.inputs, apply(a, small_pairs.inputs))
     objective = midpoint_loss(apply, mean_square, data, batch_size=40)
-    whole = jax.jit(lambda p: midpoint_loss(apply, mean_square, data)(a, permute(spec, p, b), jax.random.key(0)))
-    start = jax.jit(functools.partial(match_layerwise, spec, similarity="weights"))(a, b).permutations
-    options = {"optimizer": optax.adam(0.1), "num_steps": 40, "temperature": optax.linear_schedule(1.0, 0.3, 40)}
+    whole = jax.jit(
+        lambda p: midpoint_loss(apply, mean_square, data)(a, permute(spec, p, b), jax.random.key(0))
+    )
+    start = jax.jit(functools.partial(match_layerwise, spec, similarity="weights"))(
+        a, b
+    ).permutations
+    options = {
+        "optimizer": optax.adam(0.1),
+        "num_steps": 40,
+        "temperature": optax.linear_schedule(1.0, 0.3, 40),
+    }
     found = learner(spec, objective=objective, **options)(a, b, init=start)
     assert float(whole(found.permutations)) < 0.95 * float(whole(start))
     assert int(found.iterations) == len(found.trace) - 1 == 40
@@ -152,7 +184,10 @@ def test_a_lower_loss_at_the_midpoint_than_weights_reach(small_pairs):
 def test_stacked_layers_have_an_alignment_each(rng):
     """Two layers in one leaf; B is the same with each layer's neurons shuffled for itself."""
     spec = PermutationSpec.from_axes(
-        {"up": (None, None, writes("h", batch_axes=(0,))), "down": (None, reads("h", batch_axes=(0,)), None)}
+        {
+            "up": (None, None, writes("h", batch_axes=(0,))),
+            "down": (None, reads("h", batch_axes=(0,)), None),
+        }
     )
     a = {"up": jnp.asarray(rng.normal(size=(2, 3, 6)), jnp.float32)}
     a["down"] = jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32)

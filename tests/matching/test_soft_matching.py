@@ -1,4 +1,6 @@
-"""Plans between networks of different widths, against POT layer by layer, and networks with split neurons."""
+"""Plans between networks of different widths, against POT layer by layer, and networks with split
+neurons.
+"""
 
 import functools
 import itertools
@@ -9,7 +11,14 @@ import numpy as np
 import ot
 import pytest
 
-from lmcjax import PermutationSpec, activation_moments, apply_soft, match_layerwise, match_soft, mlp_spec
+from lmcjax import (
+    PermutationSpec,
+    activation_moments,
+    apply_soft,
+    match_layerwise,
+    match_soft,
+    mlp_spec,
+)
 from lmcjax.symmetry import both, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -27,7 +36,9 @@ def mlp(sizes, rng):
 
 def apply(params, x):
     for i in range(len(params)):
-        x = (jnp.maximum(x, 0) if i else x) @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"]["bias"]
+        x = (jnp.maximum(x, 0) if i else x) @ params[f"Dense_{i}"]["kernel"] + params[f"Dense_{i}"][
+            "bias"
+        ]
     return x
 
 
@@ -51,31 +62,45 @@ def reference(a, b, similarity, temperature=None):
         w_a, w_b = (np.asarray(p[name]["kernel"], np.float64).T for p in (a, b))
         if before is not None:
             w_b = w_b @ before.T * before.shape[1] / before.shape[0]
-        second = phi.T @ phi / (len(phi) - 1) if similarity == "covariance" else np.eye(w_a.shape[1])
+        second = (
+            phi.T @ phi / (len(phi) - 1) if similarity == "covariance" else np.eye(w_a.shape[1])
+        )
         matrix = w_a @ second @ w_b.T
         n_a, n_b = matrix.shape
         margins = np.full(n_a, 1 / n_a), np.full(n_b, 1 / n_b)
         if temperature is None:
             plan = ot.emd(*margins, -matrix)
         else:
-            plan = ot.sinkhorn(*margins, -matrix / matrix.std(), temperature, method="sinkhorn_log", stopThr=1e-12)
+            plan = ot.sinkhorn(
+                *margins, -matrix / matrix.std(), temperature, method="sinkhorn_log", stopThr=1e-12
+            )
         before = n_a * plan
         found.append((before, (before * matrix).sum()))
-        phi = np.maximum(phi @ np.asarray(a[name]["kernel"], np.float64) + np.asarray(a[name]["bias"]), 0)
+        phi = np.maximum(
+            phi @ np.asarray(a[name]["kernel"], np.float64) + np.asarray(a[name]["bias"]), 0
+        )
     return found
 
 
-@pytest.mark.parametrize(("similarity", "temperature"), [("weights", None), ("covariance", None), ("covariance", 0.3)])
+@pytest.mark.parametrize(
+    ("similarity", "temperature"), [("weights", None), ("covariance", None), ("covariance", 0.3)]
+)
 def test_equals_pot_layer_by_layer(similarity, temperature, rng):
     """Widths that divide each other in one layer and do not in the other."""
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
     options = {} if temperature is None else {"temperature": temperature, "threshold": 1e-6}
-    found = matcher(similarity, **options)(a, b, moments_of_both(a, a) if similarity == "covariance" else None)
-    for name, (alignment, objective) in zip(SPEC.groups, reference(a, b, similarity, temperature), strict=True):
+    found = matcher(similarity, **options)(
+        a, b, moments_of_both(a, a) if similarity == "covariance" else None
+    )
+    for name, (alignment, objective) in zip(
+        SPEC.groups, reference(a, b, similarity, temperature), strict=True
+    ):
         np.testing.assert_allclose(found.alignments[name], alignment, atol=1e-4)
         assert float(found.objective[name]) == pytest.approx(objective, rel=1e-4)
         np.testing.assert_allclose(found.alignments[name].sum(1), 1, atol=1e-4)
-        np.testing.assert_allclose(found.alignments[name].sum(0), np.divide(*alignment.shape), atol=1e-4)
+        np.testing.assert_allclose(
+            found.alignments[name].sum(0), np.divide(*alignment.shape), atol=1e-4
+        )
     aligned = apply_soft(SPEC, found.alignments, b)
     assert jax.tree.map(jnp.shape, aligned) == jax.tree.map(jnp.shape, a)
     assert found.converged
@@ -84,10 +109,19 @@ def test_equals_pot_layer_by_layer(similarity, temperature, rng):
 
 @pytest.mark.slow
 def test_a_network_with_split_and_shuffled_neurons_is_joined_again(rng):
-    """Every neuron in two, outgoing weights halved: the exact plan finds the pairs. The way back keeps the function."""
+    """Every neuron in two, outgoing weights halved: the exact plan finds the pairs. The way back
+    keeps the function.
+    """
     a = mlp((5, 6, 4, 3), rng)
-    order = {"Dense_0": rng.permutation(np.arange(12) % 6), "Dense_1": rng.permutation(np.arange(8) % 4)}
-    wide = apply_soft(SPEC, {g: np.eye(n, dtype=np.float32)[order[g]] for g, n in (("Dense_0", 6), ("Dense_1", 4))}, a)
+    order = {
+        "Dense_0": rng.permutation(np.arange(12) % 6),
+        "Dense_1": rng.permutation(np.arange(8) % 4),
+    }
+    wide = apply_soft(
+        SPEC,
+        {g: np.eye(n, dtype=np.float32)[order[g]] for g, n in (("Dense_0", 6), ("Dense_1", 4))},
+        a,
+    )
     np.testing.assert_allclose(apply(wide, X), apply(a, X), atol=1e-5)
     joined = apply_soft(SPEC, matcher("weights")(a, wide).alignments, wide)
     for leaf, other in zip(jax.tree.leaves(joined), jax.tree.leaves(a), strict=True):
@@ -113,12 +147,17 @@ def test_exact_plans_of_equal_widths_are_the_permutations_of_match_layerwise(rng
 def test_activations_of_networks_of_different_widths(similarity, rng):
     """Against POT and NumPy's covariances of the activations themselves."""
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
-    moments = jax.jit(lambda a, b: activation_moments(apply, SPEC, a, b, X, apply_b=apply, batch_size=30))(a, b)
+    moments = jax.jit(
+        lambda a, b: activation_moments(apply, SPEC, a, b, X, apply_b=apply, batch_size=30)
+    )(a, b)
     found = matcher(similarity)(a, b, moments)
     phi = [np.asarray(X, np.float64)] * 2
     for name in SPEC.groups:
         layers = (p[name] for p in (a, b))
-        phi = [np.maximum(h @ layer["kernel"] + layer["bias"], 0) for h, layer in zip(phi, layers, strict=True)]
+        phi = [
+            np.maximum(h @ layer["kernel"] + layer["bias"], 0)
+            for h, layer in zip(phi, layers, strict=True)
+        ]
         n = phi[0].shape[1]
         matrix = np.cov(phi[0].T, phi[1].T)
         if similarity == "correlation":
@@ -141,7 +180,11 @@ def test_a_stream_is_matched_by_what_writes_it_first_and_by_all_then(rng):
     )
     a = {"in": (7, 4), "up": (4, 6), "down": (6, 4), "out": (4,)}
     a = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in a.items()}
-    wide = apply_soft(spec, {"s": np.eye(4, dtype=np.float32)[[1, 3, 0, 2] * 2], "h": np.eye(6, dtype=np.float32)}, a)
+    wide = apply_soft(
+        spec,
+        {"s": np.eye(4, dtype=np.float32)[[1, 3, 0, 2] * 2], "h": np.eye(6, dtype=np.float32)},
+        a,
+    )
     for num_passes in (1, 2):
         options = {"similarity": "weights", "num_passes": num_passes}
         found = jax.jit(functools.partial(match_soft, spec, **options))(a, wide)
@@ -152,8 +195,12 @@ def test_a_stream_is_matched_by_what_writes_it_first_and_by_all_then(rng):
 
 def test_what_does_not_fit_is_named(rng):
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
-    with pytest.raises(ValueError, match="kernel 'Dense_1/kernel' has 4 features, its moments are of 6"):
+    with pytest.raises(
+        ValueError, match="kernel 'Dense_1/kernel' has 4 features, its moments are of 6"
+    ):
         match_soft(SPEC, a, b, similarity="activations", moments=moments_of_both(a, a))
     heads = PermutationSpec.from_axes({"q": (None, writes("heads"), writes("c", batch_axes=(1,)))})
     with pytest.raises(ValueError, match="'heads' has neurons of"):
-        match_soft(heads, {"q": jnp.ones((2, 2, 3))}, {"q": jnp.ones((2, 2, 4))}, similarity="weights")
+        match_soft(
+            heads, {"q": jnp.ones((2, 2, 3))}, {"q": jnp.ones((2, 2, 4))}, similarity="weights"
+        )

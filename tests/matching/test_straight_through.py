@@ -1,4 +1,6 @@
-"""The straight-through estimator against a NumPy loop written from the algorithm, and what it is put together from."""
+"""The straight-through estimator against a NumPy loop written from the algorithm, and what it is
+put together from.
+"""
 
 import functools
 
@@ -29,23 +31,38 @@ SHAPES = {"conv": (3, 4), "dense": (27, 5), "other": (3, 3), "stack": (2, 5, 6),
 
 
 def test_the_similarity_is_what_a_pairing_adds_to_the_inner_product(rng):
-    """For every group: between two permutations of it, others in place, the inner products differ by as much."""
-    a, b = ({n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()} for _ in range(2))
+    """For every group: between two permutations of it, others in place, the inner products differ
+    by as much.
+    """
+    a, b = (
+        {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()}
+        for _ in range(2)
+    )
     spec = SPEC.bind(a)
     first = random_permutations(jax.random.key(0), spec)
     second = {group: jnp.roll(p, 1, axis=-1) for group, p in first.items()}
     inner = jax.jit(lambda p: sum(jnp.vdot(a[n], leaf) for n, leaf in permute(spec, p, b).items()))
-    matrices = jax.jit(lambda p: {g: weight_similarity(spec, g, a, b, permutations=p) for g in spec.groups})(first)
+    matrices = jax.jit(
+        lambda p: {g: weight_similarity(spec, g, a, b, permutations=p) for g in spec.groups}
+    )(first)
     for group, matrix in matrices.items():
-        gains = [np.take_along_axis(np.asarray(matrix), p[group][..., None], -1).sum() for p in (first, second)]
+        gains = [
+            np.take_along_axis(np.asarray(matrix), p[group][..., None], -1).sum()
+            for p in (first, second)
+        ]
         moved = inner({**first, group: second[group]})
         assert float(moved - inner(first)) == pytest.approx(gains[1] - gains[0], abs=1e-3)
         assert abs(gains[1] - gains[0]) > 0.05
 
 
 def reference(a, b, rate, num_steps):
-    """Algorithm 3 for two hidden layers, distance of weights, plain gradient descent; distances and permutations."""
-    a, b = ([np.asarray(p[f"Dense_{i}"][k], np.float64) for i in range(3) for k in ("kernel", "bias")] for p in (a, b))
+    """Algorithm 3 for two hidden layers, distance of weights, plain gradient descent; distances and
+    permutations.
+    """
+    a, b = (
+        [np.asarray(p[f"Dense_{i}"][k], np.float64) for i in range(3) for k in ("kernel", "bias")]
+        for p in (a, b)
+    )
     c, p, q, trace, seen = [v.copy() for v in a], np.arange(8), np.arange(6), [], []
 
     def act(p, q):
@@ -65,11 +82,15 @@ def reference(a, b, rate, num_steps):
 
 def test_equals_the_papers_algorithm_in_numpy(small_pairs):
     """Three pairs in a batch, step by step, and the best of the permutations seen."""
-    match = functools.partial(match_straight_through, small_pairs.spec, optimizer=optax.sgd(0.1), num_steps=12)
+    match = functools.partial(
+        match_straight_through, small_pairs.spec, optimizer=optax.sgd(0.1), num_steps=12
+    )
     found = jax.jit(jax.vmap(match))(*small_pairs[2:4])
     lengths = set()
     for i in range(3):
-        trace, (p, q) = reference(*(jax.tree.map(lambda v: v[i], s) for s in small_pairs[2:4]), 0.1, 12)
+        trace, (p, q) = reference(
+            *(jax.tree.map(lambda v: v[i], s) for s in small_pairs[2:4]), 0.1, 12
+        )
         np.testing.assert_allclose(found.trace[i], trace, rtol=1e-4)
         np.testing.assert_array_equal(found.permutations["Dense_0"][i], p)
         np.testing.assert_array_equal(found.permutations["Dense_1"][i], q)
@@ -84,8 +105,15 @@ def test_a_lower_loss_at_the_midpoint(small_pairs):
     """The loss as the objective, started at the identity."""
     inputs, labels = small_pairs.inputs, small_pairs.labels
     objective = midpoint_loss(small_pairs.network.apply, cross_entropy, (inputs, labels))
-    options = {"objective": objective, "num_steps": 30, "optimizer": optax.adam(0.05), "num_passes": 1}
-    found = jax.jit(jax.vmap(functools.partial(match_straight_through, mlp_spec(2), **options)))(*small_pairs[2:4])
+    options = {
+        "objective": objective,
+        "num_steps": 30,
+        "optimizer": optax.adam(0.05),
+        "num_passes": 1,
+    }
+    found = jax.jit(jax.vmap(functools.partial(match_straight_through, mlp_spec(2), **options)))(
+        *small_pairs[2:4]
+    )
     for i in range(3):
         assert float(found.loss[i]) == pytest.approx(float(found.trace[i].min()), rel=1e-5)
         assert found.trace[i].min() < 0.98 * found.trace[i, 0]

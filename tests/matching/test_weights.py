@@ -1,4 +1,6 @@
-"""Coordinate descent over all weights, against the paper's double loop in SciPy and against planted shuffles."""
+"""Coordinate descent over all weights, against the paper's double loop in SciPy and against planted
+shuffles.
+"""
 
 import functools
 import itertools
@@ -34,7 +36,9 @@ TOY = PermutationSpec.from_axes({"w1": (reads("h"), writes("g")), "w2": (reads("
 def matcher(spec: PermutationSpec, batch: bool = False, **options: Any) -> Any:
     def match(a: Any, b: Any, key: Any) -> Matching:
         drawn = "restarts" in options or options.get("drawn")
-        given = {"certify": False} | {name: value for name, value in options.items() if name != "drawn"}
+        given = {"certify": False} | {
+            name: value for name, value in options.items() if name != "drawn"
+        }
         return match_weights(spec, a, b, key=key if drawn else None, **given)
 
     return jax.jit(jax.vmap(match) if batch else match)
@@ -52,8 +56,12 @@ def mlp(rng: np.random.Generator, *widths: int) -> dict[str, Any]:
 
 
 def git_rebasin(a: Any, b: Any, order: tuple[int, ...]) -> list[np.ndarray]:
-    """Algorithm 1: `P_l <- argmax <P, W_l^A P_{l-1} W_l^B^T + W_{l+1}^A^T P_{l+1} W_{l+1}^B + b_l^A b_l^B^T>`."""
-    kernels = [[np.asarray(layer["kernel"], np.float64).T for layer in side.values()] for side in (a, b)]
+    """Algorithm 1: `P_l <- argmax <P, W_l^A P_{l-1} W_l^B^T + W_{l+1}^A^T P_{l+1} W_{l+1}^B + b_l^A
+    b_l^B^T>`.
+    """
+    kernels = [
+        [np.asarray(layer["kernel"], np.float64).T for layer in side.values()] for side in (a, b)
+    ]
     biases = [[np.asarray(layer["bias"], np.float64) for layer in side.values()] for side in (a, b)]
     depth = len(biases[0])
     p = [np.arange(len(bias)) for bias in biases[0]]  # the last stays
@@ -81,18 +89,28 @@ def product(a: Any, b: Any) -> float:
 def test_equals_the_papers_double_loop(width: int, rng: np.random.Generator) -> None:
     a, b = mlp(rng, 10, width, width, 4), mlp(rng, 10, width, width, 4)
     order = (1, 0) if width == 16 else (0, 1)
-    matching = matcher(SPEC, certify=width == 64, order=tuple(f"Dense_{i}" for i in order))(a, b, None)
-    for found, expected in zip(matching.permutations.values(), git_rebasin(a, b, order), strict=True):
+    matching = matcher(SPEC, certify=width == 64, order=tuple(f"Dense_{i}" for i in order))(
+        a, b, None
+    )
+    for found, expected in zip(
+        matching.permutations.values(), git_rebasin(a, b, order), strict=True
+    ):
         np.testing.assert_array_equal(found, expected)
     assert float(matching.total_objective) == pytest.approx(
         product(a, permute(SPEC, matching.permutations, b)), rel=1e-5
     )
-    assert float(matching.total_identity_objective) == pytest.approx(product(a, b), rel=1e-3, abs=1e-3)
+    assert float(matching.total_identity_objective) == pytest.approx(
+        product(a, b), rel=1e-3, abs=1e-3
+    )
     assert (matching.converged, matching.finite) == (True, True)
     for group, p in [("Dense_1", matching.permutations["Dense_1"])] if width == 16 else []:
         matrix = weight_similarity(SPEC, group, a, b, permutations=matching.permutations)
-        assert float(matching.objective[group]) == pytest.approx(float(matrix[np.arange(width), p].sum()), rel=1e-5)
-        assert float(matching.identity_objective[group]) == pytest.approx(float(jnp.trace(matrix)), rel=1e-4)
+        assert float(matching.objective[group]) == pytest.approx(
+            float(matrix[np.arange(width), p].sum()), rel=1e-5
+        )
+        assert float(matching.identity_objective[group]) == pytest.approx(
+            float(jnp.trace(matrix)), rel=1e-4
+        )
     for proof in (matching.certificate or {}).values():
         assert proof.optimal
         assert 0 <= proof.gap < 1e-4
@@ -105,7 +123,9 @@ def test_a_shuffled_copy_is_recovered(width: int, rng: np.random.Generator) -> N
     shuffled = permute(SPEC, {g: np.argsort(p) for g, p in planted.items()}, a)
     matching = matcher(SPEC)(a, shuffled, None)
     assert matching.certificate is None
-    chex.assert_trees_all_equal(matching.permutations, {g: jnp.asarray(p, jnp.int32) for g, p in planted.items()})
+    chex.assert_trees_all_equal(
+        matching.permutations, {g: jnp.asarray(p, jnp.int32) for g, p in planted.items()}
+    )
     assert float(matching.total_objective) == pytest.approx(product(a, a), rel=1e-5)
 
 
@@ -114,7 +134,8 @@ def toy(rng: np.random.Generator, width: int) -> dict[str, Any]:
 
 
 def test_restarts_recover_what_one_descent_does_not(rng: np.random.Generator) -> None:
-    """Two groups that meet in two leaves in both orders, with nothing else to hold on to; `benchmarks/
+    """Two groups that meet in two leaves in both orders, with nothing else to hold on to;
+    `benchmarks/
     matching_quality.py` has width 64 and 20 seeds."""
     match = matcher(TOY, restarts=32, order=TOY.groups)
     first = 0
@@ -123,7 +144,9 @@ def test_restarts_recover_what_one_descent_does_not(rng: np.random.Generator) ->
         planted = {g: rng.permutation(16) for g in TOY.groups}
         shuffled = permute(TOY, {g: np.argsort(p) for g, p in planted.items()}, a)
         matching = match(a, shuffled, jax.random.key(seed))
-        chex.assert_trees_all_equal(matching.permutations, {g: jnp.asarray(p, jnp.int32) for g, p in planted.items()})
+        chex.assert_trees_all_equal(
+            matching.permutations, {g: jnp.asarray(p, jnp.int32) for g, p in planted.items()}
+        )
         assert matching.restart_objectives.shape == (32,)
         assert float(matching.restart_objectives.max()) == float(matching.total_objective)
         first += float(matching.restart_objectives[0]) > 0.999 * product(a, a)
@@ -141,14 +164,18 @@ def test_the_first_restart_is_the_plain_descent(small_pairs: Any) -> None:
         p = dict(zip(SPEC.groups, git_rebasin(one, other, (0, 1)), strict=True))
         plain = product(one, permute(SPEC, p, other))
         assert float(matching.restart_objectives[i, 0]) == pytest.approx(plain, rel=1e-5)
-        best = product(one, permute(SPEC, {g: p[i] for g, p in matching.permutations.items()}, other))
+        best = product(
+            one, permute(SPEC, {g: p[i] for g, p in matching.permutations.items()}, other)
+        )
         assert float(matching.total_objective[i]) == pytest.approx(best, rel=1e-5)
         assert best >= float(matching.restart_objectives[i].max()) - 1e-4
     assert len(np.unique(matching.restart_objectives)) > 3
 
 
 def test_a_key_draws_the_order_of_every_pass(rng: np.random.Generator) -> None:
-    """Different keys end in different local optima, each of which the double loop in SciPy cannot better."""
+    """Different keys end in different local optima, each of which the double loop in SciPy cannot
+    better.
+    """
     a, b = mlp(rng, 10, 16, 16, 4), mlp(rng, 10, 16, 16, 4)
     found = [matcher(SPEC, drawn=True)(a, b, jax.random.key(i)) for i in range(8)]
     again = matcher(SPEC, drawn=True)(a, b, jax.random.key(0))
@@ -170,7 +197,9 @@ def test_similarities_are_gradients(name: str, cases: Any) -> None:
     @jax.jit
     def compare(a: Any, b: Any, key: Any) -> Any:
         p = random_permutations(key, spec)
-        value, gradient = jax.value_and_grad(lambda soft: weight_inner_product(spec, soft, a, b))(as_alignments(p))
+        value, gradient = jax.value_and_grad(lambda soft: weight_inner_product(spec, soft, a, b))(
+            as_alignments(p)
+        )
         direct = {g: weight_similarity(spec, g, a, b, permutations=p) for g in spec.groups}
         return gradient, direct, (value, weight_inner_product(spec, p, a, b)), permute(spec, p, b)
 
@@ -197,10 +226,14 @@ def test_heads_come_back_together_with_their_channels(cases: Any) -> None:
 
 
 def test_a_group_on_two_axes_of_a_leaf_never_falls(rng: np.random.Generator) -> None:
-    """`<A, P B P^T>`: a quadratic assignment. The step by its linearisation is taken only if that rises."""
+    """`<A, P B P^T>`: a quadratic assignment. The step by its linearisation is taken only if that
+    rises.
+    """
     spec = PermutationSpec.from_axes({"in": (None, writes("h")), "w": (both("h"), both("h"))})
     start = identity_permutations(spec, {"in": np.zeros((1, 9)), "w": np.zeros((9, 9))})["h"]
-    match = jax.jit(lambda a, b: [match_weights(spec, a, b, max_passes=n, certify=False) for n in (1, 50)])
+    match = jax.jit(
+        lambda a, b: [match_weights(spec, a, b, max_passes=n, certify=False) for n in (1, 50)]
+    )
     falls = 0
     for _ in range(8):
         sides = [{"in": 0.1 * rng.normal(size=(1, 9)), "w": rng.normal(size=(9, 9))} for _ in "ab"]
@@ -228,13 +261,18 @@ def test_the_metric_is_each_networks_own_root(pair: Any) -> None:
 
         found = match_weights(spec, a, b, metric=moments(b), certify=False)
         aligned = permute(spec, found.permutations, b)
-        return found, weight_inner_product(spec, identity_permutations(spec, a), a, aligned, metric=moments(aligned))
+        return found, weight_inner_product(
+            spec, identity_permutations(spec, a), a, aligned, metric=moments(aligned)
+        )
 
     found, of_aligned = match(a, b)
     expected, phi = 0.0, [np.asarray(pair.inputs, np.float64)] * 2
     before = np.arange(phi[0].shape[1])
     for name in a:
-        kernels, biases = ([np.asarray(side[name][leaf], np.float64) for side in (a, b)] for leaf in ("kernel", "bias"))
+        kernels, biases = (
+            [np.asarray(side[name][leaf], np.float64) for side in (a, b)]
+            for leaf in ("kernel", "bias")
+        )
         after = np.asarray(found.permutations.get(name, np.arange(len(biases[0]))))
         roots = [np.real(sqrtm(x.T @ x / len(x))) @ w for x, w in zip(phi, kernels, strict=True)]
         expected += np.vdot(roots[0], roots[1][before][:, after]) + biases[0] @ biases[1][after]
@@ -247,7 +285,9 @@ def test_the_metric_is_each_networks_own_root(pair: Any) -> None:
 
 
 def test_leaf_weights_count(small_pairs: Any) -> None:
-    """Without outgoing kernel and bias a network with one hidden layer is matched by its incoming kernel."""
+    """Without outgoing kernel and bias a network with one hidden layer is matched by its incoming
+    kernel.
+    """
     sides = [
         {n: jax.tree.map(lambda v: np.asarray(v)[0], side[n]) for n in ("Dense_0", "Dense_1")}
         for side in small_pairs[2:4]
@@ -256,7 +296,9 @@ def test_leaf_weights_count(small_pairs: Any) -> None:
     weights = {name: 0.0 for name in ("Dense_1/kernel", "Dense_0/bias", "Dense_1/bias")}
     match = jax.jit(functools.partial(match_weights, spec, leaf_weights=weights, certify=False))
     matrix = np.asarray(a["Dense_0"]["kernel"]).T @ np.asarray(b["Dense_0"]["kernel"])
-    np.testing.assert_array_equal(match(a, b).permutations["Dense_0"], linear_sum_assignment(matrix, maximize=True)[1])
+    np.testing.assert_array_equal(
+        match(a, b).permutations["Dense_0"], linear_sum_assignment(matrix, maximize=True)[1]
+    )
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -264,7 +306,10 @@ def test_leaf_weights_count(small_pairs: Any) -> None:
     ("options", "message"),
     [
         ({"restarts": 3}, "restarts=3 start at random permutations, and key is None"),
-        ({"order": ("Dense_0",)}, r"order names \('Dense_0',\), the groups of the spec are \('Dense_0', 'Dense_1'\)"),
+        (
+            {"order": ("Dense_0",)},
+            r"order names \('Dense_0',\), the groups of the spec are \('Dense_0', 'Dense_1'\)",
+        ),
         ({"leaf_weights": {"Dense_9/kernel": 2.0}}, "leaf_weights name leaf 'Dense_9/kernel'"),
         ({"init": {"Dense_0": np.zeros(8, np.int32), "Dense_1": np.arange(6)}}, "not a bijection"),
     ],

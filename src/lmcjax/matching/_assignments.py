@@ -1,4 +1,6 @@
-"""Steps that the matchings share: the best permutations of a group, what they reach, and heads with their channels."""
+"""Steps that the matchings share: the best permutations of a group, what they reach, and heads with
+their channels.
+"""
 
 from collections.abc import Callable
 
@@ -8,7 +10,12 @@ from jaxtyping import Array
 
 from lmcjax.statistics import over_batch
 from lmcjax.symmetry import Permutations, PermutationSpec, check_permutations, identity_permutations
-from lmcjax.transport import AssignmentBackend, AssignmentCertificate, assignment_certificate, linear_assignment
+from lmcjax.transport import (
+    AssignmentBackend,
+    AssignmentCertificate,
+    assignment_certificate,
+    linear_assignment,
+)
 
 
 def start_at(spec: PermutationSpec, permutations: Permutations | None) -> dict[str, Array]:
@@ -21,7 +28,9 @@ def start_at(spec: PermutationSpec, permutations: Permutations | None) -> dict[s
 
 def assign(matrix: Array, backend: AssignmentBackend) -> Array:
     """The best permutations, `[*batch, n, n]` to `[*batch, n]`."""
-    return over_batch(lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2)(matrix)
+    return over_batch(
+        lambda m: linear_assignment(m, maximize=True, backend=backend), matrix.ndim - 2
+    )(matrix)
 
 
 def reached(matrix: Array, permutation: Array) -> Array:
@@ -29,13 +38,18 @@ def reached(matrix: Array, permutation: Array) -> Array:
     return jnp.take_along_axis(matrix, permutation[..., None], axis=-1)[..., 0]
 
 
-def certificates(matrices: dict[str, Array], permutations: dict[str, Array]) -> dict[str, AssignmentCertificate]:
+def certificates(
+    matrices: dict[str, Array], permutations: dict[str, Array]
+) -> dict[str, AssignmentCertificate]:
     """Of each group's permutations, `[*batch, n]`, as the best for its matrix, `[*batch, n, n]`."""
 
     def certify(matrix: Array, permutation: Array) -> AssignmentCertificate:
         return assignment_certificate(matrix, permutation, maximize=True)
 
-    return {group: over_batch(certify, m.ndim - 2)(m, permutations[group]) for group, m in matrices.items()}
+    return {
+        group: over_batch(certify, m.ndim - 2)(m, permutations[group])
+        for group, m in matrices.items()
+    }
 
 
 def host_similarity(
@@ -45,10 +59,12 @@ def host_similarity(
     permutations: dict[str, Array],
     backend: AssignmentBackend,
 ) -> Array:
-    """How alike the neurons of a group are by the neurons of other groups inside them (heads): `[*batch, n, n]`.
+    """How alike the neurons of a group are by the neurons of other groups inside them (heads):
+    `[*batch, n, n]`.
 
-    Two heads are as alike as their channels are under the best permutation of these, one assignment for each pair.
-    Pairs are reached by shifting all of B's heads by the same number, once for every number.
+    Two heads are as alike as their channels are under the best permutation of these, one assignment
+    for each pair. Pairs are reached by shifting all of B's heads by the same number, once for every
+    number.
     """
     *batch, size = spec.group_shapes()[host]
     numbers = jnp.arange(size, dtype=jnp.int32)
@@ -62,10 +78,15 @@ def host_similarity(
             matrix = similarities(guest, permutations={**permutations, host: shift})
             score = reached(matrix, assign(matrix, backend)).sum(-1)
             position, inside = next(
-                (i, s.batch_axes) for i, axis in enumerate(spec.frame(guest)) for s in axis if s.group == host
+                (i, s.batch_axes)
+                for i, axis in enumerate(spec.frame(guest))
+                for s in axis
+                if s.group == host
             )
             others = [i for i in range(score.ndim) if i not in (*inside, position)]
-            return jnp.moveaxis(score, (*others, *inside, position), range(score.ndim)).sum(tuple(range(len(others))))
+            return jnp.moveaxis(score, (*others, *inside, position), range(score.ndim)).sum(
+                tuple(range(len(others)))
+            )
 
         by_shift = jnp.moveaxis(jax.vmap(best)(shifts), 0, -1)  # [*batch, neuron of A, shift]
         shift_of = jnp.broadcast_to((numbers - numbers[:, None]) % size, by_shift.shape)

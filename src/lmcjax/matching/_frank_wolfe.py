@@ -42,15 +42,17 @@ def match_frank_wolfe(
     backend: AssignmentBackend = "auto",
     certify: bool = True,
 ) -> Matching:
-    """Maximise the inner product `<A, mixed B>` of all weights over doubly stochastic matrices, then round.
+    """Maximise the inner product `<A, mixed B>` of all weights over doubly stochastic matrices,
+    then round.
 
-    The Birkhoff polytope of each group relaxes its permutations. Every step assigns all groups at once by the gradient
-    at the present matrices T (the vertex S with the largest `<gradient, S>`), and goes from T towards S as far as is
-    best. Along that segment the inner product is a polynomial whose degree is the largest number of group-carrying
-    axes of a leaf (2 for a dense stack, 3 for attention kernels), so that the best step is exact: among the ends and
-    the roots of its derivative. It ends where the gap `<gradient, S - T>`, which is 0 at stationary points only, is
-    small. Each matrix is then rounded to the permutation nearest to it, by assignment. The relaxation is not concave:
-    what is found is a stationary point, not a bound.
+    The Birkhoff polytope of each group relaxes its permutations. Every step assigns all groups at
+    once by the gradient at the present matrices T (the vertex S with the largest `<gradient, S>`),
+    and goes from T towards S as far as is best. Along that segment the inner product is a
+    polynomial whose degree is the largest number of group-carrying axes of a leaf (2 for a dense
+    stack, 3 for attention kernels), so that the best step is exact: among the ends and the roots of
+    its derivative. It ends where the gap `<gradient, S - T>`, which is 0 at stationary points only,
+    is small. Each matrix is then rounded to the permutation nearest to it, by assignment. The
+    relaxation is not concave: what is found is a stationary point, not a bound.
 
     Jittable and vmappable as a whole.
 
@@ -59,23 +61,27 @@ def match_frank_wolfe(
         params_a: the network that stays, traced.
         params_b: the network whose neurons are reordered, traced, of the same shapes.
         key: traced; needed by `init="random"` only.
-        init: `"uniform"`: all entries 1/n; `"identity"`; `"random"`: halfway between the uniform matrix and a random
-            one, balanced until it is doubly stochastic; these static; or permutations, traced.
+        init: `"uniform"`: all entries 1/n; `"identity"`; `"random"`: halfway between the uniform
+            matrix and a random one, balanced until it is doubly stochastic; these static; or
+            permutations, traced.
         max_iterations: static.
         tolerance: traced; the gap at which iteration ends, relative to the inner product.
-        polish: static; whether the rounded permutations are improved by coordinate descent, as of `match_weights`.
-            The inner product can only rise by it.
+        polish: static; whether the rounded permutations are improved by coordinate descent, as of
+            `match_weights`. The inner product can only rise by it.
         metric, leaf_weights, backend, certify: as for `match_weights`.
 
     Returns:
-        `Matching`: the inner product in `total_objective`, the steps in `iterations`; `converged` says that the gap
+        `Matching`: the inner product in `total_objective`, the steps in `iterations`; `converged`
+            says that the gap
         was met. Certificates as of `match_weights`.
 
     Raises:
-        ValueError: shapes that differ between the networks or do not fit the spec, an unknown start, a random one
-            without a key, fewer than one iteration, an unknown leaf, a metric that lacks a kernel.
+        ValueError: shapes that differ between the networks or do not fit the spec, an unknown
+            start, a random one without a key, fewer than one iteration, an unknown leaf, a metric
+            that lacks a kernel.
 
-    Source: Frank and Wolfe (1956); Vogelstein et al. (2015) for one group; Crisostomi et al. (2024), C2M3, for all.
+    Source: Frank and Wolfe (1956); Vogelstein et al. (2015) for one group; Crisostomi et al.
+        (2024), C2M3, for all.
     """
     if isinstance(init, str) and init not in get_args(Initial):
         raise ValueError(f"init {init!r} is not one of {get_args(Initial)}")
@@ -128,7 +134,9 @@ def _ascend(
         gradient = jax.tree.map(jnp.add, gradient, constant)
         value = value + base + _dot(constant, here)
         vertex = {group: assign(matrix, backend) for group, matrix in gradient.items()}
-        gap = _add([reached(gradient[g], p).sum() for g, p in vertex.items()]) - _dot(gradient, here)
+        gap = _add([reached(gradient[g], p).sum() for g, p in vertex.items()]) - _dot(
+            gradient, here
+        )
         there = as_alignments(vertex, value.dtype)
         inside = [_value(_between(here, there, x), objective) for x in points(highest)[1:-1]]
         end = [inner_product(objective, vertex)] if highest > 1 else []
@@ -136,7 +144,9 @@ def _ascend(
         size = largest_on_segment(coefficients)
         converged = gap <= tolerance * jnp.abs(value)
         moved = _between(here, there, jnp.where(converged, 0, size))
-        return _Ascent(moved, state.iterations + (~converged).astype(jnp.int32), converged, ~(size > 0))
+        return _Ascent(
+            moved, state.iterations + (~converged).astype(jnp.int32), converged, ~(size > 0)
+        )
 
     def again(state: _Ascent) -> Array:
         return ~state.converged & ~state.stuck & (state.iterations < max_iterations)
@@ -149,7 +159,9 @@ def _value(alignments: dict[str, Array], objective: WeightObjective) -> Array:
     """The inner product of some leaves."""
     if not objective.leaves_a:
         return jnp.zeros((), jax.tree.leaves(alignments)[0].dtype)
-    return soft_inner_product(objective, {group: alignments[group] for group in objective.spec.groups})
+    return soft_inner_product(
+        objective, {group: alignments[group] for group in objective.spec.groups}
+    )
 
 
 def _dot(first: dict[str, Array], second: dict[str, Array]) -> Array:
@@ -160,15 +172,21 @@ def _add(terms: list[Array]) -> Array:
     return sum(terms[1:], terms[0])
 
 
-def _between(here: dict[str, Array], there: dict[str, Array], step: Array | float) -> dict[str, Array]:
+def _between(
+    here: dict[str, Array], there: dict[str, Array], step: Array | float
+) -> dict[str, Array]:
     return {group: (1 - step) * matrix + step * there[group] for group, matrix in here.items()}
 
 
-def _start(objective: WeightObjective, init: Initial | Permutations, key: Array | None) -> dict[str, Array]:
+def _start(
+    objective: WeightObjective, init: Initial | Permutations, key: Array | None
+) -> dict[str, Array]:
     """The first matrices, `[*batch, n, n]`."""
     dtype = jax.tree.leaves(objective.leaves_a)[0].dtype
     if init == "identity" or not isinstance(init, str):
-        return as_alignments(start_at(objective.spec, None if isinstance(init, str) else init), dtype)
+        return as_alignments(
+            start_at(objective.spec, None if isinstance(init, str) else init), dtype
+        )
     starts = {}
     for i, (group, shape) in enumerate(objective.spec.group_shapes().items()):
         uniform = jnp.full((*shape, shape[-1]), 1 / shape[-1], dtype)

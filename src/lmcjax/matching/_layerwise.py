@@ -10,7 +10,12 @@ from jaxtyping import Array, Bool, PyTree
 from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching, in_unit_of_weights
-from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
+from lmcjax.matching._similarity import (
+    Similarity,
+    check_similarity,
+    layer_similarity,
+    writing_kernels,
+)
 from lmcjax.statistics import ActivationMoments, activation_sources
 from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
 from lmcjax.transport import AssignmentBackend
@@ -32,20 +37,23 @@ def match_layerwise(
 ) -> Matching:
     """Match B's neurons to A's one layer after the other, each by one exact linear assignment.
 
-    For each group in the spec's order, with the permutations found so far applied to B, the permutation maximises the
-    summed similarity `sum_i M[i, p[i]]`. `"weights"`: `M = W_A W_B^T`; `"covariance"`: `W_A S W_B^T` with S the
-    uncentred second moment of A's inputs to the layer; `"activations"`: the centred cross moment of the group's
-    activations; `"correlation"`: the same of standardised activations. Only incoming kernels enter the first two:
-    biases and outgoing weights do not (`include_bias` apart). Several kernels that write one group add up.
+    For each group in the spec's order, with the permutations found so far applied to B, the
+    permutation maximises the summed similarity `sum_i M[i, p[i]]`. `"weights"`: `M = W_A W_B^T`;
+    `"covariance"`: `W_A S W_B^T` with S the uncentred second moment of A's inputs to the layer;
+    `"activations"`: the centred cross moment of the group's activations; `"correlation"`: the same
+    of standardised activations. Only incoming kernels enter the first two: biases and outgoing
+    weights do not (`include_bias` apart). Several kernels that write one group add up.
 
-    Where groups depend on each other in a circle (residual streams), the first pass sums for each group only those
-    kernels whose other groups are matched already (all, if there are none), and further passes sum all of them. No
-    single objective rises from step to step, since outgoing weights do not count, and passes can go round for ever: a
-    pass is kept if it raises the similarity summed over all groups, with each in its final place, and the first that
-    does not is the last. Heads are matched together with their channels: two heads are as alike as the best
+    Where groups depend on each other in a circle (residual streams), the first pass sums for each
+    group only those kernels whose other groups are matched already (all, if there are none), and
+    further passes sum all of them. No single objective rises from step to step, since outgoing
+    weights do not count, and passes can go round for ever: a pass is kept if it raises the
+    similarity summed over all groups, with each in its final place, and the first that does not is
+    the last. Heads are matched together with their channels: two heads are as alike as the best
     permutation of their channels makes them.
 
-    Jittable and vmappable as a whole. On CPU each layer is one call to SciPy; in a vmapped batch, one for all pairs.
+    Jittable and vmappable as a whole. On CPU each layer is one call to SciPy; in a vmapped batch,
+    one for all pairs.
 
     Args:
         spec: static; groups in the order of the computation.
@@ -53,18 +61,20 @@ def match_layerwise(
         params_b: the network whose neurons are reordered, traced, of the same shapes.
         similarity: static.
         moments: what `activation_moments` returns; needed by all but `"weights"`.
-        include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The paper does not.
+        include_bias: static; extends `"covariance"` to `[W, b]` and `[phi, 1]` in dense layers. The
+            paper does not.
         backend: static, see `linear_assignment`.
         max_passes: static; a matching that still improves then is not `converged`.
-        certify: static; whether the result has a certificate for every group's assignment. Where groups depend on each
-            other in a circle, it is asked for the final places of all, in which a group may no longer be the best.
+        certify: static; whether the result has a certificate for every group's assignment. Where
+            groups depend on each other in a circle, it is asked for the final places of all, in
+            which a group may no longer be the best.
 
     Returns:
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec, moments missing or of the wrong size, an
-            unknown option, fewer than one pass.
+        ValueError: shapes differ between the networks or do not fit the spec, moments missing or of
+            the wrong size, an unknown option, fewer than one pass.
 
     Source: the paper, Section 6; activation matching after Li et al. (2015).
     """
@@ -117,8 +127,12 @@ def match_layerwise(
         found = matching.permutations
         matrices = {group: similarities(group, permutations=found) for group in spec.groups}
         return matching._replace(
-            objective={group: reached(matrix, found[group]).sum() for group, matrix in matrices.items()},
-            identity_objective={g: jnp.trace(m, axis1=-2, axis2=-1).sum() for g, m in matrices.items()},
+            objective={
+                group: reached(matrix, found[group]).sum() for group, matrix in matrices.items()
+            },
+            identity_objective={
+                g: jnp.trace(m, axis1=-2, axis2=-1).sum() for g, m in matrices.items()
+            },
             certificate=certificates(matrices, found) if certify else None,
         )
 
@@ -150,7 +164,11 @@ def _host_similarity(
 ) -> Array:
     """`host_similarity`, and the host's own kernels in which none of its guests stands."""
     total = host_similarity(spec, host, similarities, permutations, backend)
-    inside_none = {k.name for k, p in writing_kernels(spec, host) if not _beside(spec, p) & {*spec.guests(host)}}
+    inside_none = {
+        k.name
+        for k, p in writing_kernels(spec, host)
+        if not _beside(spec, p) & {*spec.guests(host)}
+    }
     if plain := tuple(name for name in inside_none if kernels is None or name in kernels):
         total = total + similarities(host, permutations=permutations, kernels=plain)
     return total
@@ -166,7 +184,8 @@ def _beside(spec: PermutationSpec, place: Place, among: Sequence[int] | None = N
 def first_pass(
     spec: PermutationSpec, similarity: Similarity, moments: ActivationMoments | None
 ) -> dict[str, tuple[str, ...] | None]:
-    """Per group, the kernels that count in the first pass: those beside whose other groups are matched by then, or all
+    """Per group, the kernels that count in the first pass: those beside whose other groups are
+    matched by then, or all
     if there are none. None: nothing that a later pass would see differently."""
     matched: set[str] = set()
     result: dict[str, tuple[str, ...] | None] = {}
@@ -174,7 +193,8 @@ def first_pass(
         if similarity in ("activations", "correlation"):
             assert moments is not None
             sources = [
-                (k, _beside(spec, p, features)) for k, p, features, _ in activation_sources(spec, group, moments)
+                (k, _beside(spec, p, features))
+                for k, p, features, _ in activation_sources(spec, group, moments)
             ]
         else:
             sources = [(k, _beside(spec, p)) for k, p in writing_kernels(spec, group)]

@@ -17,8 +17,11 @@ Objective: TypeAlias = Callable[[PyTree, PyTree, Key[Array, ""]], Float[Array, "
 """`objective(params_a, aligned_b, key)`, smaller is better; any function of that kind will do."""
 
 
-def weight_distance(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | None = None) -> Float[Array, ""]:
-    """The squared distance `sum ||A - B||^2` over all leaves of floating point, accumulated in float32 at least.
+def weight_distance(
+    params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """The squared distance `sum ||A - B||^2` over all leaves of floating point, accumulated in
+    float32 at least.
 
     Args:
         params_a, params_b: traced, of the same structure and shapes.
@@ -33,29 +36,36 @@ def weight_distance(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | No
 
 
 def covariance_distance(spec: PermutationSpec, moments: ActivationMoments) -> Objective:
-    """The objective `sum ||W_A - W_B||_S^2`, the distance of weights in the metric of the covariance matching.
+    """The objective `sum ||W_A - W_B||_S^2`, the distance of weights in the metric of the
+    covariance matching.
 
-    `||D||_S^2 = tr(D S D^T)`, S the uncentred second moment of what A's kernel sees, divided by N - 1: but for that
-    divisor the mean squared change of `W phi` when B's kernel stands in A's network. Other leaves (biases, scales)
-    count by their squared distance. For every matching that takes an objective; those by inner products have `metric`.
+    `||D||_S^2 = tr(D S D^T)`, S the uncentred second moment of what A's kernel sees, divided by N -
+    1: but for that divisor the mean squared change of `W phi` when B's kernel stands in A's
+    network. Other leaves (biases, scales) count by their squared distance. For every matching that
+    takes an objective; those by inner products have `metric`.
 
     Args:
         spec: static; its kernels are compared in the metric.
         moments: what `activation_moments` returns, traced; network A's are read.
 
     Raises:
-        ValueError: there are no moments of a kernel that the spec acts on, or they are of another size.
+        ValueError: there are no moments of a kernel that the spec acts on, or they are of another
+            size.
 
     Source: the paper, Section 6.
     """
 
-    def objective(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | None = None) -> Float[Array, ""]:
+    def objective(
+        params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | None = None
+    ) -> Float[Array, ""]:
         del key
         check_same_shapes(params_a, params_b)
         differences = _differences(params_a, params_b)
         terms = []
         for name, difference in differences.items():
-            kernels = [k for k in spec.kernels if k.leaf == name and k.inputs and name in dict(spec.leaves)]
+            kernels = [
+                k for k in spec.kernels if k.leaf == name and k.inputs and name in dict(spec.leaves)
+            ]
             for kernel in kernels:
                 moved = in_metric(kernel, difference, input_moments(kernel, difference, moments))
                 terms.append(jnp.sum(difference.astype(moved.dtype) * moved))
@@ -94,7 +104,8 @@ def midpoint_loss(
         apply: static; `apply(params, inputs)` gives the outputs.
         loss: static; `loss(outputs, labels)` is the mean over the samples, a scalar.
         data: `(inputs, labels)`, traced or not.
-        batch_size: static; so many samples are drawn with the key, with replacement. None: all of them, at once.
+        batch_size: static; so many samples are drawn with the key, with replacement. None: all of
+            them, at once.
 
     Raises:
         ValueError: no samples, inputs and labels that differ in number, a batch size below 1.
@@ -111,7 +122,8 @@ def random_point_loss(
     *,
     batch_size: int | None = None,
 ) -> Objective:
-    """The objective `loss((1 - t) A + t B)` at a uniformly random t in [0, 1): the whole line, on average.
+    """The objective `loss((1 - t) A + t B)` at a uniformly random t in [0, 1): the whole line, on
+    average.
 
     Arguments and errors as `midpoint_loss`; t is drawn with the key.
 
@@ -129,7 +141,9 @@ def _along_the_line(
 ) -> Objective:
     num_samples, num_labels = (jnp.shape(array)[0] for array in data)
     if num_samples == 0 or num_samples != num_labels:
-        raise ValueError(f"data have {num_samples} inputs and {num_labels} labels, expected as many, at least 1")
+        raise ValueError(
+            f"data have {num_samples} inputs and {num_labels} labels, expected as many, at least 1"
+        )
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
 

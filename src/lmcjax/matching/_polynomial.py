@@ -12,7 +12,8 @@ _BISECTIONS = 40
 
 
 def through(values: Sequence[Array], slope: Array) -> Array:
-    """Coefficients `[c_0, ..., c_d]` of the polynomial of degree d with `p(x_i) = values[i]` and `p'(0) = slope`.
+    """Coefficients `[c_0, ..., c_d]` of the polynomial of degree d with `p(x_i) = values[i]` and
+    `p'(0) = slope`.
 
     The d points are `x_0 = 0` and, evenly from there, up to `x_{d-1} = 1`; see `points`.
     """
@@ -22,20 +23,25 @@ def through(values: Sequence[Array], slope: Array) -> Array:
     nodes = np.array(points(len(rest) + 1)[1:])
     powers = np.arange(2, len(nodes) + 2)
     inverse = jnp.asarray(np.linalg.inv(nodes[:, None] ** powers), start.dtype)
-    beyond = jnp.stack([value - start - slope * x for value, x in zip(rest, nodes.tolist(), strict=True)])
+    beyond = jnp.stack(
+        [value - start - slope * x for value, x in zip(rest, nodes.tolist(), strict=True)]
+    )
     higher = jnp.sum(inverse * beyond, axis=1)
     return jnp.concatenate([jnp.stack([start, slope]), higher])
 
 
 def points(degree: int) -> list[float]:
-    """Where `through` wants a polynomial's values: as many as its degree, 0 and 1 among them (0 alone, if one)."""
+    """Where `through` wants a polynomial's values: as many as its degree, 0 and 1 among them (0
+    alone, if one).
+    """
     return [i / (degree - 1) for i in range(degree)] if degree > 1 else [0.0]
 
 
 def largest_on_segment(coefficients: Array) -> Array:
     """Where in [0, 1] a polynomial is largest, among the ends and the roots of its derivative.
 
-    Roots of a derivative lie between those of the next: each is found by bisection, from the highest derivative down.
+    Roots of a derivative lie between those of the next: each is found by bisection, from the
+        highest derivative down.
     """
     degree = coefficients.shape[0] - 1
     derivatives = [coefficients]
@@ -60,7 +66,9 @@ def evaluate(coefficients: Array, x: Array) -> Array:
 
 
 def _bisect(function: Callable[[Array], Array], low: Array, high: Array) -> Array:
-    """A root in each interval in which the sign changes; anything inside the interval where it does not."""
+    """A root in each interval in which the sign changes; anything inside the interval where it does
+    not.
+    """
     rising = function(low) < function(high)
 
     def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:

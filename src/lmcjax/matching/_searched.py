@@ -1,4 +1,6 @@
-"""What the matchings that search for a small loss share: their start, and the account of what they found."""
+"""What the matchings that search for a small loss share: their start, and the account of what they
+found.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,9 @@ def begin(
     init: Permutations | None,
     **counts: int,
 ) -> tuple[PermutationSpec, dict[str, Array]]:
-    """The spec bound to the networks, and where the search starts (None: the identity); all checked."""
+    """The spec bound to the networks, and where the search starts (None: the identity); all
+    checked.
+    """
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is at least 1, not {value}")
@@ -46,11 +50,14 @@ def summarise(
 ) -> Matching:
     """What was found, measured: both losses with the same key; finite if the whole search was.
 
-    Per group the objective is the inner product `<A, P B>` of the leaves on which the group acts, whatever was sought.
+    Per group the objective is the inner product `<A, P B>` of the leaves on which the group acts,
+    whatever was sought.
     """
     found = {group: jnp.asarray(p) for group, p in permutations.items()}
     identity = identity_permutations(spec)
-    loss, unmatched = (objective(params_a, permute(spec, p, params_b), key) for p in (found, identity))
+    loss, unmatched = (
+        objective(params_a, permute(spec, p, params_b), key) for p in (found, identity)
+    )
     finite = jnp.isfinite(trace).all() & jnp.isfinite(loss)
     return Matching(
         found,
@@ -66,9 +73,13 @@ def summarise(
 
 
 def parameter_dtype(*networks: PyTree) -> jnp.dtype:
-    """The widest float type of the networks' leaves, at least float32; counters and random keys do not count."""
+    """The widest float type of the networks' leaves, at least float32; counters and random keys do
+    not count.
+    """
     leaves = jax.tree.leaves(networks)
-    return accumulation_dtype(*(leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)))
+    return accumulation_dtype(
+        *(leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+    )
 
 
 def _inner_products(spec: PermutationSpec, params_a: PyTree, params_b: PyTree) -> dict[str, Array]:
@@ -77,7 +88,9 @@ def _inner_products(spec: PermutationSpec, params_a: PyTree, params_b: PyTree) -
     products = {}
     for group in spec.groups:
         touched = dict.fromkeys(name for name, _, _ in spec.segments(group))
-        products[group] = sum((_dot(leaves_a[name], leaves_b[name]) for name in touched), jnp.zeros(()))
+        products[group] = sum(
+            (_dot(leaves_a[name], leaves_b[name]) for name in touched), jnp.zeros(())
+        )
     return products
 
 

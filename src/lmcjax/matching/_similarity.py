@@ -42,7 +42,8 @@ def check_similarity(
     """Check that the options of a similarity fit together, before anything is computed.
 
     Raises:
-        ValueError: an unknown similarity, moments that it needs and did not get, or a bias where none can enter.
+        ValueError: an unknown similarity, moments that it needs and did not get, or a bias where
+            none can enter.
     """
     if similarity not in get_args(Similarity):
         raise ValueError(f"similarity {similarity!r} is not one of {get_args(Similarity)}")
@@ -70,15 +71,19 @@ def layer_similarity(
     """The similarity of the neurons of one group in two networks; rows A, columns B.
 
     - `"weights"`: `W_A W_B^T`
-    - `"covariance"`: `W_A S W_B^T`, S the uncentred second moment of the kernel's inputs in network A
-    - `"activations"`: `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`, of the group's own activations
+    - `"covariance"`: `W_A S W_B^T`, S the uncentred second moment of the kernel's inputs in network
+        A
+    - `"activations"`: `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`, of the group's own
+        activations
     - `"correlation"`: the same, standardised
 
-    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side in it. Several
-    kernels that write the group add up. Arguments as in `match_layerwise`, and
+    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by
+    side in it. Several kernels that write the group add up. Arguments as in `match_layerwise`, and
 
-        permutations: of all groups, applied to B first, but for the neurons that are compared. Default: B as it is.
-        kernels: static, names of those that count for the first two. Default: all that write the group.
+        permutations: of all groups, applied to B first, but for the neurons that are compared.
+            Default: B as it is.
+        kernels: static, names of those that count for the first two. Default: all that write the
+            group.
 
     Source: the paper, Section 6.
     """
@@ -86,7 +91,9 @@ def layer_similarity(
     spec = spec.bind(params_a)
     if similarity in ("activations", "correlation"):
         assert moments is not None
-        return activation_similarity(group_moments(spec, group, params_a, moments, permutations), similarity)
+        return activation_similarity(
+            group_moments(spec, group, params_a, moments, permutations), similarity
+        )
     permutations = identity_permutations(spec) if permutations is None else permutations
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     terms = []
@@ -110,13 +117,20 @@ def activation_similarity(moments: Moments, similarity: Similarity) -> Array:
 
 
 def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
-    """The kernels that write a group; where there are none (a learned state, say), all leaves that do."""
+    """The kernels that write a group; where there are none (a learned state, say), all leaves that
+    do.
+    """
     kernels = list(spec.writers(group))
-    return kernels or [(Kernel(p.leaf, p.leaf, ()), p) for p in spec.places(group) if p.segment.role != "reads"]
+    return kernels or [
+        (Kernel(p.leaf, p.leaf, ()), p) for p in spec.places(group) if p.segment.role != "reads"
+    ]
 
 
 def _aligned(
-    spec: PermutationSpec, place: Place, permutations: Permutations, leaves_b: Mapping[str, ArrayLike]
+    spec: PermutationSpec,
+    place: Place,
+    permutations: Permutations,
+    leaves_b: Mapping[str, ArrayLike],
 ) -> Array:
     """B's leaf with every group in place but the one that is compared."""
     axes = place.others(dict(spec.leaves)[place.leaf])
@@ -126,7 +140,9 @@ def _aligned(
 def row_products(place_a: Place, place_b: Place, a: Array, b: Array) -> Array:
     """Of the neurons' rows of two leaves, one of each network: `[*batch, n_a, n_b]`."""
     dtype = accumulation_dtype(a, b)
-    rows_a, rows_b = (p.rows(leaf.astype(dtype), range(leaf.ndim)) for p, leaf in ((place_a, a), (place_b, b)))
+    rows_a, rows_b = (
+        p.rows(leaf.astype(dtype), range(leaf.ndim)) for p, leaf in ((place_a, a), (place_b, b))
+    )
     return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
@@ -134,7 +150,9 @@ def input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments | 
     """The moments of what a kernel sees."""
     inputs = {} if moments is None else moments.inputs
     if kernel.name not in inputs:
-        raise ValueError(f"there are no moments of the inputs of kernel {kernel.name!r}, only for {sorted(inputs)}")
+        raise ValueError(
+            f"there are no moments of the inputs of kernel {kernel.name!r}, only for {sorted(inputs)}"
+        )
     fan_in = math.prod(jnp.shape(leaf)[i] for i in kernel.inputs)
     if inputs[kernel.name].mean_a.shape[-1] != fan_in:
         raise ValueError(
@@ -166,7 +184,9 @@ def _bias_terms(
     """What `[W, b] [[S, m], [m^T, c]] [W~, b~]^T` has more than `W S W~^T`, of a dense layer."""
     kernels = list(spec.writers(group))
     names = {kernel.leaf for kernel in spec.kernels}
-    biases = [p.leaf for p in spec.places(group) if p.leaf not in names and p.segment.role == "writes"]
+    biases = [
+        p.leaf for p in spec.places(group) if p.leaf not in names and p.segment.role == "writes"
+    ]
     if (len(kernels), len(biases)) != (1, 1) or jnp.ndim(leaves_a[kernels[0][0].leaf]) != 2:
         raise ValueError(
             f"include_bias needs one dense kernel and one bias for group {group!r}, "
@@ -180,11 +200,21 @@ def _bias_terms(
     dtype = accumulation_dtype(weights_a, weights_b, seen.mean_a)
     weights_a, weights_b, mean, bias_a, bias_b = (
         jnp.asarray(x, dtype)
-        for x in (weights_a, weights_b, scale * seen.mean_a, leaves_a[biases[0]], leaves_b[biases[0]])
+        for x in (
+            weights_a,
+            weights_b,
+            scale * seen.mean_a,
+            leaves_a[biases[0]],
+            leaves_b[biases[0]],
+        )
     )
     said_a = jnp.matmul(mean, weights_a, precision=jax.lax.Precision.HIGHEST)
     said_b = jnp.matmul(mean, weights_b, precision=jax.lax.Precision.HIGHEST)
-    return jnp.outer(said_a, bias_b) + jnp.outer(bias_a, said_b) + scale.astype(dtype) * jnp.outer(bias_a, bias_b)
+    return (
+        jnp.outer(said_a, bias_b)
+        + jnp.outer(bias_a, said_b)
+        + scale.astype(dtype) * jnp.outer(bias_a, bias_b)
+    )
 
 
 def approximate_dimensions(
@@ -196,8 +226,9 @@ def approximate_dimensions(
 ) -> dict[str, Float[Array, "*batch"]]:
     """The approximate dimension of what a matching compares, per group: `(tr M)^2 / tr(M^2)`.
 
-    M is `W^T W` for `"weights"`, `W S W^T` for `"covariance"`, the uncentred second moment of the group's activations
-    for `"activations"`: the self-similarity of network A (`W^T W` and `W W^T` have the same dimension).
+    M is `W^T W` for `"weights"`, `W S W^T` for `"covariance"`, the uncentred second moment of the
+    group's activations for `"activations"`: the self-similarity of network A (`W^T W` and `W W^T`
+    have the same dimension).
 
     Args:
         spec: static.
@@ -212,7 +243,9 @@ def approximate_dimensions(
     """
     check_similarity(spec, similarity, moments, include_bias=False)
     if similarity == "correlation":
-        raise ValueError("similarity='correlation' has no approximate dimension, only weights, covariance, activations")
+        raise ValueError(
+            "similarity='correlation' has no approximate dimension, only weights, covariance, activations"
+        )
     spec = spec.bind(params)
     params, _ = in_unit_range(params)  # no unit of the weights is in the result
     dimensions = {}
@@ -222,7 +255,9 @@ def approximate_dimensions(
             own = group_moments(spec, group, params, moments)
             matrix = over_batch(second_moment, own.num_samples.ndim)(own)
         else:
-            matrix = layer_similarity(spec, group, params, params, similarity=similarity, moments=moments)
+            matrix = layer_similarity(
+                spec, group, params, params, similarity=similarity, moments=moments
+            )
         matrix, _ = in_unit_range(matrix)  # and its squares stay numbers
         dimensions[group] = over_batch(approximate_dimension, matrix.ndim - 2)(matrix)
     return dimensions

@@ -45,14 +45,17 @@ def soft_alignments(
     threshold: float = 1e-4,
     max_iterations: int = 1000,
 ) -> SoftAlignments:
-    """The Sinkhorn operator: `argmax_T <X, T> + temperature * entropy(T)` over doubly stochastic T, per group.
+    """The Sinkhorn operator: `argmax_T <X, T> + temperature * entropy(T)` over doubly stochastic T,
+    per group.
 
-    Differentiable in logits and temperature, by implicit differentiation of the fixed point, as `sinkhorn_plan` is.
+    Differentiable in logits and temperature, by implicit differentiation of the fixed point, as
+    `sinkhorn_plan` is.
 
     Args:
         logits: X per group `[*batch, n, n]`, traced, any unit.
         temperature: traced, in the unit of the logits; smaller is nearer a permutation, and slower.
-        threshold: static; the summed error of the column sums, relative to n, at which iteration stops.
+        threshold: static; the summed error of the column sums, relative to n, at which iteration
+            stops.
         max_iterations: static.
 
     Returns:
@@ -61,16 +64,21 @@ def soft_alignments(
     Raises:
         ValueError: a matrix that is not square.
 
-    Source: Mena et al. (2018); implicit differentiation for matching networks: Pena et al. (2023), Section 3.2.
+    Source: Mena et al. (2018); implicit differentiation for matching networks: Pena et al. (2023),
+        Section 3.2.
     """
     alignments, converged, finite = {}, jnp.asarray(True), jnp.asarray(True)
     for group, matrix in logits.items():
         matrix = jnp.asarray(matrix)
         if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
-            raise ValueError(f"the logits of group {group!r} have shape {matrix.shape}, expected [*batch, n, n]")
+            raise ValueError(
+                f"the logits of group {group!r} have shape {matrix.shape}, expected [*batch, n, n]"
+            )
 
         def solve(x: Array) -> tuple[Array, Array, Array]:
-            result = sinkhorn_plan(-x, epsilon=temperature, threshold=threshold, max_iterations=max_iterations)
+            result = sinkhorn_plan(
+                -x, epsilon=temperature, threshold=threshold, max_iterations=max_iterations
+            )
             return len(x) * result.plan, result.converged, result.finite
 
         alignments[group], met, clean = over_batch(solve, matrix.ndim - 2)(matrix)
@@ -93,51 +101,60 @@ def match_sinkhorn(
     max_iterations: int = 1000,
     backend: AssignmentBackend = "auto",
 ) -> Matching:
-    """Learn soft permutations that make any differentiable objective small; harden them by exact assignment.
+    """Learn soft permutations that make any differentiable objective small; harden them by exact
+    assignment.
 
-    Per group logits X, `T = soft_alignments(X)`, and gradient steps on `objective(A, apply_soft(T, B))` through
-    Sinkhorn's fixed point. At the end the permutations maximise `sum_i T[i, p[i]]` group by group. All groups and all
-    leaves that they touch are moved at once, whatever the spec: streams, heads and their channels, stacks.
+    Per group logits X, `T = soft_alignments(X)`, and gradient steps on `objective(A, apply_soft(T,
+    B))` through Sinkhorn's fixed point. At the end the permutations maximise `sum_i T[i, p[i]]`
+    group by group. All groups and all leaves that they touch are moved at once, whatever the spec:
+    streams, heads and their channels, stacks.
 
-    Jittable and vmappable as a whole; the soft alignments, their objective and the trace are differentiable in both
-    networks and in the temperature, through all steps.
+    Jittable and vmappable as a whole; the soft alignments, their objective and the trace are
+    differentiable in both networks and in the temperature, through all steps.
 
     Args:
         spec: static.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are mixed and reordered, traced, of the same shapes.
-        objective: static; `objective(params_a, params_b, key)`, smaller is better: `weight_distance`, what
-            `midpoint_loss` or `random_point_loss` return, or any other. Step i has the key `fold_in(key, i)`.
+        objective: static; `objective(params_a, params_b, key)`, smaller is better:
+            `weight_distance`, what `midpoint_loss` or `random_point_loss` return, or any other.
+            Step i has the key `fold_in(key, i)`.
         optimizer: static, of the logits; with any schedule of optax inside. Default: Adam, its rate
             falling from 0.1 to 0 along a cosine.
         num_steps: static, at least 1.
         temperature: traced, or a schedule; the logits' unit.
-        init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere, that is,
-            uniform alignments, which prefer no neuron.
+        init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere,
+            that is, uniform alignments, which prefer no neuron.
         key: for objectives that draw. Default: `jax.random.key(0)`.
         threshold: static, see `soft_alignments`.
         max_iterations: static, of Sinkhorn, per step.
         backend: static, see `linear_assignment`.
 
     Returns:
-        `Matching` with the `alignments` after the last step; `trace` is the loss of the soft alignments, before each
-        step and after the last, `loss` that of the permutations. `converged`: the last Sinkhorn iterations met their
-        threshold.
+        `Matching` with the `alignments` after the last step; `trace` is the loss of the soft
+        alignments, before each step and after the last, `loss` that of the permutations.
+        `converged`: the last Sinkhorn iterations met their threshold.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
-            objective that is no scalar.
+        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer
+            than one step, an objective that is no scalar.
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".
     """
     spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps)
     key = jax.random.key(0) if key is None else key
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.1, num_steps)) if optimizer is None else optimizer
+    optimizer = (
+        optax.adam(optax.cosine_decay_schedule(0.1, num_steps)) if optimizer is None else optimizer
+    )
 
     def reached(logits: PyTree, step: Array) -> tuple[Array, SoftAlignments]:
         now = at_step(temperature, step)
-        soft = soft_alignments(logits, temperature=now, threshold=threshold, max_iterations=max_iterations)
-        value = objective(params_a, apply_soft(spec, soft.alignments, params_b), jax.random.fold_in(key, step))
+        soft = soft_alignments(
+            logits, temperature=now, threshold=threshold, max_iterations=max_iterations
+        )
+        value = objective(
+            params_a, apply_soft(spec, soft.alignments, params_b), jax.random.fold_in(key, step)
+        )
         return jnp.asarray(value), soft
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
@@ -149,11 +166,18 @@ def match_sinkhorn(
     logits = as_alignments(start, parameter_dtype(params_a, params_b))
     if init is None:
         logits = jax.tree.map(jnp.zeros_like, logits)
-    state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(False)))
-    # one more than there are steps, for the value after the last: the loop's body is compiled once, and that is slow
+    state = (
+        logits,
+        optimizer.init(logits),
+        SoftAlignments(logits, jnp.asarray(False), jnp.asarray(False)),
+    )
+    # one more than there are steps, for the value after the last: the loop's body is compiled once,
+    # and that is slow
     (_, _, soft), values = jax.lax.scan(advance, state, jnp.arange(num_steps + 1))
     hard = {g: assign(t, backend) for g, t in soft.alignments.items()}
     last = jax.random.fold_in(key, num_steps)
     found = summarise(spec, params_a, params_b, hard, objective, last, values, num_steps)
     finite = found.finite & soft.finite
-    return found._replace(finite=finite, converged=soft.converged & finite, alignments=soft.alignments)
+    return found._replace(
+        finite=finite, converged=soft.converged & finite, alignments=soft.alignments
+    )

@@ -38,37 +38,44 @@ def match_soft(
 ) -> Matching:
     """Transport B's neurons to A's one layer after the other; the networks may differ in width.
 
-    For each group in the spec's order, with the alignments found so far applied to B, `T = n_a argmax_P <P, M>` over
-    plans with uniform margins, M the similarity as `match_layerwise` has it. With such margins that is the plan of the
-    least squared distance of the rows, too. `apply_soft(spec, T, params_b)` has A's shapes; where B's width divides A's
-    and the plan is exact, it computes what B does.
+    For each group in the spec's order, with the alignments found so far applied to B, `T = n_a
+    argmax_P <P, M>` over plans with uniform margins, M the similarity as `match_layerwise` has it.
+    With such margins that is the plan of the least squared distance of the rows, too.
+    `apply_soft(spec, T, params_b)` has A's shapes; where B's width divides A's and the plan is
+    exact, it computes what B does.
 
-    Where groups depend on each other in a circle, the first pass counts for each group the kernels whose other groups
-    are aligned already (all if there are none, with uniform alignments), further passes count all.
+    Where groups depend on each other in a circle, the first pass counts for each group the kernels
+    whose other groups are aligned already (all if there are none, with uniform alignments), further
+    passes count all.
 
-    Jittable and vmappable; with a temperature differentiable in both networks, the moments and the temperature.
+    Jittable and vmappable; with a temperature differentiable in both networks, the moments and the
+    temperature.
 
     Args:
         spec: static; of either network, or not bound.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are mixed, traced; the same leaves, groups of any sizes.
         similarity: static.
-        moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply, spec, params_a,
-            params_a, inputs)` will do; the others compare both networks' activations, and where these differ in width,
-            ask for `activation_moments(apply_a, spec, params_a, params_b, inputs, apply_b=apply_b)`.
-        temperature: of the entropic plan, traced, in standard deviations of the similarity. None: the exact plan.
+        moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply,
+            spec, params_a, params_a, inputs)` will do; the others compare both networks'
+            activations, and where these differ in width, ask for `activation_moments(apply_a, spec,
+            params_a, params_b, inputs, apply_b=apply_b)`.
+        temperature: of the entropic plan, traced, in standard deviations of the similarity. None:
+            the exact plan.
         num_passes: static, at least 1.
         threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
         backend: static, of the exact one.
 
     Returns:
-        `Matching` with `alignments` for `apply_soft` and no permutations; columns sum to n_a / n_b. The objective of a
-        group is the sum of its alignment times the similarity, when the group was matched. `converged`: in the last
-        pass all plans were exact or met their margins to the threshold.
+        `Matching` with `alignments` for `apply_soft` and no permutations; columns sum to n_a / n_b.
+        The objective of a group is the sum of its alignment times the similarity, when the group
+        was matched. `converged`: in the last pass all plans were exact or met their margins to the
+        threshold.
 
     Raises:
-        ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
-            inside groups (channels of heads), an exact plan between sizes with a large common multiple.
+        ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than
+            one pass, groups inside groups (channels of heads), an exact plan between sizes with a
+            large common multiple.
 
     Source: Singh and Jaggi (2020), Model Fusion via Optimal Transport, Section 4.
     """
@@ -78,12 +85,21 @@ def match_soft(
     spec = PermutationSpec(spec.leaves, kernels=spec.kernels)
     spec_a, spec_b = spec.bind(params_a), spec.bind(params_b)
     if hosts := [group for group in spec.groups if spec.guests(group)]:
-        raise ValueError(f"group {hosts[0]!r} has neurons of {spec.guests(hosts[0])} inside, which have no soft match")
-    shapes = {g: (*batch, n_a, spec_b.group_shapes()[g][-1]) for g, (*batch, n_a) in spec_a.group_shapes().items()}
+        raise ValueError(
+            f"group {hosts[0]!r} has neurons of {spec.guests(hosts[0])} inside, which have no soft match"
+        )
+    shapes = {
+        g: (*batch, n_a, spec_b.group_shapes()[g][-1])
+        for g, (*batch, n_a) in spec_a.group_shapes().items()
+    }
     dtype = parameter_dtype(params_a, params_b)
     found = {group: jnp.full(shape, 1 / shape[-1], dtype) for group, shape in shapes.items()}
     solve = functools.partial(
-        _align, temperature=temperature, threshold=threshold, max_iterations=max_iterations, backend=backend
+        _align,
+        temperature=temperature,
+        threshold=threshold,
+        max_iterations=max_iterations,
+        backend=backend,
     )
     order = first_pass(spec_a, similarity, moments)
     objective: dict[str, Array] = {}
@@ -97,7 +113,9 @@ def match_soft(
                 matrix = activation_similarity(own, similarity)
             else:
                 kernels = order[group] if number == 0 else None
-                matrix = _by_weights(spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels)
+                matrix = _by_weights(
+                    spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels
+                )
             found[group], met = over_batch(solve, matrix.ndim - 2)(matrix)
             objective[group] = (found[group] * matrix).sum()
             converged, finite = converged & met.all(), finite & jnp.isfinite(matrix).all()
@@ -119,7 +137,9 @@ def _align(
     centred = matrix - matrix.mean()
     variance = jnp.mean(centred**2)
     unit = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 1)
-    plan = sinkhorn_plan(-centred / unit, epsilon=temperature, threshold=threshold, max_iterations=max_iterations)
+    plan = sinkhorn_plan(
+        -centred / unit, epsilon=temperature, threshold=threshold, max_iterations=max_iterations
+    )
     return len(matrix) * plan.plan, plan.converged
 
 
@@ -134,7 +154,9 @@ def _by_weights(
     similarity: Similarity,
     kernels: Collection[str] | None,
 ) -> Array:
-    """`W_A W_B^T` or `W_A S W_B^T` with the other groups' alignments applied to B: `[*batch, n_a, n_b]`."""
+    """`W_A W_B^T` or `W_A S W_B^T` with the other groups' alignments applied to B: `[*batch, n_a,
+    n_b]`.
+    """
     leaves_a, leaves_b, axes = named_leaves(params_a), named_leaves(params_b), dict(spec_a.leaves)
     terms = []
     for (kernel, place_a), (_, place_b) in zip(
@@ -143,7 +165,9 @@ def _by_weights(
         if kernels is not None and kernel.name not in kernels:
             continue
         a = jnp.asarray(leaves_a[kernel.leaf])
-        b = jnp.asarray(mix_leaf(place_a.others(axes[kernel.leaf]), alignments, leaves_b[kernel.leaf]))
+        b = jnp.asarray(
+            mix_leaf(place_a.others(axes[kernel.leaf]), alignments, leaves_b[kernel.leaf])
+        )
         if similarity == "covariance" and kernel.inputs:
             a = in_metric(kernel, a, input_moments(kernel, a, moments))
         terms.append(row_products(place_a, place_b, a, b))

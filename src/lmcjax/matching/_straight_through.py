@@ -1,4 +1,6 @@
-"""Permutations learned by a straight-through estimator: forwards hard, backwards as if they were not there."""
+"""Permutations learned by a straight-through estimator: forwards hard, backwards as if they were
+not there.
+"""
 
 import functools
 
@@ -35,21 +37,23 @@ def match_straight_through(
 ) -> Matching:
     """Git Re-Basin's straight-through estimator: learn a target that B is then matched to.
 
-    A free network C starts as a copy of A. In each step B is permuted towards it, `P = argmax <C, P B>`, the objective
-    is evaluated at `P B`, and C takes a step along its gradient *there*, as if the projection of C onto permutations
-    of B had derivative 1. The projection is coordinate descent over the groups, all leaves counting, warm from the step
-    before. What comes back is the best of the permutations seen, since the objective does not fall from step to step.
+    A free network C starts as a copy of A. In each step B is permuted towards it, `P = argmax <C, P
+    B>`, the objective is evaluated at `P B`, and C takes a step along its gradient *there*, as if
+    the projection of C onto permutations of B had derivative 1. The projection is coordinate
+    descent over the groups, all leaves counting, warm from the step before. What comes back is the
+    best of the permutations seen, since the objective does not fall from step to step.
 
-    Jittable and vmappable as a whole. All leaves are of floating point. `converged` says no more than `finite`.
+    Jittable and vmappable as a whole. All leaves are of floating point. `converged` says no more
+    than `finite`.
 
     Args:
         spec: static.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are reordered, traced, of the same shapes.
-        objective: static; `objective(params_a, params_b, key)`, smaller is better. The paper's is `midpoint_loss`. Step
-            i has the key `fold_in(key, i)`.
-        optimizer: static, of C; with any schedule of optax inside. Default: Adam, its rate falling from 0.01 to 0 along
-            a cosine.
+        objective: static; `objective(params_a, params_b, key)`, smaller is better. The paper's is
+            `midpoint_loss`. Step i has the key `fold_in(key, i)`.
+        optimizer: static, of C; with any schedule of optax inside. Default: Adam, its rate falling
+            from 0.01 to 0 along a cosine.
         num_steps: static, at least 1.
         num_passes: static, over the groups, per projection, at least 1.
         init: where to start, traced. Default: the identity.
@@ -57,25 +61,32 @@ def match_straight_through(
         backend: static, see `linear_assignment`.
 
     Returns:
-        The best permutations, with the objective's trace. Which are best is judged by the traced values: with an
-        objective that draws, by chance too.
+        The best permutations, with the objective's trace. Which are best is judged by the traced
+        values: with an objective that draws, by chance too.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step or pass.
+        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer
+            than one step or pass.
 
     Source: Ainsworth et al. (2023), Git Re-Basin, Algorithm 3.
     """
     spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps, num_passes=num_passes)
     key = jax.random.key(0) if key is None else key
-    optimizer = optax.adam(optax.cosine_decay_schedule(0.01, num_steps)) if optimizer is None else optimizer
-    project = functools.partial(_project, spec, params_b=params_b, num_passes=num_passes, backend=backend)
+    optimizer = (
+        optax.adam(optax.cosine_decay_schedule(0.01, num_steps)) if optimizer is None else optimizer
+    )
+    project = functools.partial(
+        _project, spec, params_b=params_b, num_passes=num_passes, backend=backend
+    )
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
         target, opt_state, found, best, least = state
         found = project(target, permutations=found)
         aligned = permute(spec, found, params_b)
         step_key = jax.random.fold_in(key, step)
-        value, gradient = jax.value_and_grad(lambda b: jnp.asarray(objective(params_a, b, step_key)))(aligned)
+        value, gradient = jax.value_and_grad(
+            lambda b: jnp.asarray(objective(params_a, b, step_key))
+        )(aligned)
         updates, opt_state = optimizer.update(gradient, opt_state, target)
         better = value < least
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
@@ -83,9 +94,24 @@ def match_straight_through(
         return (optax.apply_updates(target, updates), opt_state, found, best, least), value
 
     value = jax.eval_shape(objective, params_a, params_b, key)
-    state = (params_a, optimizer.init(params_a), start, start, jnp.full(value.shape, jnp.inf, value.dtype))
+    state = (
+        params_a,
+        optimizer.init(params_a),
+        start,
+        start,
+        jnp.full(value.shape, jnp.inf, value.dtype),
+    )
     (_, _, _, best, _), trace = jax.lax.scan(advance, state, jnp.arange(num_steps))
-    return summarise(spec, params_a, params_b, best, objective, jax.random.fold_in(key, num_steps), trace, num_steps)
+    return summarise(
+        spec,
+        params_a,
+        params_b,
+        best,
+        objective,
+        jax.random.fold_in(key, num_steps),
+        trace,
+        num_steps,
+    )
 
 
 def _project(

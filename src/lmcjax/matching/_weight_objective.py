@@ -29,9 +29,11 @@ from lmcjax.symmetry import (
 
 
 class WeightObjective(NamedTuple):
-    """What is compared: leaves of A and B by name, metric and weights applied, in the precision of the sums.
+    """What is compared: leaves of A and B by name, metric and weights applied, in the precision of
+    the sums.
 
-    Its spec is bound to them; a leaf that is compared in two metrics (a tied embedding) stands in it twice.
+    Its spec is bound to them; a leaf that is compared in two metrics (a tied embedding) stands in
+    it twice.
     """
 
     spec: PermutationSpec
@@ -42,8 +44,12 @@ class WeightObjective(NamedTuple):
         """Of some of the leaves, and of the groups that act on them."""
         leaves = tuple((name, axes) for name, axes in self.spec.leaves if name in names)
         groups = PermutationSpec(leaves).groups
-        spec = PermutationSpec(leaves, tuple((g, shape) for g, shape in self.spec.shapes if g in groups))
-        return WeightObjective(spec, *({name: side[name] for name, _ in leaves} for side in self[1:]))
+        spec = PermutationSpec(
+            leaves, tuple((g, shape) for g, shape in self.spec.shapes if g in groups)
+        )
+        return WeightObjective(
+            spec, *({name: side[name] for name, _ in leaves} for side in self[1:])
+        )
 
 
 def weight_objective(
@@ -60,7 +66,9 @@ def weight_objective(
     dtype = accumulation_dtype(*(leaf for side in sides for leaf in side.values()))
     weights = dict(leaf_weights or {})
     if unknown := sorted(weights.keys() - sides[0].keys()):
-        raise ValueError(f"leaf_weights name leaf {unknown[0]!r}, the parameters have {sorted(sides[0])}")
+        raise ValueError(
+            f"leaf_weights name leaf {unknown[0]!r}, the parameters have {sorted(sides[0])}"
+        )
     leaves: list[tuple[str, tuple[Axis, ...]]] = []
     compared: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     for name, axes in spec.leaves:
@@ -71,7 +79,10 @@ def weight_objective(
             seen = input_moments(kernel, a, metric)
             of_b = seen._replace(mean_a=seen.mean_b, centred_aa=seen.centred_bb)
             leaves.append((kernel.name, axes))
-            compared[0][kernel.name], compared[1][kernel.name] = _rooted(kernel, a, seen), _rooted(kernel, b, of_b)
+            compared[0][kernel.name], compared[1][kernel.name] = (
+                _rooted(kernel, a, seen),
+                _rooted(kernel, b, of_b),
+            )
         if not kernels:
             leaves.append((name, axes))
             compared[0][name], compared[1][name] = a, b
@@ -103,25 +114,29 @@ def weight_inner_product(
     metric: ActivationMoments | None = None,
     leaf_weights: Mapping[str, ArrayLike] | None = None,
 ) -> Float[Array, ""]:
-    """The inner product `<A, permuted B>` of all parameters of two networks, what `match_weights` maximises.
+    """The inner product `<A, permuted B>` of all parameters of two networks, what `match_weights`
+    maximises.
 
-    `sum_leaves w_leaf <A_leaf, B~_leaf>`; for a dense stack `sum_l <W_l^A, P_l W_l^B P_{l-1}^T> + <b_l^A, P_l b_l^B>`.
-    Under permutations `||A - B~||^2 = ||A||^2 + ||B||^2 - 2 <A, B~>`: the largest inner product is the smallest
-    distance. Linear in the matrix of each group (but for groups that act on two axes of one leaf).
+    `sum_leaves w_leaf <A_leaf, B~_leaf>`; for a dense stack `sum_l <W_l^A, P_l W_l^B P_{l-1}^T> +
+    <b_l^A, P_l b_l^B>`. Under permutations `||A - B~||^2 = ||A||^2 + ||B||^2 - 2 <A, B~>`: the
+    largest inner product is the smallest distance. Linear in the matrix of each group (but for
+    groups that act on two axes of one leaf).
 
     Args:
         spec: static.
-        alignments: per group an integer permutation `[*batch, n]` or a matrix `[*batch, n, n]` for `apply_soft`,
-            traced; all of one kind.
+        alignments: per group an integer permutation `[*batch, n]` or a matrix `[*batch, n, n]` for
+            `apply_soft`, traced; all of one kind.
         params_a, params_b: traced, of the same shapes; accumulated in float32 at least.
-        metric: what `activation_moments` returns: kernels are compared after multiplication with the square root of
-            the uncentred second moment (1/N) of their inputs, each network with its own: `<W_A S_A^(1/2), P' W_B
-            S_B^(1/2) P^T>`. The root moves with the neurons, so this stays linear in every permutation. Other leaves
-            (biases, scales) are compared as they are.
+        metric: what `activation_moments` returns: kernels are compared after multiplication with
+            the square root of the uncentred second moment (1/N) of their inputs, each network with
+            its own: `<W_A S_A^(1/2), P' W_B S_B^(1/2) P^T>`. The root moves with the neurons, so
+            this stays linear in every permutation. Other leaves (biases, scales) are compared as
+            they are.
         leaf_weights: leaf name to a factor; 1 where none is given.
 
     Raises:
-        ValueError: shapes that differ or do not fit, a metric without a kernel's moments, an unknown leaf.
+        ValueError: shapes that differ or do not fit, a metric without a kernel's moments, an
+            unknown leaf.
 
     Source: Ainsworth et al. (2023), Section 3.2; the metric after the paper's Section 6.
     """
@@ -129,7 +144,9 @@ def weight_inner_product(
     if all(jnp.issubdtype(jnp.result_type(p), jnp.integer) for p in alignments.values()):
         return inner_product(objective, alignments)
     dtype = accumulation_dtype(*objective.leaves_a.values())
-    return soft_inner_product(objective, {group: jnp.asarray(p, dtype) for group, p in alignments.items()})
+    return soft_inner_product(
+        objective, {group: jnp.asarray(p, dtype) for group, p in alignments.items()}
+    )
 
 
 def inner_product(objective: WeightObjective, permutations: Permutations) -> Array:
@@ -158,11 +175,13 @@ def weight_similarity(
     metric: ActivationMoments | None = None,
     leaf_weights: Mapping[str, ArrayLike] | None = None,
 ) -> Float[Array, "*batch n n"]:
-    """The similarity of the neurons of one group by all that touches them: the gradient of `weight_inner_product`.
+    """The similarity of the neurons of one group by all that touches them: the gradient of
+    `weight_inner_product`.
 
     `M_ij = d <A, B~> / d P_ij` at the permutations given; rows A, columns B. For a dense layer
-    `W_l^A P_{l-1} W_l^B^T + W_{l+1}^A^T P_{l+1} W_{l+1}^B + b_l^A b_l^B^T`. Where the group acts on one axis of each
-    leaf, M does not depend on its own permutation, and `<M, P>` is what it adds; where on two, M linearises.
+    `W_l^A P_{l-1} W_l^B^T + W_{l+1}^A^T P_{l+1} W_{l+1}^B + b_l^A b_l^B^T`. Where the group acts on
+    one axis of each leaf, M does not depend on its own permutation, and `<M, P>` is what it adds;
+    where on two, M linearises.
 
     Args:
         spec: static.
@@ -176,7 +195,9 @@ def weight_similarity(
 
     Source: Ainsworth et al. (2023), Algorithm 1.
     """
-    return group_similarity(weight_objective(spec, params_a, params_b, metric, leaf_weights), group, permutations)
+    return group_similarity(
+        weight_objective(spec, params_a, params_b, metric, leaf_weights), group, permutations
+    )
 
 
 def group_similarity(objective: WeightObjective, group: str, permutations: Permutations) -> Array:
@@ -188,15 +209,22 @@ def group_similarity(objective: WeightObjective, group: str, permutations: Permu
     return sum(products[1:], products[0])
 
 
-def all_similarities(objective: WeightObjective, permutations: Permutations) -> tuple[dict[str, Array], Array]:
+def all_similarities(
+    objective: WeightObjective, permutations: Permutations
+) -> tuple[dict[str, Array], Array]:
     """`group_similarity` of every group, and `inner_product`; every leaf is permuted once."""
     spec, aligned = objective.spec, _permuted(objective, permutations)
     matrices = {}
     for group in spec.groups:
-        if spec.guests(group):  # whose order in B's neurons depends on which neuron of A they are compared with
+        if spec.guests(
+            group
+        ):  # whose order in B's neurons depends on which neuron of A they are compared with
             matrices[group] = group_similarity(objective, group, permutations)
             continue
-        products = [row_products(p, p, objective.leaves_a[p.leaf], aligned[p.leaf]) for p in spec.places(group)]
+        products = [
+            row_products(p, p, objective.leaves_a[p.leaf], aligned[p.leaf])
+            for p in spec.places(group)
+        ]
         back = jnp.argsort(permutations[group], axis=-1)[..., None, :]
         total = sum(products[1:], products[0])
         matrices[group] = jnp.take_along_axis(total, jnp.broadcast_to(back, total.shape), axis=-1)
@@ -209,9 +237,13 @@ def is_linear(spec: PermutationSpec, group: str) -> bool:
     return len({name for name, _ in places}) == len(places)
 
 
-def gain(objective: WeightObjective, before: Permutations, after: Permutations, groups: set[str]) -> Array:
+def gain(
+    objective: WeightObjective, before: Permutations, after: Permutations, groups: set[str]
+) -> Array:
     """What the objective gains when some groups' permutations change; exactly 0 where they stay."""
-    part = objective.part([name for name, axes in objective.spec.leaves if groups_of(axes) & groups])
+    part = objective.part(
+        [name for name, axes in objective.spec.leaves if groups_of(axes) & groups]
+    )
     new, old = _permuted(part, after), _permuted(part, before)
     return _sum_products(part, {name: new[name] - old[name] for name in new})
 
@@ -227,13 +259,18 @@ def groups_of(axes: tuple[Axis, ...]) -> set[str]:
 
 
 def degree(axes: tuple[Axis, ...]) -> int:
-    """How many of a leaf's axes carry groups: the degree of the inner product in the step of a line search."""
+    """How many of a leaf's axes carry groups: the degree of the inner product in the step of a line
+    search.
+    """
     return sum(any(segment.group is not None for segment in axis) for axis in axes)
 
 
 def _permuted(objective: WeightObjective, permutations: Permutations) -> dict[str, Array]:
     leaves = objective.leaves_b
-    return {n: jnp.asarray(permute_leaf(axes, permutations, leaves[n])) for n, axes in objective.spec.leaves}
+    return {
+        n: jnp.asarray(permute_leaf(axes, permutations, leaves[n]))
+        for n, axes in objective.spec.leaves
+    }
 
 
 def _sum_products(objective: WeightObjective, leaves_b: Mapping[str, Array]) -> Array:
@@ -241,18 +278,23 @@ def _sum_products(objective: WeightObjective, leaves_b: Mapping[str, Array]) -> 
     return sum(products[1:], products[0])
 
 
-def _in_place(objective: WeightObjective, place: Place, permutations: Permutations) -> tuple[Array, Array]:
+def _in_place(
+    objective: WeightObjective, place: Place, permutations: Permutations
+) -> tuple[Array, Array]:
     """A's and B's leaf with every group in place but the one at `place`.
 
-    What varies along its axis (a head's channels) is numbered by A's neurons, which are not those of B yet: there A is
-    brought to B's order instead.
+    What varies along its axis (a head's channels) is numbered by A's neurons, which are not those
+    of B yet: there A is brought to B's order instead.
     """
     axes = dict(objective.spec.leaves)[place.leaf]
     inside = [any(place.axis in segment.batch_axes for segment in axis) for axis in axes]
-    back = {g: jnp.argsort(permutations[g], axis=-1) for g in groups_of(axes)} if any(inside) else {}
+    back = (
+        {g: jnp.argsort(permutations[g], axis=-1) for g in groups_of(axes)} if any(inside) else {}
+    )
     of_a = tuple(axis if moves else () for axis, moves in zip(axes, inside, strict=True))
     of_b = tuple(
-        () if moves or i == place.axis else axis for i, (axis, moves) in enumerate(zip(axes, inside, strict=True))
+        () if moves or i == place.axis else axis
+        for i, (axis, moves) in enumerate(zip(axes, inside, strict=True))
     )
     return (
         jnp.asarray(permute_leaf(of_a, back, objective.leaves_a[place.leaf])),
@@ -261,14 +303,18 @@ def _in_place(objective: WeightObjective, place: Place, permutations: Permutatio
 
 
 def _rooted(kernel: Kernel, leaf: Array, moments: Moments) -> Array:
-    """`S^(1/2) W`, laid out like the leaf, S the second moment of the kernel's inputs in the network called A."""
+    """`S^(1/2) W`, laid out like the leaf, S the second moment of the kernel's inputs in the
+    network called A.
+    """
     matrix = kernel_matrix(kernel, leaf)
     if moments.centred_aa is None:  # one-hot vectors: S is diagonal
         root = jnp.sqrt(moments.mean_a)[..., None].astype(leaf.dtype)
         return from_kernel_matrix(kernel, root * matrix, leaf.shape)
     second = over_batch(second_moment, moments.num_samples.ndim)(moments)
     root = _square_root(second).astype(leaf.dtype)
-    return from_kernel_matrix(kernel, jnp.matmul(root, matrix, precision=jax.lax.Precision.HIGHEST), leaf.shape)
+    return from_kernel_matrix(
+        kernel, jnp.matmul(root, matrix, precision=jax.lax.Precision.HIGHEST), leaf.shape
+    )
 
 
 def _square_root(matrices: Array) -> Array:
@@ -276,4 +322,8 @@ def _square_root(matrices: Array) -> Array:
     values, vectors = jnp.linalg.eigh(matrices)
     rounding = matrices.shape[-1] * jnp.finfo(matrices.dtype).eps * values[..., -1:]
     roots = jnp.sqrt(jnp.where(values > rounding, values, 0))
-    return jnp.matmul(vectors * roots[..., None, :], jnp.swapaxes(vectors, -1, -2), precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(
+        vectors * roots[..., None, :],
+        jnp.swapaxes(vectors, -1, -2),
+        precision=jax.lax.Precision.HIGHEST,
+    )
