@@ -1,59 +1,153 @@
-"""How alike the neurons of two networks are: one similarity matrix per group, rows A, columns B."""
+"""What a similarity is: how alike the neurons of one group are in two networks."""
 
-import functools
-import math
-from collections.abc import Collection, Mapping
-from typing import Literal, TypeAlias, get_args
+import abc
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
-from lmcjax._powers_of_two import in_unit_range
-from lmcjax.statistics import (
-    ActivationMoments,
-    Moments,
-    approximate_dimension,
-    cross_correlation,
-    cross_covariance,
-    group_moments,
-    over_batch,
-    second_moment,
-)
+from lmcjax.matching._pair import Pair, make_pair
 from lmcjax.symmetry import (
+    Alignments,
+    Axis,
     Kernel,
     Permutations,
     PermutationSpec,
     Place,
-    from_kernel_matrix,
     identity_permutations,
-    kernel_matrix,
-    named_leaves,
-    permute_leaf,
 )
 
-Similarity: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+
+class Term(NamedTuple):
+    """One of the matrices that add up to a group's similarity."""
+
+    depends_on: frozenset[str]  # the groups whose alignment moves what is compared
+    matrix: Callable[[Alignments | Permutations], Array]  # of all groups, to `[*batch, n_a, n_b]`
 
 
-def check_similarity(
-    spec: PermutationSpec, similarity: str, moments: ActivationMoments | None, include_bias: bool
-) -> None:
-    """Check that the options of a similarity fit together, before anything is computed.
+class Similarity(abc.ABC):
+    """How alike the neurons of A and of B are, group by group. Every layerwise matching takes one.
 
-    Raises:
-        ValueError: an unknown similarity, moments that it needs and did not get, or a bias where
-            none can enter.
+    To write one, subclass this and give `terms`; or subclass `KernelSimilarity` and say how two
+    neurons' incoming weights are compared. What it holds (moments, say) are arrays, so register the
+    class as a dataclass pytree: then it passes through `jit` and `vmap` as an argument does.
     """
-    if similarity not in get_args(Similarity):
-        raise ValueError(f"similarity {similarity!r} is not one of {get_args(Similarity)}")
-    if similarity != "weights" and moments is None:
-        raise ValueError(
-            f"similarity={similarity!r} needs moments, and moments is None: "
-            f"compute them with activation_moments(apply, spec, params_a, params_b, inputs)"
-        )
-    if include_bias and similarity != "covariance":
-        raise ValueError(f"include_bias extends similarity='covariance' only, not {similarity!r}")
+
+    @abc.abstractmethod
+    def terms(self, pair: Pair, group: str) -> Sequence[Term]:
+        """The matrices that add up to the similarity of one group: rows A, columns B.
+
+        Args:
+            pair: both networks.
+            group: static.
+        """
+
+    def unit(self, pair: Pair) -> tuple[Pair, Int[Array, ""]]:
+        """The pair in a unit in which no product under- or overflows, and the exponent lost.
+
+        The similarity of the pair given is that of the one returned, times `2^exponent`. This does
+        nothing; a similarity that is linear in the weights of each network overrides it.
+        """
+        return pair, jnp.zeros((), jnp.int32)
+
+    def self_similarity(self, pair: Pair, group: str) -> Array:
+        """The matrix whose approximate dimension `approximate_dimensions` reports, of network A.
+
+        Raises:
+            ValueError: this similarity has none.
+        """
+        raise ValueError(f"{type(self).__name__} has no approximate dimension")
+
+
+class KernelSimilarity(Similarity):
+    """A similarity of the rows of the kernels that write a group: `sum_kernels f(W_A) W_B^T`.
+
+    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side
+    in it. Override `weigh` to weigh A's rows, or `compare` to compare rows by something else than
+    their inner product.
+    """
+
+    def weigh(self, kernel: Kernel, leaf: Array) -> Array:
+        """A's kernel as it is compared with B's, in the layout of the leaf."""
+        del kernel
+        return leaf
+
+    def compare(self, rows_a: Array, rows_b: Array) -> Array:
+        """Two networks' neurons `[*batch, n_a, d]` and `[*batch, n_b, d]` to `[*batch, n_a, n_b]`."""
+        return inner_products(rows_a, rows_b)
+
+    def terms(self, pair: Pair, group: str) -> list[Term]:
+        """One matrix for each kernel that writes the group."""
+        kernels_a = writing_kernels(pair.spec, group)
+        kernels_b = writing_kernels(pair.spec_b, group)
+        terms = []
+        for (kernel, place_a), (_, place_b) in zip(kernels_a, kernels_b, strict=True):
+            terms.append(self._term(pair, kernel, place_a, place_b))
+        return terms
+
+    def _term(self, pair: Pair, kernel: Kernel, place_a: Place, place_b: Place) -> Term:
+        weighed = jnp.asarray(pair.leaves_a[place_a.leaf])
+        if kernel.inputs:  # a state that is learned, say, has none, and nothing to be weighed by
+            weighed = self.weigh(kernel, weighed)
+
+        def matrix(alignments: Alignments | Permutations) -> Array:
+            aligned = pair.others_in_place(place_a, alignments)
+            dtype = accumulation_dtype(weighed, aligned)
+            return self.compare(rows(place_a, weighed, dtype), rows(place_b, aligned, dtype))
+
+        return Term(frozenset(groups_beside(pair.axes(place_a.leaf), place_a)), matrix)
+
+    def self_similarity(self, pair: Pair, group: str) -> Array:
+        """The similarity of A with itself."""
+        itself = pair._replace(spec_b=pair.spec, leaves_b=pair.leaves_a)
+        return total(self.terms(itself, group), identity_permutations(pair.spec))
+
+
+def total(terms: Sequence[Term], alignments: Alignments | Permutations) -> Array:
+    """The sum of some terms' matrices."""
+    matrices = [term.matrix(alignments) for term in terms]
+    return sum(matrices[1:], matrices[0])
+
+
+def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
+    """The kernels that write a group, or all leaves that do where no kernel does (a learned state)."""
+    kernels = list(spec.writers(group))
+    if kernels:
+        return kernels
+    leaves = []
+    for place in spec.places(group):
+        if place.segment.role != "reads":
+            leaves.append((Kernel(place.leaf, place.leaf, ()), place))
+    return leaves
+
+
+def groups_beside(
+    axes: tuple[Axis, ...], place: Place, among: Sequence[int] | None = None
+) -> set[str]:
+    """The groups that act on the other axes of a leaf, or on the others among some of its axes."""
+    positions = range(len(axes)) if among is None else among
+    groups = set()
+    for i in positions:
+        if i == place.axis:
+            continue
+        for segment in axes[i]:
+            if segment.group is not None:
+                groups.add(segment.group)
+    return groups
+
+
+def rows(place: Place, leaf: Array, dtype: jnp.dtype) -> Array:
+    """One row per neuron of the group at a place, `[*batch, n, rest]`."""
+    return place.rows(leaf.astype(dtype), range(leaf.ndim))
+
+
+def inner_products(rows_a: Array, rows_b: Array) -> Array:
+    """All inner products of two networks' neurons: `[*batch, n_a, n_b]`."""
+    columns_b = jnp.swapaxes(rows_b, -1, -2)
+    return jnp.matmul(rows_a, columns_b, precision=jax.lax.Precision.HIGHEST)
 
 
 def layer_similarity(
@@ -63,201 +157,24 @@ def layer_similarity(
     params_b: PyTree,
     *,
     similarity: Similarity,
-    moments: ActivationMoments | None = None,
     permutations: Permutations | None = None,
-    kernels: Collection[str] | None = None,
-    include_bias: bool = False,
 ) -> Float[Array, "*batch n n"]:
     """The similarity of the neurons of one group in two networks; rows A, columns B.
 
-    - `"weights"`: `W_A W_B^T`
-    - `"covariance"`: `W_A S W_B^T`, S the uncentred second moment of the kernel's inputs in network
-        A
-    - `"activations"`: `sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`, of the group's own
-        activations
-    - `"correlation"`: the same, standardised
-
-    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by
-    side in it. Several kernels that write the group add up. Arguments as in `match_layerwise`, and
-
+    Args:
+        spec: static.
+        group: static.
+        params_a, params_b: traced, of the same shapes.
+        similarity: `Weights()`, `Covariance(moments)`, ..., or your own.
         permutations: of all groups, applied to B first, but for the neurons that are compared.
             Default: B as it is.
-        kernels: static, names of those that count for the first two. Default: all that write the
-            group.
+
+    Raises:
+        ValueError: shapes that differ or do not fit, moments that are missing or of the wrong size.
 
     Source: the paper, Section 6.
     """
-    check_similarity(spec, similarity, moments, include_bias)
-    spec = spec.bind(params_a)
-    if similarity in ("activations", "correlation"):
-        assert moments is not None
-        return activation_similarity(
-            group_moments(spec, group, params_a, moments, permutations), similarity
-        )
-    permutations = identity_permutations(spec) if permutations is None else permutations
-    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    terms = []
-    for kernel, place in writing_kernels(spec, group):
-        if kernels is not None and kernel.name not in kernels:
-            continue
-        aligned = _aligned(spec, place, permutations, leaves_b)
-        leaf = jnp.asarray(leaves_a[place.leaf])
-        if similarity == "covariance" and kernel.inputs:
-            leaf = in_metric(kernel, leaf, input_moments(kernel, leaf, moments))
-        terms.append(row_products(place, place, leaf, aligned))
-    if include_bias:
-        terms.append(_bias_terms(spec, group, leaves_a, leaves_b, permutations, moments))
-    return sum(terms[1:], terms[0])
-
-
-def activation_similarity(moments: Moments, similarity: Similarity) -> Array:
-    """`"activations"` or `"correlation"` from the moments of a group's own activations."""
-    compare = cross_covariance if similarity == "activations" else cross_correlation
-    return over_batch(compare, moments.num_samples.ndim)(moments)
-
-
-def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
-    """The kernels that write a group; where there are none (a learned state, say), all leaves that
-    do.
-    """
-    kernels = list(spec.writers(group))
-    return kernels or [
-        (Kernel(p.leaf, p.leaf, ()), p) for p in spec.places(group) if p.segment.role != "reads"
-    ]
-
-
-def _aligned(
-    spec: PermutationSpec,
-    place: Place,
-    permutations: Permutations,
-    leaves_b: Mapping[str, ArrayLike],
-) -> Array:
-    """B's leaf with every group in place but the one that is compared."""
-    axes = place.others(dict(spec.leaves)[place.leaf])
-    return jnp.asarray(permute_leaf(axes, permutations, leaves_b[place.leaf]))
-
-
-def row_products(place_a: Place, place_b: Place, a: Array, b: Array) -> Array:
-    """Of the neurons' rows of two leaves, one of each network: `[*batch, n_a, n_b]`."""
-    dtype = accumulation_dtype(a, b)
-    rows_a, rows_b = (
-        p.rows(leaf.astype(dtype), range(leaf.ndim)) for p, leaf in ((place_a, a), (place_b, b))
-    )
-    return jnp.matmul(rows_a, jnp.swapaxes(rows_b, -1, -2), precision=jax.lax.Precision.HIGHEST)
-
-
-def input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments | None) -> Moments:
-    """The moments of what a kernel sees."""
-    inputs = {} if moments is None else moments.inputs
-    if kernel.name not in inputs:
-        raise ValueError(
-            f"there are no moments of the inputs of kernel {kernel.name!r}, only for {sorted(inputs)}"
-        )
-    fan_in = math.prod(jnp.shape(leaf)[i] for i in kernel.inputs)
-    if inputs[kernel.name].mean_a.shape[-1] != fan_in:
-        raise ValueError(
-            f"kernel {kernel.name!r} has {fan_in} inputs, its moments are of {inputs[kernel.name].mean_a.shape[-1]}"
-        )
-    return inputs[kernel.name]
-
-
-def in_metric(kernel: Kernel, leaf: Array, moments: Moments) -> Array:
-    """`S W`, laid out like the leaf, S the second moment of the kernel's inputs."""
-    dtype = accumulation_dtype(leaf, moments.mean_a)
-    matrix = kernel_matrix(kernel, leaf).astype(dtype)
-    if moments.centred_aa is None:  # one-hot vectors: S is diagonal
-        second = (moments.num_samples / (moments.num_samples - 1))[..., None] * moments.mean_a
-        return from_kernel_matrix(kernel, second[..., None].astype(dtype) * matrix, leaf.shape)
-    second = over_batch(functools.partial(second_moment, ddof=1), moments.num_samples.ndim)(moments)
-    moved = jnp.matmul(second.astype(dtype), matrix, precision=jax.lax.Precision.HIGHEST)
-    return from_kernel_matrix(kernel, moved, leaf.shape)
-
-
-def _bias_terms(
-    spec: PermutationSpec,
-    group: str,
-    leaves_a: Mapping[str, ArrayLike],
-    leaves_b: Mapping[str, ArrayLike],
-    permutations: Permutations,
-    moments: ActivationMoments | None,
-) -> Array:
-    """What `[W, b] [[S, m], [m^T, c]] [W~, b~]^T` has more than `W S W~^T`, of a dense layer."""
-    kernels = list(spec.writers(group))
-    names = {kernel.leaf for kernel in spec.kernels}
-    biases = [
-        p.leaf for p in spec.places(group) if p.leaf not in names and p.segment.role == "writes"
-    ]
-    if (len(kernels), len(biases)) != (1, 1) or jnp.ndim(leaves_a[kernels[0][0].leaf]) != 2:
-        raise ValueError(
-            f"include_bias needs one dense kernel and one bias for group {group!r}, "
-            f"not {[kernel.name for kernel, _ in kernels]} and {biases}"
-        )
-    ((kernel, place),) = kernels
-    weights_b = kernel_matrix(kernel, _aligned(spec, place, permutations, leaves_b))
-    weights_a = kernel_matrix(kernel, leaves_a[kernel.leaf])
-    seen = input_moments(kernel, leaves_a[kernel.leaf], moments)
-    scale = seen.num_samples / (seen.num_samples - 1)
-    dtype = accumulation_dtype(weights_a, weights_b, seen.mean_a)
-    weights_a, weights_b, mean, bias_a, bias_b = (
-        jnp.asarray(x, dtype)
-        for x in (
-            weights_a,
-            weights_b,
-            scale * seen.mean_a,
-            leaves_a[biases[0]],
-            leaves_b[biases[0]],
-        )
-    )
-    said_a = jnp.matmul(mean, weights_a, precision=jax.lax.Precision.HIGHEST)
-    said_b = jnp.matmul(mean, weights_b, precision=jax.lax.Precision.HIGHEST)
-    return (
-        jnp.outer(said_a, bias_b)
-        + jnp.outer(bias_a, said_b)
-        + scale.astype(dtype) * jnp.outer(bias_a, bias_b)
-    )
-
-
-def approximate_dimensions(
-    spec: PermutationSpec,
-    params: PyTree,
-    *,
-    similarity: Similarity,
-    moments: ActivationMoments | None = None,
-) -> dict[str, Float[Array, "*batch"]]:
-    """The approximate dimension of what a matching compares, per group: `(tr M)^2 / tr(M^2)`.
-
-    M is `W^T W` for `"weights"`, `W S W^T` for `"covariance"`, the uncentred second moment of the
-    group's activations for `"activations"`: the self-similarity of network A (`W^T W` and `W W^T`
-    have the same dimension).
-
-    Args:
-        spec: static.
-        params: network A, traced.
-        similarity: static, one of those three.
-        moments: as for `match_layerwise`, for all but `"weights"`; only A's are used.
-
-    Raises:
-        ValueError: an unknown similarity, or moments that are needed and missing.
-
-    Source: the paper, Section 6 and the right panel of its Figure 2.
-    """
-    check_similarity(spec, similarity, moments, include_bias=False)
-    if similarity == "correlation":
-        raise ValueError(
-            "similarity='correlation' has no approximate dimension, only weights, covariance, activations"
-        )
-    spec = spec.bind(params)
-    params, _ = in_unit_range(params)  # no unit of the weights is in the result
-    dimensions = {}
-    for group in spec.groups:
-        if similarity == "activations":
-            assert moments is not None
-            own = group_moments(spec, group, params, moments)
-            matrix = over_batch(second_moment, own.num_samples.ndim)(own)
-        else:
-            matrix = layer_similarity(
-                spec, group, params, params, similarity=similarity, moments=moments
-            )
-        matrix, _ = in_unit_range(matrix)  # and its squares stay numbers
-        dimensions[group] = over_batch(approximate_dimension, matrix.ndim - 2)(matrix)
-    return dimensions
+    pair = make_pair(spec, params_a, params_b)
+    if permutations is None:
+        permutations = identity_permutations(pair.spec)
+    return total(similarity.terms(pair, group), permutations)
