@@ -10,3 +10,7 @@ from lmcjax.matching.inner_product._weight_inner_product import (
 from lmcjax.matching.inner_product._weight_inner_product import (
     weight_similarity as weight_similarity,
 )
+from lmcjax.matching.inner_product._weight_inner_product import (
+    compare_weights as compare_weights,
+)
+from lmcjax.matching.inner_product._weight_inner_product import is_linear as is_linear
