@@ -114,6 +114,117 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     chex.assert_trees_all_equal(Matching.load(tmp_path / "matching"), clean)
 
 
+EXACT = ("layerwise, weights", "layerwise, covariance", "weights", "weights, metric", "frank-wolfe")
+UNITS = {  # powers of two that multiply A, and B, of three copies of one pair
+    "smallest and largest": ((0, -100, 100), (0, -100, 100)),
+    "squares at the ends of float32": ((0, -63, 63), (0, -63, 63)),
+    "near one": ((0, -10, 10), (0, -10, 10)),
+    "one network far from the other": ((0, 100, -100), (0, -100, 0)),
+}
+
+
+def multiplied(networks: Any, chosen: list[int], factors: Any) -> Any:
+    """Some networks of a batch, each times its own factor."""
+
+    def scale(leaf: Any) -> np.ndarray:
+        shape = (-1, *[1] * (leaf.ndim - 1))
+        return np.asarray(leaf)[chosen] * np.asarray(factors, np.float32).reshape(shape)
+
+    return jax.tree.map(scale, networks)
+
+
+def written_in_float32(values: np.ndarray) -> np.ndarray:
+    """Of float64: inf where float32 has nothing so large, nan where it has nothing so small."""
+    limits = np.finfo(np.float32)
+    values = np.where(np.abs(values) > limits.max, np.sign(values) * np.inf, values)
+    return np.where((values != 0) & (np.abs(values) < limits.tiny), np.nan, values)
+
+
+@pytest.mark.parametrize("units", UNITS)
+@pytest.mark.parametrize("name", EXACT)
+def test_the_unit_of_the_weights_changes_nothing(name: str, units: str, three: Any) -> None:
+    """Nothing but the exponents of the objectives, to the last bit."""
+    spec, a, b, _, _, moments, _ = three
+    powers_a, powers_b = (np.array(powers) for powers in UNITS[units])
+    copies = [1, 1, 1]
+    found = batch(name, spec)(
+        multiplied(a, copies, np.ldexp(1.0, powers_a)),
+        multiplied(b, copies, np.ldexp(1.0, powers_b)),
+        jax.random.split(jax.random.key(0), 3)[jnp.array(copies)],
+        jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments),
+    )
+    assert found.finite.tolist() == found.converged.tolist() == [True, True, True]
+    assert len(set(found.iterations.tolist())) == 1
+    for p in found.permutations.values():
+        np.testing.assert_array_equal(p, np.broadcast_to(p[0], p.shape))
+    totals = [found.total_objective, found.total_identity_objective]
+    for value in (*found.objective.values(), *found.identity_objective.values(), *totals):
+        if value is not None:
+            exact = np.ldexp(np.float64(value[0]), powers_a + powers_b)
+            np.testing.assert_array_equal(value, written_in_float32(exact))
+    for proof in (found.certificate or {}).values():
+        assert proof.optimal.all()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_shuffles_of_tiny_and_of_huge_weights_are_undone(name: str, three: Any) -> None:
+    spec, a, b, _, planted, moments, _ = three
+    sizes, copies = [1e-22, 1e-19, 1e19], [0, 0, 0]
+    found = batch(name, spec)(
+        multiplied(a, copies, sizes),
+        multiplied(b, copies, sizes),
+        jax.random.split(jax.random.key(0), 3),
+        jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments),
+    )
+    assert found.finite.tolist() == found.converged.tolist() == [True, True, True]
+    for group, p in found.permutations.items():
+        np.testing.assert_array_equal(p, np.broadcast_to(planted[group], p.shape))
+        assert np.isnan(found.objective[group][0])
+    for proof in (found.certificate or {}).values():
+        assert proof.optimal.all()
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_networks_of_zeros_have_objectives_of_exactly_zero(name: str, three: Any) -> None:
+    """Both, or one of them, which is tiny or huge; no nan, which would say that something was lost."""
+    spec, a, b, _, _, moments, _ = three
+    found = batch(name, spec)(
+        multiplied(a, [0, 1, 2], [0, 0, 1e19]),
+        multiplied(b, [0, 1, 2], [0, 1e-22, 0]),
+        jax.random.split(jax.random.key(0), 3),
+        moments,
+    )
+    assert found.finite.tolist() == found.converged.tolist() == [True, True, True]
+    for value in (*found.objective.values(), *found.identity_objective.values()):
+        assert value.tolist() == [0, 0, 0]
+
+
+def test_the_unit_of_the_moments_changes_no_covariance_matching(three: Any) -> None:
+    """Activations times 2^-50 and 2^50, of weights times 2^100 and 2^-100."""
+    spec, a, b, _, _, moments, _ = three
+    copies, of_weights, of_moments = [1, 1, 1], np.array([0, 100, -100]), np.array([0, -50, 50])
+    seen = jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments)
+    inputs = {}
+    for kernel, m in seen.inputs.items():
+        means = {field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments)) for field in m._fields[1:3]}
+        sums = {
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments)) for field in m._fields[3:]
+        }
+        inputs[kernel] = m._replace(**means, **sums)
+    found = batch("layerwise, covariance", spec)(
+        multiplied(a, copies, np.ldexp(1.0, of_weights)),
+        multiplied(b, copies, np.ldexp(1.0, of_weights)),
+        jax.random.split(jax.random.key(0), 3),
+        seen._replace(inputs=inputs),
+    )
+    assert found.finite.all()
+    for group, p in found.permutations.items():
+        np.testing.assert_array_equal(p, np.broadcast_to(p[0], p.shape))
+        exact = np.ldexp(np.float64(found.objective[group][0]), 2 * (of_weights + of_moments))
+        np.testing.assert_allclose(found.objective[group], exact, rtol=1e-6)
+        assert found.certificate[group].optimal.all()
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", MATCHINGS)
 def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:

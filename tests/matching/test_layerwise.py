@@ -213,6 +213,15 @@ def test_approximate_dimensions_equal_the_papers_formulas(similarity: str, pair:
         assert 1 <= expected <= min(w.shape) or similarity == "activations"
 
 
+def test_approximate_dimensions_have_no_unit(small_pairs: Any) -> None:
+    powers = np.array([0, -100, -30, 30, 100])
+    scaled = jax.tree.map(lambda v: np.ldexp(v[0], powers.reshape(-1, *[1] * (v.ndim - 1))), small_pairs.params_a)
+    measure_dimensions = functools.partial(approximate_dimensions, small_pairs.spec, similarity="weights")
+    measured = jax.jit(jax.vmap(measure_dimensions))(scaled)
+    for dimension in measured.values():
+        np.testing.assert_array_equal(dimension, np.broadcast_to(dimension[0], len(powers)))
+
+
 def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (

@@ -78,6 +78,25 @@ def test_a_single_swap_is_found_out_at_a_larger_size(rng: np.random.Generator) -
     assert proof.gap >= lost - 1e-5
 
 
+def test_the_unit_of_the_costs_changes_no_verdict(rng: np.random.Generator) -> None:
+    """Of the best assignment, and of one with two rows exchanged; gaps differ by the unit only."""
+    similarity = rng.normal(size=(12, 12)).astype(np.float32)
+    best = linear_sum_assignment(similarity, maximize=True)[1]
+    swapped = best[[1, 0, *range(2, 12)]]
+    powers = np.array([0, -110, -63, -10, 10, 63, 110, 126])
+    scaled = np.ldexp(similarity, powers[:, None, None])
+    proofs, refuted = (
+        jitted(True, batch=True)(jnp.asarray(scaled), np.broadcast_to(p, (len(powers), 12))) for p in (best, swapped)
+    )
+    assert proofs.optimal.all()
+    assert not refuted.optimal.any()
+    for field in ("gap", "smallest_reduced_cost"):
+        values = getattr(refuted, field)
+        with np.errstate(over="ignore"):
+            expected = np.ldexp(np.float32(values[0]), powers)
+        np.testing.assert_array_equal(values, expected)
+
+
 def test_what_is_not_finite_is_not_certified() -> None:
     cost = np.zeros((12, 12), np.float32)
     cost[0, 1] = np.nan

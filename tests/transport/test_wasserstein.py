@@ -40,6 +40,32 @@ def test_equals_pot_in_float64(rng: np.random.Generator, x64: None) -> None:
     np.testing.assert_allclose(distances, [pot_wasserstein2(*c) for c in zip(x, y, strict=True)], rtol=1e-12)
 
 
+def test_the_unit_of_the_points_is_that_of_the_distance(rng: np.random.Generator) -> None:
+    """To the last bit, and the gradient, which has no unit, too."""
+    powers = np.array([0, -100, -63, -10, 10, 63, 100])
+    x, y = (np.ldexp(c[0].astype(np.float32), powers[:, None, None]) for c in clouds(rng, 6, 2))
+    distances, gradients = jax.jit(jax.vmap(jax.value_and_grad(wasserstein2)))(x, y)
+    np.testing.assert_array_equal(distances, np.ldexp(np.float32(distances[0]), powers))
+    np.testing.assert_array_equal(gradients, np.broadcast_to(gradients[0], gradients.shape))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e22, 1e36])
+def test_tiny_and_huge_clouds_equal_pot(size: float, rng: np.random.Generator) -> None:
+    x, y = ((size * c[0]).astype(np.float32) for c in clouds(rng, 7, 1))
+    expected = size * pot_wasserstein2(np.float64(x) / size, np.float64(y) / size)
+    assert float(distance(x, y)) == pytest.approx(expected, rel=1e-5, abs=0)
+
+
+def test_a_distance_that_is_no_number_of_its_dtype_says_so() -> None:
+    """Not 0, where the clouds are apart by less than any normal number, and 0 where they coincide."""
+    x = np.array([[1, 0], [0, 0], [0, 0], [3e38, 0]], np.float32)[:, None, :] * np.ones((1, 2, 1), np.float32)
+    x[:2] *= np.float32(2**-126)
+    y = np.array([[1.25, 0], [0, 0], [0, 0], [-3e38, 0]], np.float32)[:, None, :] * np.ones((1, 2, 1), np.float32)
+    y[:2] *= np.float32(2**-126)
+    distances = jax.jit(jax.vmap(wasserstein2))(x, y)
+    np.testing.assert_array_equal(distances, [np.nan, 0, 0, np.inf])
+
+
 def test_in_one_dimension_is_the_distance_of_the_sorted_points(rng: np.random.Generator) -> None:
     x, y = (c[0].astype(np.float32) for c in clouds(rng, 31, 1))
     sorted_distance = np.sqrt(np.mean((np.sort(x, axis=0) - np.sort(y, axis=0)) ** 2))

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, reached, start_at
-from lmcjax.matching._matching import Matching
+from lmcjax.matching._matching import Matching, in_unit_of_weights
 from lmcjax.matching._polynomial import largest_on_segment, points, through
 from lmcjax.matching._weight_objective import (
     WeightObjective,
     degree,
     inner_product,
+    scaled_weight_objective,
     soft_inner_product,
-    weight_objective,
 )
 from lmcjax.matching._weights import descend, describe, describe_nothing
 from lmcjax.statistics import ActivationMoments
@@ -83,9 +83,9 @@ def match_frank_wolfe(
         raise ValueError("init='random' is drawn from a key, and key is None")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is at least 1, not {max_iterations}")
-    objective = weight_objective(spec, params_a, params_b, metric, leaf_weights)
+    objective, exponent = scaled_weight_objective(spec, params_a, params_b, metric, leaf_weights)
     if not objective.spec.groups:
-        return describe_nothing(objective)
+        return in_unit_of_weights(describe_nothing(objective), exponent)
     relaxed = _ascend(objective, _start(objective, init, key), max_iterations, tolerance, backend)
     found = {group: assign(matrix, backend) for group, matrix in relaxed.alignments.items()}
     if polish:
@@ -94,7 +94,8 @@ def match_frank_wolfe(
         found = {group: p[0] for group, p in descent.permutations.items()}
     matching = describe(objective, found, relaxed.iterations, relaxed.converged, certify)
     assert matching.total_objective is not None
-    return matching._replace(restart_objectives=matching.total_objective[None])
+    matching = matching._replace(restart_objectives=matching.total_objective[None])
+    return in_unit_of_weights(matching, exponent)
 
 
 class _Ascent(NamedTuple):

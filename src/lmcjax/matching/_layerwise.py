@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
-from lmcjax.matching._matching import Matching
+from lmcjax.matching._matching import Matching, in_unit_of_weights
 from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
 from lmcjax.statistics import ActivationMoments, activation_sources
 from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
@@ -73,6 +74,9 @@ def match_layerwise(
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
     order = first_pass(spec, similarity, moments)
+    exponent = jnp.zeros((), jnp.int32)
+    if similarity in ("weights", "covariance"):  # the others compare activations
+        params_a, params_b, exponent = pair_in_unit_range(params_a, params_b)
 
     similarities = functools.partial(
         layer_similarity,
@@ -106,7 +110,7 @@ def match_layerwise(
 
     matching = one_pass(identity_permutations(spec), first=True)
     if all(kernels is None for kernels in order.values()):
-        return matching
+        return in_unit_of_weights(matching, exponent)
 
     def settle(matching: Matching) -> Matching:
         """Its objectives by all kernels, with every other group in its final place."""
@@ -132,7 +136,8 @@ def match_layerwise(
         return kept._replace(iterations=passes, finite=best.finite & after.finite), improved
 
     matching, improved = jax.lax.while_loop(again, refine, (settle(matching), jnp.asarray(True)))
-    return matching._replace(converged=matching.finite & ~improved)
+    matching = matching._replace(converged=matching.finite & ~improved)
+    return in_unit_of_weights(matching, exponent)
 
 
 def _host_similarity(

@@ -3,15 +3,25 @@
 import os
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 from jaxtyping import Array, Bool, Float, Int
 from safetensors.numpy import load_file, save_file
 
+from lmcjax._powers_of_two import in_original_unit
 from lmcjax.transport import AssignmentCertificate
 
 _BY_GROUP = ("permutations", "objective", "identity_objective", "alignments")
+_IN_PRODUCTS = (  # what is in the unit of products of two weights
+    "objective",
+    "identity_objective",
+    "certificate",
+    "total_objective",
+    "total_identity_objective",
+    "restart_objectives",
+)
 
 
 class Matching(NamedTuple):
@@ -23,6 +33,13 @@ class Matching(NamedTuple):
     similarities. Where an algorithm has one objective for the whole network, that stands in `total_objective`: a leaf
     on which two groups act counts once in it, and in both groups' objectives. A search for a small loss says in `loss`
     what it has found. None: the algorithm has none such.
+
+    `match_layerwise`, `match_weights` and `match_frank_wolfe` solve their assignments in a unit in
+    which each network's largest weight is about 1, and report in the unit of the weights. So the
+    permutations, `finite`, `converged` and `optimal` do not depend on the size of the weights. Where
+    an objective, or a number of a certificate, cannot be written in its dtype, it says so: inf (or
+    -inf) is too large, nan is smaller than the smallest normal number, and 0 is exactly 0. `finite`
+    speaks of the similarities that were compared: where it is True, such an inf or nan means no more.
     """
 
     permutations: dict[str, Int[Array, "*batch n"]]  # none from `match_soft`, which has `alignments` instead
@@ -30,7 +47,7 @@ class Matching(NamedTuple):
     identity_objective: dict[str, Float[Array, ""]]  # what leaving B's neurons in place would have given, if it can be
     iterations: Int[Array, ""]  # passes over the groups, or steps of the algorithm
     converged: Bool[Array, ""]
-    finite: Bool[Array, ""]  # False: some similarity was nan or inf, and identity stands where it was
+    finite: Bool[Array, ""]  # False: some similarity compared was nan or inf, and identity stands where it was
     certificate: dict[str, AssignmentCertificate] | None = None  # of each group's permutation, the others' given
     total_objective: Float[Array, ""] | None = None  # of the whole network
     total_identity_objective: Float[Array, ""] | None = None  # with all of B's neurons in place
@@ -97,3 +114,15 @@ class Matching(NamedTuple):
         if certificate:
             fields["certificate"] = {group: AssignmentCertificate(**parts) for group, parts in certificate.items()}
         return cls(**fields)
+
+
+def in_unit_of_weights(matching: Matching, exponent: Int[Array, ""]) -> Matching:
+    """Objectives and certificates times `2^exponent`, by which the products of weights were divided."""
+
+    def restore(leaf: Array) -> Array:
+        return leaf if leaf.dtype == bool else in_original_unit(leaf, exponent)
+
+    restored = {}
+    for name in _IN_PRODUCTS:
+        restored[name] = jax.tree.map(restore, getattr(matching, name))
+    return matching._replace(**restored)

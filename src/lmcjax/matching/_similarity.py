@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
+from lmcjax._powers_of_two import in_unit_range
 from lmcjax.statistics import (
     ActivationMoments,
     Moments,
@@ -213,6 +214,7 @@ def approximate_dimensions(
     if similarity == "correlation":
         raise ValueError("similarity='correlation' has no approximate dimension, only weights, covariance, activations")
     spec = spec.bind(params)
+    params, _ = in_unit_range(params)  # no unit of the weights is in the result
     dimensions = {}
     for group in spec.groups:
         if similarity == "activations":
@@ -221,5 +223,6 @@ def approximate_dimensions(
             matrix = over_batch(second_moment, own.num_samples.ndim)(own)
         else:
             matrix = layer_similarity(spec, group, params, params, similarity=similarity, moments=moments)
+        matrix, _ = in_unit_range(matrix)  # and its squares stay numbers
         dimensions[group] = over_batch(approximate_dimension, matrix.ndim - 2)(matrix)
     return dimensions

@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, PyTree
+from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
+from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._assignments import reached
 from lmcjax.matching._similarity import input_moments, row_products
 from lmcjax.statistics import ActivationMoments, Moments, over_batch, second_moment
@@ -75,6 +76,22 @@ def weight_objective(
             leaves.append((name, axes))
             compared[0][name], compared[1][name] = a, b
     return WeightObjective(PermutationSpec(tuple(leaves), spec.shapes), *compared)
+
+
+def scaled_weight_objective(
+    spec: PermutationSpec,
+    params_a: PyTree,
+    params_b: PyTree,
+    metric: ActivationMoments | None = None,
+    leaf_weights: Mapping[str, ArrayLike] | None = None,
+) -> tuple[WeightObjective, Int[Array, ""]]:
+    """`weight_objective` of networks whose largest weights are near 1, and what was divided out.
+
+    Inner products times `2^exponent` are those of the networks that were given.
+    """
+    check_same_shapes(params_a, params_b)
+    scaled_a, scaled_b, exponent = pair_in_unit_range(params_a, params_b)
+    return weight_objective(spec, scaled_a, scaled_b, metric, leaf_weights), exponent
 
 
 def weight_inner_product(

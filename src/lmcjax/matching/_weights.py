@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached, start_at
-from lmcjax.matching._matching import Matching
+from lmcjax.matching._matching import Matching, in_unit_of_weights
 from lmcjax.matching._weight_objective import (
     WeightObjective,
     all_similarities,
@@ -19,8 +19,8 @@ from lmcjax.matching._weight_objective import (
     inner_product,
     is_linear,
     linear_gain,
+    scaled_weight_objective,
     unpermuted,
-    weight_objective,
 )
 from lmcjax.statistics import ActivationMoments
 from lmcjax.symmetry import (
@@ -94,19 +94,20 @@ def match_weights(
             raise ValueError(f"{name} is at least 1, not {value}")
     if restarts > 1 and key is None:
         raise ValueError(f"restarts={restarts} start at random permutations, and key is None")
-    objective = weight_objective(spec, params_a, params_b, metric, leaf_weights)
+    objective, exponent = scaled_weight_objective(spec, params_a, params_b, metric, leaf_weights)
     spec = spec.bind(params_a)
     if order is not None and sorted(order) != sorted(spec.groups):
         raise ValueError(f"order names {tuple(order)}, the groups of the spec are {spec.groups}")
     if not spec.groups:
-        return describe_nothing(objective)
+        return in_unit_of_weights(describe_nothing(objective), exponent)
     starts = _starts(spec, key, restarts, init)
     order = spec.groups if order is None and key is None else order
     descent = descend(objective, starts, None if order is None else tuple(order), key, backend, max_passes)
     best = jnp.argmax(descent.totals)
     found = {group: p[best] for group, p in descent.permutations.items()}
     matching = describe(objective, found, descent.iterations[best], descent.settled[best], certify)
-    return matching._replace(total_objective=descent.totals[best], restart_objectives=descent.totals)
+    matching = matching._replace(total_objective=descent.totals[best], restart_objectives=descent.totals)
+    return in_unit_of_weights(matching, exponent)
 
 
 class Descent(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
 from lmcjax._dtypes import accumulation_dtype
+from lmcjax._powers_of_two import in_original_unit, in_unit_range
 
 _TOLERANCE = 1e-5  # of the summed absolute costs of the assignment
 
@@ -15,7 +16,8 @@ class AssignmentCertificate(NamedTuple):
     """How far an assignment can be from the best; `vmap` prepends axes to every field. In the unit of the costs.
 
     The potentials are feasible up to rounding: `u_i + v_j <= cost_ij` for a cost that is minimised, `>=` where it is
-    maximised. So their sum bounds the value of every assignment.
+    maximised. So their sum bounds the value of every assignment. `optimal` is right for costs of any size; another
+    number is nan where it is smaller than the smallest normal number of its dtype, and inf where it is too large.
     """
 
     row_potentials: Float[Array, " n"]  # u
@@ -57,6 +59,7 @@ def assignment_certificate(
         )
     permutation = jnp.asarray(permutation, jnp.int32)
     cost = jnp.asarray(matrix, accumulation_dtype(matrix)) * (-1 if maximize else 1)
+    cost, exponent = in_unit_range(cost)  # sums and differences of costs stay numbers, at any scale
     ordered = jnp.take(cost, permutation, axis=1)  # the assignment is the diagonal
     own = jnp.diagonal(ordered)
     paths = _shortest_paths(ordered - own[:, None])
@@ -69,7 +72,11 @@ def assignment_certificate(
     finite = jnp.isfinite(cost).all()
     optimal = finite & (gap <= _TOLERANCE * jnp.abs(own).sum())
     result = AssignmentCertificate(sign * (rows - missing), sign * columns, gap, slack.min(), optimal)
-    return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(finite, x, jnp.nan), result)
+
+    def in_unit_of_costs(x: Array) -> Array:
+        return jnp.where(finite, in_original_unit(x, exponent), jnp.nan)
+
+    return jax.tree.map(lambda x: x if x.dtype == bool else in_unit_of_costs(x), result)
 
 
 def _shortest_paths(edges: Array) -> Array:

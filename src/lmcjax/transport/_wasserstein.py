@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from lmcjax._dtypes import accumulation_dtype
+from lmcjax._powers_of_two import in_original_unit, in_unit_range
 from lmcjax.transport._assignment import AssignmentBackend, linear_assignment
 
 
@@ -22,7 +23,9 @@ def wasserstein2(
         backend: static, see `linear_assignment`.
 
     Returns:
-        A scalar in the points' float precision, at least float32; nan where a point is not finite.
+        A scalar in the points' float precision, at least float32, as exact for tiny or huge points as
+        for others. nan where a point is not finite, or where the distance is below the dtype's smallest
+        normal number and not 0; inf where it is above the largest.
 
     Raises:
         ValueError: the clouds differ in shape.
@@ -32,10 +35,14 @@ def wasserstein2(
     if jnp.ndim(x) != 2 or jnp.shape(x) != jnp.shape(y):
         raise ValueError(f"x and y are two clouds [n, d] of equal shape, not {jnp.shape(x)} and {jnp.shape(y)}")
     dtype = accumulation_dtype(x, y)
-    x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
-    centre = jnp.mean(x, axis=0)  # the optimal permutation does not move with the origin, the rounding does
-    inner = jnp.matmul(x - centre, (y - centre).T, precision=jax.lax.Precision.HIGHEST)
-    squared = jnp.mean(jnp.sum((x - y[linear_assignment(inner, maximize=True, backend=backend)]) ** 2, axis=1))
+    clouds = (jnp.asarray(x, dtype), jnp.asarray(y, dtype))
+    (points_x, points_y), exponent = in_unit_range(clouds)  # squares would leave the dtype's range
+    centre = jnp.mean(points_x, axis=0)  # the optimal permutation does not move with the origin, the rounding does
+    from_x, from_y = points_x - centre, points_y - centre
+    inner = jnp.matmul(from_x, from_y.T, precision=jax.lax.Precision.HIGHEST)
+    matched = points_y[linear_assignment(inner, maximize=True, backend=backend)]
+    squared = jnp.mean(jnp.sum((points_x - matched) ** 2, axis=1))
     apart = squared != 0
     distance = jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1)), 0)
-    return jnp.where(jnp.isfinite(squared), distance, jnp.nan)
+    distance = jnp.where(jnp.isfinite(squared), distance, jnp.nan)
+    return in_original_unit(distance, exponent)
