@@ -38,8 +38,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 
 _HEADER = """# Claims, tested
 
-Written by `lmcjax claims` from the results stored in `claims/*.nc`. Do not edit: `lmcjax claims --size small` measures
-what is missing and writes this page again.
+Written from the results stored in `claims/*.nc`. Do not edit: `lmcjax claims --size small` measures what is missing and
+writes this page again.
+
+<!-- test
+slow: lmcjax claims --size small
+-->
 
 Each claim says between which numbers a quantity lies. **Reproduced**: the whole 95 % interval of what was measured lies
 there. **Contradicted**: all of it lies elsewhere. **Not reproduced**: neither, or nothing could be measured. Rule and
