@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
+from lmcjax._bijections import check_bijection
 from lmcjax._dtypes import accumulation_dtype
 
 _TOLERANCE = 1e-5  # of the summed absolute costs of the assignment
@@ -42,10 +43,11 @@ def assignment_certificate(
         maximize: static, as for `linear_assignment`.
 
     Returns:
-        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite.
+        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite or the permutation no bijection.
 
     Raises:
-        ValueError: the matrix is not square or the permutation is of another length.
+        ValueError: the matrix is not square or is complex, the permutation is of another length or not of integers,
+            or it is concrete and no bijection.
 
     Source: Ahuja, Magnanti and Orlin (1993), Network Flows, Sections 5.2 and 9.3.
     """
@@ -55,6 +57,7 @@ def assignment_certificate(
             f"expected a square matrix and a permutation of its size, not {shape} and {jnp.shape(permutation)}; "
             "use jax.vmap for batches"
         )
+    check_bijection("the permutation", permutation)
     permutation = jnp.asarray(permutation, jnp.int32)
     cost = jnp.asarray(matrix, accumulation_dtype(matrix)) * (-1 if maximize else 1)
     ordered = jnp.take(cost, permutation, axis=1)  # the assignment is the diagonal
@@ -66,7 +69,8 @@ def assignment_certificate(
     gap = missing.sum()
     columns = jnp.zeros_like(paths).at[permutation].set(paths)
     sign = -1 if maximize else 1
-    finite = jnp.isfinite(cost).all()
+    bijective = jnp.all(jnp.sort(permutation) == jnp.arange(shape[0], dtype=jnp.int32))
+    finite = jnp.isfinite(cost).all() & bijective  # otherwise there is nothing to certify
     optimal = finite & (gap <= _TOLERANCE * jnp.abs(own).sum())
     result = AssignmentCertificate(sign * (rows - missing), sign * columns, gap, slack.min(), optimal)
     return jax.tree.map(lambda x: x if x.dtype == bool else jnp.where(finite, x, jnp.nan), result)

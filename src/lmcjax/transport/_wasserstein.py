@@ -25,7 +25,7 @@ def wasserstein2(
         A scalar in the points' float precision, at least float32; nan where a point is not finite.
 
     Raises:
-        ValueError: the clouds differ in shape.
+        ValueError: the clouds differ in shape, or one is complex.
 
     Source: Lemma B.3 of the paper: `min_P ||W_A - P W_B||_F^2 = m W_2^2(mu_A, mu_B)`.
     """
