@@ -79,24 +79,24 @@ def _above_row_minima(cost: ArrayLike, maximize: bool) -> Array:
 
     The optimum is the same. All steps wrap around, so nothing is lost.
     """
-    if not isinstance(cost, jax.Array):
-        cost = np.asarray(cost)  # not a JAX array yet: without x64 that would cut off 32 bits
-    bits = max(32, 8 * cost.dtype.itemsize)
+    # not a JAX array yet where it is NumPy's: without x64 that would cut off 32 bits
+    given = cost if isinstance(cost, jax.Array) else np.asarray(cost)
+    bits = max(32, 8 * given.dtype.itemsize)
     unsigned = np.dtype(f"uint{bits}")
-    if jnp.issubdtype(cost.dtype, jnp.signedinteger):
-        cost = cost.astype(f"int{bits}").view(unsigned) ^ unsigned.type(1 << (bits - 1))
+    if jnp.issubdtype(given.dtype, jnp.signedinteger):
+        ordered = given.astype(f"int{bits}").view(unsigned) ^ unsigned.type(1 << (bits - 1))
     else:
-        cost = cost.astype(unsigned)
+        ordered = given.astype(unsigned)
     if maximize:
-        cost = ~cost
-    cost = cost - cost.min(axis=1, keepdims=True)
+        ordered = ~ordered
+    above = ordered - ordered.min(axis=1, keepdims=True)
     kept = jax.dtypes.canonicalize_dtype(unsigned)
-    if cost.dtype != kept and (span := int(cost.max())) > np.iinfo(kept).max:
+    if above.dtype != kept and (span := int(above.max())) > np.iinfo(kept).max:
         raise ValueError(
             f"a row of the costs, {bits}-bit integers, spans {span}, and without x64 JAX has "
             f"integers up to {np.iinfo(kept).max}: set jax_enable_x64"
         )
-    return jnp.asarray(cost, kept)
+    return jnp.asarray(above, kept)
 
 
 # `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the CPU

@@ -89,5 +89,7 @@ def _shortest_paths(edges: Array) -> Array:
     def unsettled(state: tuple[Array, Array, Array]) -> Array:
         return state[1] & (state[2] < size)
 
-    start = (jnp.zeros(size, edges.dtype), jnp.asarray(True), jnp.asarray(0, jnp.int32))
+    # like the edges, which vary between devices inside `shard_map`
+    nothing = jnp.zeros_like(edges[0])
+    start = (nothing, jnp.ones_like(nothing[0], bool), jnp.asarray(0, jnp.int32))
     return jax.lax.while_loop(unsettled, shorten, start)[0]
