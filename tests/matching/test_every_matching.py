@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax import Matching, activation_moments, invert, matching, permute, random_permutations, require_finite
+from lmcjax import (
+    Matching,
+    activation_moments,
+    identity_permutations,
+    invert,
+    matching,
+    permute,
+    random_permutations,
+    require_finite,
+)
 from lmcjax.symmetry import apply_soft
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -235,6 +244,65 @@ def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
     lacks = [{n: p[n] for n in ("Dense_0", "Dense_1")} for p in (a, b)]
     with pytest.raises(ValueError, match="Dense_2"):
         jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
+
+
+def single(three: Any) -> tuple[Any, ...]:
+    """The second pair of the three, and its moments: `(spec, a, b, moments)`."""
+    spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[1] if hasattr(v, "dtype") else v, three)
+    return spec, a, b, moments
+
+
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_programs_for_other_platforms_have_no_callback_and_no_float64(
+    name: str, three: Any, exported_text: Callable
+) -> None:
+    """Lowered here, on a CPU, for a GPU and a TPU."""
+    spec, a, b, moments = single(three)
+
+    def match(a: Any, b: Any, key: Any, moments: Any) -> Any:
+        return tuple(MATCHINGS[name](spec, a, b, key=key, moments=moments))
+
+    text = exported_text(match, ["cuda", "tpu"], a, b, jax.random.key(0), moments)
+    assert "callback" not in text
+    assert "f64" not in text
+
+
+COMPARED: dict[str, Callable[..., Any]] = {  # compare(spec, params_a, params_b, key=..., moments=...)
+    "weight_distance": lambda spec, a, b, key, moments: matching.weight_distance(a, b),
+    "covariance_distance": lambda spec, a, b, key, moments: matching.covariance_distance(spec, moments)(a, b),
+    "weight_inner_product": lambda spec, a, b, key, moments: matching.weight_inner_product(
+        spec, identity_permutations(spec, a), a, b
+    ),
+    "weight_similarity": lambda spec, a, b, key, moments: matching.weight_similarity(
+        spec, "Dense_0", a, b, permutations=identity_permutations(spec, a)
+    ),
+    "layer_similarity": lambda spec, a, b, key, moments: matching.layer_similarity(
+        spec, "Dense_0", a, b, similarity="weights"
+    ),
+    "approximate_dimensions": lambda spec, a, b, key, moments: [
+        matching.approximate_dimensions(spec, params, similarity="weights") for params in (a, b)
+    ],
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", [*MATCHINGS, *COMPARED])
+def test_a_complex_leaf_is_named(name: str, three: Any) -> None:
+    """Of either network: the imaginary part would be lost."""
+    spec, a, b, moments = single(three)
+    compare = (MATCHINGS | COMPARED)[name]
+    for side in (0, 1):
+        networks = [a, b]
+        kernel = np.asarray(networks[side]["Dense_1"]["kernel"], np.complex64)
+        networks[side] = {**networks[side], "Dense_1": {**networks[side]["Dense_1"], "kernel": kernel}}
+        with pytest.raises(ValueError, match="'Dense_1/kernel' is complex64"):
+            jax.eval_shape(lambda n=networks: compare(spec, *n, key=jax.random.key(0), moments=moments))
+
+
+def test_complex_weights_of_leaves_are_refused(three: Any) -> None:
+    spec, a, b, _ = single(three)
+    with pytest.raises(ValueError, match="complex64"):
+        matching.match_weights(spec, a, b, leaf_weights={"Dense_0/kernel": np.complex64(1j)})
 
 
 @pytest.mark.parametrize("count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"])

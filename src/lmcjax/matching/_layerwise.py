@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, PyTree
 from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._assignments import assign, certificates, host_similarity, reached
 from lmcjax.matching._matching import Matching, in_unit_of_weights
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.matching._similarity import Similarity, check_similarity, layer_similarity, writing_kernels
 from lmcjax.statistics import ActivationMoments, activation_sources
 from lmcjax.symmetry import PermutationSpec, Place, check_same_shapes, identity_permutations
@@ -72,6 +73,7 @@ def match_layerwise(
         raise ValueError(f"max_passes is at least 1, not {max_passes}")
     check_similarity(spec, similarity, moments, include_bias)
     check_same_shapes(params_a, params_b)
+    check_real_leaves(params_a, params_b)
     spec = spec.bind(params_a)
     order = first_pass(spec, similarity, moments)
     exponent = jnp.zeros((), jnp.int32)

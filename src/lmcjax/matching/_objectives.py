@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.interpolation import interpolate
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.matching._similarity import in_metric, input_moments
 from lmcjax.statistics import ActivationMoments
 from lmcjax.symmetry import PermutationSpec, check_same_shapes, named_leaves
@@ -25,7 +26,7 @@ def weight_distance(params_a: PyTree, params_b: PyTree, key: Key[Array, ""] | No
         key: not used.
 
     Raises:
-        ValueError: the trees differ; the leaf and both shapes are named.
+        ValueError: the trees differ, or a leaf is complex; the leaf is named.
     """
     del key
     check_same_shapes(params_a, params_b)
@@ -44,7 +45,8 @@ def covariance_distance(spec: PermutationSpec, moments: ActivationMoments) -> Ob
         moments: what `activation_moments` returns, traced; network A's are read.
 
     Raises:
-        ValueError: there are no moments of a kernel that the spec acts on, or they are of another size.
+        ValueError: there are no moments of a kernel that the spec acts on, they are of another size, or a leaf is
+            complex.
 
     Source: the paper, Section 6.
     """
@@ -68,6 +70,7 @@ def covariance_distance(spec: PermutationSpec, moments: ActivationMoments) -> Ob
 
 def _differences(params_a: PyTree, params_b: PyTree) -> dict[str, Array]:
     """A less B by leaf, of leaves of floating point, in float32 at least."""
+    check_real_leaves(params_a, params_b)
     leaves_b, found = named_leaves(params_b), {}
     for name, a in named_leaves(params_a).items():
         if jnp.issubdtype(jnp.result_type(a), jnp.inexact):

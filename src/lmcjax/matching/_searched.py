@@ -8,6 +8,7 @@ from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._assignments import start_at
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.symmetry import (
     Permutations,
     PermutationSpec,
@@ -30,6 +31,7 @@ def begin(
         if value < 1:
             raise ValueError(f"{name} is at least 1, not {value}")
     check_same_shapes(params_a, params_b)
+    check_real_leaves(params_a, params_b)
     spec = spec.bind(params_a)
     return spec, start_at(spec, init)
 

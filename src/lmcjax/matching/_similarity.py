@@ -11,6 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax._powers_of_two import in_unit_range
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.statistics import (
     ActivationMoments,
     Moments,
@@ -83,6 +84,7 @@ def layer_similarity(
     Source: the paper, Section 6.
     """
     check_similarity(spec, similarity, moments, include_bias)
+    check_real_leaves(params_a, params_b)
     spec = spec.bind(params_a)
     if similarity in ("activations", "correlation"):
         assert moments is not None
@@ -211,6 +213,7 @@ def approximate_dimensions(
     Source: the paper, Section 6 and the right panel of its Figure 2.
     """
     check_similarity(spec, similarity, moments, include_bias=False)
+    check_real_leaves(params)
     if similarity == "correlation":
         raise ValueError("similarity='correlation' has no approximate dimension, only weights, covariance, activations")
     spec = spec.bind(params)

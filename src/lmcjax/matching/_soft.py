@@ -8,6 +8,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from lmcjax.matching._layerwise import first_pass
 from lmcjax.matching._matching import Matching
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.matching._searched import parameter_dtype
 from lmcjax.matching._similarity import (
     Similarity,
@@ -75,6 +76,7 @@ def match_soft(
     if num_passes < 1:
         raise ValueError(f"num_passes is at least 1, not {num_passes}")
     check_similarity(spec, similarity, moments, include_bias=False)
+    check_real_leaves(params_a, params_b)
     spec = PermutationSpec(spec.leaves, kernels=spec.kernels)
     spec_a, spec_b = spec.bind(params_a), spec.bind(params_b)
     if hosts := [group for group in spec.groups if spec.guests(group)]:

@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
-from lmcjax._dtypes import accumulation_dtype
+from lmcjax._dtypes import accumulation_dtype, check_real
 from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._assignments import reached
+from lmcjax.matching._real import check_real_leaves
 from lmcjax.matching._similarity import input_moments, row_products
 from lmcjax.statistics import ActivationMoments, Moments, over_batch, second_moment
 from lmcjax.symmetry import (
@@ -55,12 +56,14 @@ def weight_objective(
 ) -> WeightObjective:
     """The two networks as an `WeightObjective`; arguments and errors as of `weight_inner_product`."""
     check_same_shapes(params_a, params_b)
+    check_real_leaves(params_a, params_b)
     spec = spec.bind(params_a)
     sides = [named_leaves(params_a), named_leaves(params_b)]
     dtype = accumulation_dtype(*(leaf for side in sides for leaf in side.values()))
     weights = dict(leaf_weights or {})
     if unknown := sorted(weights.keys() - sides[0].keys()):
         raise ValueError(f"leaf_weights name leaf {unknown[0]!r}, the parameters have {sorted(sides[0])}")
+    check_real(*weights.values())
     leaves: list[tuple[str, tuple[Axis, ...]]] = []
     compared: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
     for name, axes in spec.leaves:
