@@ -122,13 +122,19 @@ def row(kind: str, n: int, count: int, result: Measurement) -> list[str | int]:
     ]
 
 
-def main(repetitions: int = 21, optax_limit: float = 60.0, seed: int = 0) -> None:
+def main(
+    repetitions: int = 21,
+    optax_limit: float = 60.0,
+    seed: int = 0,
+    batches: tuple[tuple[int, int], ...] = BATCHES,
+) -> None:
     """Measure, print a table, write `benchmarks/results/assignment.json`.
 
     Args:
         repetitions: of the SciPy loop and of lmcjax, in turns.
         optax_limit: skip optax for a batch that would take it more seconds than this in all.
         seed: of the matrices.
+        batches: n and count of each.
     """
     console = Console()
     if not console.is_terminal:
@@ -139,7 +145,7 @@ def main(repetitions: int = 21, optax_limit: float = 60.0, seed: int = 0) -> Non
     rows = []
     with Live(table, console=console, auto_refresh=False) as live:
         for kind in ("random", "low rank"):
-            for n, count in BATCHES:
+            for n, count in batches:
                 result = measure(make_batch(kind, n, count, rng), repetitions, optax_limit)
                 rows.append(row(kind, n, count, result))
                 table.add_row(*map(str, rows[-1]))

@@ -11,7 +11,7 @@ from jaxtyping import Array
 import lmcjax
 from _report import ratio, time_alternately, write_result
 
-SIZES = ((16, 16), (64, 64))
+WIDTHS = (16, 64)
 NUM_STEPS, BATCH, NUM_TRAIN, NUM_TEST = 100, 50, 1000, 500
 COLUMNS = (
     "hidden layers",
@@ -52,6 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=2)
+    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="of both hidden layers")
     options = parser.parse_args()
     lmcjax.use_all_cores()
     dataset = lmcjax.load_dataset("mnist5k")
@@ -59,8 +60,8 @@ def main() -> None:
     test = tuple(jax.numpy.asarray(v[:: len(v) // NUM_TEST]) for v in dataset.test)
     keys = jax.random.split(jax.random.key(0), options.pairs)
     rows = []
-    for widths in SIZES:
-        network = lmcjax.FlaxNetwork(lmcjax.MLP(widths, 10), input_shape=data[0].shape[1:])
+    for width in options.widths:
+        network = lmcjax.FlaxNetwork(lmcjax.MLP((width, width), 10), input_shape=data[0].shape[1:])
         of_pair = functools.partial(chain, network, 0.1)
         single, batch = jax.jit(of_pair), jax.jit(jax.vmap(of_pair, in_axes=(0, None, None)))
         mapped = jax.jit(lmcjax.network_map(of_pair, in_axes=(0, None, None)))
@@ -77,7 +78,7 @@ def main() -> None:
                 np.testing.assert_allclose(values, expected, rtol=0.1, err_msg=name)
                 np.testing.assert_allclose(np.mean(values), np.mean(expected), rtol=0.005, err_msg=name)
         calls, together, mapped_time = (timing[name] for name in ("calls", "vmap", "map"))
-        row = ["-".join(map(str, widths)), options.pairs]
+        row = [f"{width}-{width}", options.pairs]
         row += [f"{np.mean(found.midpoint):.3f}", f"{np.mean(found.unmatched):.3f}"]
         row += [f"{t.median:.2f}" for t in (calls, together, mapped_time)]
         row += [f"{ratio(calls, together):.2f}", f"{ratio(calls, mapped_time):.2f}"]

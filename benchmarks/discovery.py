@@ -4,7 +4,7 @@ import argparse
 import gc
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
@@ -19,9 +19,9 @@ DEPTHS = (6, 12, 24, 48)
 GOAL = 1.0  # seconds, for ResNet-50 and 24 layers
 
 
-def networks() -> Iterator[tuple[str, lmcjax.FlaxNetwork, bool]]:
+def networks(depths: Sequence[int]) -> Iterator[tuple[str, lmcjax.FlaxNetwork, bool]]:
     """Name, network, whether the goal is set for it."""
-    for depth in DEPTHS:
+    for depth in depths:
         module = lmcjax.TransformerEncoder(64, 4, depth, 128, 10, patch_size=8)
         yield f"transformer encoder, {depth} layers", lmcjax.FlaxNetwork(module, (32, 32, 3)), depth == 24
     yield "ResNet-20", lmcjax.FlaxNetwork(lmcjax.resnet20(16), (32, 32, 3)), False
@@ -61,9 +61,11 @@ def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
-    repetitions = parser.parse_args().repetitions
+    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help="of the transformer encoders")
+    options = parser.parse_args()
+    repetitions = options.repetitions
     rows: list[tuple[str | int | float, ...]] = []
-    for name, network, has_goal in networks():
+    for name, network, has_goal in networks(options.depths):
         params = jax.eval_shape(network.init, jax.random.key(0))
         x = jax.ShapeDtypeStruct((2, *network.input_shape), jnp.float32)
         equations = count_equations(jax.make_jaxpr(network.apply)(params, x).jaxpr)

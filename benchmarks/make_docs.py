@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,42 @@ HEADER = """# Benchmarks
 
 Written by `python benchmarks/make_docs.py` from `benchmarks/results/*.json`. Do not edit: run the command under a table
 to measure again, then that one.
+
+<!-- test
+python benchmarks/make_docs.py
+-->
 """
+# Values with which a benchmark takes seconds: a test runs every command of the page with these instead
+SMALL: dict[str, dict[str, str]] = {
+    "benchmarks/assignment.py": {"--repetitions": "1", "--batches": "8 2"},
+    "benchmarks/chain.py": {"--repetitions": "1", "--pairs": "2", "--widths": "8"},
+    "benchmarks/discovery.py": {"--repetitions": "1", "--depths": "1"},
+    "benchmarks/matching.py": {
+        "--only": "mlp",
+        "--pairs": "2",
+        "--steps": "1",
+        "--epochs": "1",
+        "--mlp-width": "8",
+    },
+    "benchmarks/matching_quality.py": {
+        "--seeds": "1",
+        "--random-pairs": "1",
+        "--trained-pairs": "1",
+        "--epochs": "1",
+    },
+    "benchmarks/planted.py": {"--repetitions": "1", "--only": "LSTM"},
+    "benchmarks/sweep.py": {"--repetitions": "1", "--widths": "4 8 16", "--seeds": "2"},
+    "benchmarks/training.py": {"--repetitions": "1", "--widths": "8"},
+}
+
+
+def small(command: str) -> str:
+    """The command with other values, in the same order, and further options behind them."""
+    python, script, *options = shlex.split(command)
+    values = SMALL[script]
+    shown = [option for option in options if option.startswith("--")]
+    added = [option for option in values if option not in shown]
+    return " ".join([python, script, *(f"{option} {values[option]}" for option in (*shown, *added))])
 
 
 def section(result: dict[str, Any]) -> str:
@@ -30,6 +66,10 @@ def section(result: dict[str, Any]) -> str:
             f"Machine: {result['machine']}, {result['date']}.",
             "",
             f"Command: `{result['command']}`",
+            "",
+            "<!-- test",
+            f"slow: {small(result['command'])}",
+            "-->",
             "",
         ]
     )

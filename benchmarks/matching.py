@@ -64,15 +64,17 @@ def trained(network: Network, rate: float, epochs: int, train: tuple[Array, Arra
     return jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
 
 
-def mlp_task(epochs: int) -> Task:
-    """On all 4,000 digits."""
+def mlp_task(epochs: int, width: int) -> Task:
+    """Three hidden layers, on all 4,000 digits."""
     data = lmcjax.load_dataset("mnist5k")
-    network = lmcjax.FlaxNetwork(lmcjax.MLP((512, 512, 512), 10), data.input_shape)
+    network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * 3, 10), data.input_shape)
     train, test = (tuple(map(jnp.asarray, part)) for part in (data.train, data.test))
-    return Task("MLP 784-512-512-512-10", network, trained(network, 1e-3, epochs, train), train, test, 1000)
+    return Task(
+        f"MLP 784-{width}-{width}-{width}-10", network, trained(network, 1e-3, epochs, train), train, test, 1000
+    )
 
 
-def resnet_task(epochs: int) -> Task:
+def resnet_task(epochs: int, width: int) -> Task:
     """On Fashion-MNIST at half its size in each direction, 2,000 images to train and 1,000 to test."""
     data = lmcjax.load_dataset("fashion-mnist")
 
@@ -80,9 +82,9 @@ def resnet_task(epochs: int) -> Task:
         images = part.inputs[:count].reshape(count, 14, 2, 14, 2, 1).mean((2, 4))
         return jnp.asarray(2 * images - 1), jnp.asarray(part.labels[:count])
 
-    network = lmcjax.FlaxNetwork(resnet20(16), (14, 14, 1))
+    network = lmcjax.FlaxNetwork(resnet20(width), (14, 14, 1))
     train, test = small(data.train, 2000), small(data.test, 1000)
-    return Task("ResNet-20, width 16", network, trained(network, 3e-3, epochs, train), train, test, 200)
+    return Task(f"ResNet-20, width {width}", network, trained(network, 3e-3, epochs, train), train, test, 200)
 
 
 Data = tuple[Array, Array]
@@ -194,13 +196,16 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=16)
     parser.add_argument("--steps", type=int, default=30, help="of the learned matchings")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--mlp-width", type=int, default=512)
+    parser.add_argument("--resnet-width", type=int, default=16)
     parser.add_argument("--dry", action="store_true", help="print, and store nothing")
     options = parser.parse_args()
     lmcjax.use_all_cores()
     rows = []
-    for name, task in (("mlp", mlp_task), ("resnet", resnet_task)):
+    tasks = {"mlp": (mlp_task, options.mlp_width), "resnet": (resnet_task, options.resnet_width)}
+    for name, (task, width) in tasks.items():
         if options.only in (None, name):
-            rows += measure(task(options.epochs), options.pairs, options.steps)
+            rows += measure(task(options.epochs, width), options.pairs, options.steps)
     if options.dry:
         return
     write_result(

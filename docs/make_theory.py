@@ -47,6 +47,11 @@ def share(rejected: np.ndarray) -> str:
     return f"{np.mean(rejected):.3f} [{ci.low:.3f}, {ci.high:.3f}]"
 
 
+def part_of(scale: float, count: int) -> int:
+    """A part of a number of draws, steps or points; two at least, for there to be an interval."""
+    return max(2, round(scale * count))
+
+
 def _rate_row(name: str, dim: int, found: Any, repetitions: int) -> list[str]:
     theory = empirical_wasserstein_rate(float(found.num_samples[-1]), float(dim))
     return [
@@ -61,9 +66,9 @@ def _rate_row(name: str, dim: int, found: Any, repetitions: int) -> list[str]:
     ]
 
 
-def rates() -> Rows:
+def rates(scale: float) -> Rows:
     """Exponents for the two laws."""
-    sizes, repetitions, rows = (64, 128, 256), 20, []
+    sizes, repetitions, rows = (64, 128, 256), part_of(scale, 20), []
     for law in ("gaussian", "uniform"):
         for dim in (1, 2, 3, 5):
             run = functools.partial(calibrate_wasserstein_rate, law=law, sizes=sizes, dim=dim, repetitions=repetitions)
@@ -71,17 +76,16 @@ def rates() -> Rows:
     return rows
 
 
-def large_rates() -> Rows:
+def large_rates(scale: float) -> Rows:
     """Up to n = 4,096."""
-    run = functools.partial(
-        calibrate_wasserstein_rate, law="gaussian", sizes=(512, 1024, 2048, 4096), dim=5, repetitions=3
-    )
+    sizes = tuple(part_of(scale, size) for size in (512, 1024, 2048, 4096))
+    run = functools.partial(calibrate_wasserstein_rate, law="gaussian", sizes=sizes, dim=5, repetitions=3)
     return [_rate_row("gaussian", 5, jax.jit(run)(jax.random.key(0)), 3)]
 
 
-def coverage() -> Rows:
+def coverage(scale: float) -> Rows:
     """How often 95 % intervals hold: of means that are known, and of the exponent of a power law."""
-    sizes, count = (4, 8, 16, 32, 64), 1000
+    sizes, count, count_of_fits = (4, 8, 16, 32, 64), part_of(scale, 1000), part_of(scale, 5000)
     run = jax.jit(jax.vmap(lambda k: calibrate_wasserstein_rate(k, "uniform", sizes, dim=1)))
     found = run(jax.random.split(jax.random.key(1), count))
     truth = 1 / (3 * (np.array(sizes) + 1))
@@ -92,16 +96,16 @@ def coverage() -> Rows:
     held = np.asarray((found.low <= found.mean.mean(0)) & (found.mean.mean(0) <= found.high))
     rows += [[f"mean, Gaussian, d = 5, n = {n}", str(count), share(held[:, i])] for i, n in enumerate((16, 64))]
     rng, n = np.random.default_rng(0), np.array([10.0, 30, 100, 1000], np.float32)
-    values = n[:, None] ** -0.4 * (1 + 0.2 * rng.normal(size=(5000, 4, 20)))
+    values = n[:, None] ** -0.4 * (1 + 0.2 * rng.normal(size=(count_of_fits, 4, 20)))
     fits = jax.jit(jax.vmap(lambda y, e: fit_exponent(n, y, e, repetitions=20)))(
         values.mean(2).astype("f"), (values.std(2, ddof=1) / 20**0.5).astype("f")
     )
-    return [*rows, ["exponent of a power law", "5000", share((fits.low <= -0.4) & (fits.high >= -0.4))]]
+    return [*rows, ["exponent of a power law", str(count_of_fits), share((fits.low <= -0.4) & (fits.high >= -0.4))]]
 
 
-def bound() -> Rows:
+def bound(scale: float) -> Rows:
     """Bounds beside the mean cost of 400 exact matchings."""
-    rng, rows = np.random.default_rng(0), []
+    rng, rows, count = np.random.default_rng(0), [], part_of(scale, 400)
     costs = jax.jit(jax.vmap(lambda x, y: lmcjax.wasserstein2(x, y) ** 2))
     sharper = jax.jit(gaussian_matching_lower_bound)
     for dim in (1, 2, 3, 5, 8, 16, 32, 64):
@@ -110,9 +114,9 @@ def bound() -> Rows:
             norms["diag(i^-2)"] = np.arange(1.0, dim + 1) ** -2
         for norm, spectrum in norms.items():
             for m in (32, 128):
-                points = rng.normal(size=(2, 400, m, dim)) * np.sqrt(spectrum)
+                points = rng.normal(size=(2, count, m, dim)) * np.sqrt(spectrum)
                 measured = np.asarray(costs(*points.astype("f")), np.float64)
-                mean, error = measured.mean(), measured.std(ddof=1) / 20
+                mean, error = measured.mean(), measured.std(ddof=1) / math.sqrt(count)
                 log_f, moment = -dim / 2 * math.log(2 * math.pi), np.diag(spectrum).astype("f")
                 plain = matching_lower_bound(m, dim, log_f, moment, rows="gaussian")
                 near = sharper(m, np.eye(dim, dtype="f"), moment)
@@ -150,14 +154,16 @@ def _programs(width: int) -> tuple[Any, Any, Any, Callable[..., Any]]:
     return data, network, spec, jax.jit(compare, static_argnums=4)
 
 
-def propagation() -> dict[str, Rows]:
+def propagation(scale: float) -> dict[str, Rows]:
     """Bounds beside measured deviations, and the diagnosis, of fresh and trained pairs."""
     rows, diagnoses = [], []
     for width in (64,):
         data, network, _, compare = _programs(width)
         train = jax.jit(lmcjax.train)
         for rate in (0.0, 1e-2, 1e-1):
-            config = lmcjax.TrainConfig(rate or 1e-3, network, num_steps=400 if rate else 1, batch_size=100)
+            config = lmcjax.TrainConfig(
+                rate or 1e-3, network, num_steps=part_of(scale, 400) if rate else 1, batch_size=100
+            )
             a, b = (train(config, jax.random.key(seed), data.train).params for seed in (0, 1))
             kind = f"trained at {rate:g}" if rate else "fresh"
             for similarity in ("weights", "covariance"):
@@ -195,7 +201,7 @@ def planted(kind: str, key: jax.Array) -> jax.Array:
     return PLANTED[kind](jax.random.normal(keys[0], (10, 32, 8)), jax.random.normal(keys[1], (10, 1, 8)), sign)
 
 
-def independence() -> dict[str, Rows]:
+def independence(scale: float) -> dict[str, Rows]:
     """The level on fresh networks, and the power against planted dependence."""
     network, spec = lmcjax.FlaxNetwork(lmcjax.MLP((32,) * 3, 10), (64,)), lmcjax.mlp_spec(3)
     probes = jax.random.normal(jax.random.key(9), (8, 64))
@@ -211,21 +217,24 @@ def independence() -> dict[str, Rows]:
         return jax.jit(lambda keys: jax.lax.map(test, keys, batch_size=10))(jax.random.split(jax.random.key(0), count))
 
     level, power = [], []
+    count_of_levels, count_of_powers = part_of(scale, 100), part_of(scale, 40)
     for frame in (True, False):
-        for group, found in many(functools.partial(fresh, common_frame=frame), 100).items():
+        for group, found in many(functools.partial(fresh, common_frame=frame), count_of_levels).items():
             name = "common frame" if frame else "pre-activations"
-            level.append([name, group, "100", share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"])
+            level.append(
+                [name, group, str(count_of_levels), share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"]
+            )
     for kind in PLANTED:
 
         def test(key: jax.Array, kind: str = kind) -> Any:
             return independence_test(key, planted(kind, jax.random.fold_in(key, 1)), num_permutations=79)
 
-        found = many(test, 40)
-        power.append([kind, "40", share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"])
+        found = many(test, count_of_powers)
+        power.append([kind, str(count_of_powers), share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"])
     return {"level": level, "power": power}
 
 
-PARTS: dict[str, Callable[[], Any]] = {
+PARTS: dict[str, Callable[[float], Any]] = {
     "rates": rates,
     "large_rates": large_rates,
     "coverage": coverage,
@@ -294,10 +303,13 @@ def main() -> None:
     """Measure the parts that are named, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="measured again")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of draws; small: to see that it runs")
+    options = parser.parse_args()
     folder = DOCS / "theory"
     folder.mkdir(exist_ok=True)
-    for part in parser.parse_args().parts:
-        (folder / f"{part}.json").write_text(json.dumps(PARTS[part](), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for part in options.parts:
+        found = PARTS[part](options.scale)
+        (folder / f"{part}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
     measured = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
     (DOCS / "theory.md").write_text(page(measured), encoding="utf-8")
 

@@ -11,8 +11,8 @@ from jaxtyping import install_import_hook
 install_import_hook("lmcjax", "beartype.beartype")  # before lmcjax is imported
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import hypothesis
 import jax.numpy as jnp
@@ -125,6 +125,18 @@ def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
         return spec
 
     return discover_and_verify
+
+
+@pytest.fixture(scope="session")
+def exported_text() -> Callable[..., str]:
+    """`exported_text(f, platforms, *arguments)`: the program for other platforms, without its remarks on sources."""
+
+    def text(function: Callable[..., Any], platforms: Sequence[str], *arguments: Any) -> str:
+        exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
+        lines = exported.mlir_module().splitlines()
+        return "\n".join(line for line in lines if not line.startswith("#loc"))
+
+    return text
 
 
 class Pair(NamedTuple):

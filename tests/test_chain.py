@@ -80,6 +80,18 @@ def test_sixteen_pairs_of_seeds_in_one_call_are_a_loop():
         np.testing.assert_allclose(barrier.losses, aligned.losses[i], rtol=1e-3)
 
 
+def test_the_batch_of_chains_has_no_callback_and_no_float64_on_other_platforms(exported_text):
+    """Lowered here, on a CPU, for a GPU and a TPU, where SciPy is not at hand; for the CPU it is called."""
+    batch = jax.jit(jax.vmap(chain, in_axes=(0, None, None)))
+    arguments = (jax.random.split(jax.random.key(0), NUM_PAIRS), 0.3, dataset())
+    plain = jax.jit(lambda *arguments: jax.tree.leaves(batch(*arguments)))
+    assert "callback" in plain.lower(*arguments).as_text()
+    for platforms in (["cuda"], ["tpu"]):
+        text = exported_text(plain, platforms, *arguments)
+        assert "callback" not in text
+        assert "f64" not in text
+
+
 def soft_midpoint(params_a, params_b, temperature, data):
     """The midpoint loss after an entropic match of covariances: every link is differentiable."""
     x, labels = data

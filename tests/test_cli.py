@@ -1,5 +1,6 @@
 """The command line, as a user meets it."""
 
+import shlex
 import signal
 from pathlib import Path
 from typing import get_args
@@ -37,7 +38,20 @@ def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return errors
 
 
-def test_figure2(tmp_path, capsys):
+def refuse_to_draw(monkeypatch: pytest.MonkeyPatch, plot: str, results: Path, capsys: pytest.CaptureFixture) -> None:
+    """From now on a picture fails, once the results are stored and the tables are on the screen."""
+
+    def fail(*_: object) -> None:
+        assert results.is_file()
+        printed = capsys.readouterr().out
+        assert "Test barrier" in printed
+        assert printed.endswith(f"{results}\n")
+        raise TypeError("no\nink")
+
+    monkeypatch.setattr(f"lmcjax.plots.{plot}", fail)
+
+
+def test_figure2(tmp_path, capsys, monkeypatch):
     """Tables on the screen, three files; again nothing is computed, another is refused."""
     command = [*TINY, "--out", str(tmp_path / "out")]
     cli.main(command)
@@ -54,6 +68,11 @@ def test_figure2(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-10:] == done.splitlines()[-10:]
     other = fails(capsys, *command, "--width", "8")
     assert "holds another sweep: sweep.widths: [16] there, [8] here" in other
+
+    refuse_to_draw(monkeypatch, "plot_figure2", tmp_path / "out" / "results.nc", capsys)
+    cli.main(command)
+    again = shlex.join(["lmcjax", "plot", str(tmp_path / "out")])
+    assert capsys.readouterr().err == f"lmcjax: no picture figure2: TypeError: no ink; to draw it again: {again}\n"
 
 
 @pytest.mark.slow
@@ -118,6 +137,15 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     assert Path("runs/small/sweep.png").exists()
     cli.main(["sweep", "--resume", "runs/small"])
     assert Path("runs/small/results.nc").exists()
+
+    refuse_to_draw(monkeypatch, "plot_sweep", Path("runs/small/results.nc"), capsys)
+    complaint = "lmcjax: no picture sweep: TypeError: no ink; to draw it again: lmcjax plot runs/small\n"
+    cli.main(["sweep", "small.toml"])  # the numbers are all there
+    assert capsys.readouterr().err == complaint
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plot", "runs/small"])  # the picture is what was asked for
+    assert stop.value.code == 1
+    assert capsys.readouterr().err == complaint
 
 
 def test_options_override_the_scale():

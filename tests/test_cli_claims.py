@@ -1,5 +1,6 @@
 """`lmcjax claims` on results that are stored already."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,25 @@ def test_the_page_alone(stored, capsys):
     assert "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |" in page
     assert page.count("Not run yet.") == 1
     assert sorted(path.name for path in stored.parent.iterdir()) == sorted(p.name for p in (stored, *written[1:]))
+
+
+def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
+    """The page is there before it, and the other pictures are drawn."""
+    out = stored.parents[1]
+    page = out / "claims.md"
+
+    def fail(_: xr.Dataset) -> Figure:
+        assert "**reproduced**" in page.read_text("utf-8")
+        raise TypeError("no\nink")
+
+    one, two = claims.EXPERIMENTS
+    monkeypatch.setattr(claims, "EXPERIMENTS", (one._replace(draw=fail), two))
+    stored.with_name("two-small.nc").write_bytes(stored.read_bytes())
+    cli.main(["claims", "--page-only", "--out", str(out)])
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [str(page), *(str(stored.with_name(f"two.{kind}")) for kind in ("png", "pdf"))]
+    again = shlex.join(["lmcjax", "claims", "--page-only", "--out", str(out)])
+    assert printed.err == f"lmcjax: no picture one: TypeError: no ink; to draw it again: {again}\n"
 
 
 def test_an_experiment_that_there_is_not(tmp_path, capsys):

@@ -5,18 +5,22 @@ import pickle
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import deserialize, safe_open
 from safetensors.numpy import load_file, save_file
 
 import lmcjax
 from lmcjax import cli
+from lmcjax.cli._checkpoint import permute_checkpoint
 from lmcjax.matching import Matching
-from lmcjax.symmetry import named_leaves, permute, random_permutations
+from lmcjax.symmetry import PermutationSpec, fixed, named_leaves, permute, random_permutations, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SIZES = ["--dataset", "digits", "--width", "8", "--num-hidden-layers", "2", "--num-points", "3"]
+MODEL, BY_SPEC = ["--model", "mlp", *SIZES], ["--spec", "spec.toml", "--method", "weights"]
 SPEC = """
 [axes]
 "Dense_0/kernel" = ["", "writes first"]
@@ -103,6 +107,87 @@ def test_by_a_spec_in_a_file(checkpoints):
     assert "test" not in json.loads(Path("here/report.json").read_text())
 
 
+DTYPES = (
+    *(np.bool_, np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int16, np.int32, np.int64),
+    *(jnp.float8_e4m3fn, jnp.float8_e5m2, jnp.bfloat16, np.float16, np.float32, np.float64),
+)
+
+
+def random_entries(dtype, shape, rng):
+    """Values that need every bit of a 64-bit dtype, and stay finite when they are squared in float32."""
+    dtype = np.dtype(dtype)
+    if dtype == np.bool_:
+        return rng.random(shape) < 0.5
+    if dtype.kind in "iu":
+        info = np.iinfo(dtype)
+        return rng.integers(max(info.min, -(2**50)), min(info.max, 2**50), shape, dtype)
+    return rng.normal(size=shape).astype(dtype)
+
+
+def raw_leaves(path):
+    """Dtype, shape and bytes of every leaf, as the file has them."""
+    return {name: (leaf["dtype"], leaf["shape"], leaf["data"]) for name, leaf in deserialize(Path(path).read_bytes())}
+
+
+@pytest.mark.filterwarnings("error")
+def test_every_dtype_keeps_its_bytes(rng, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    order, dtypes = rng.permutation(6), [np.dtype(dtype) for dtype in DTYPES]
+    a, b, table = {}, {}, ["[axes]"]
+    for dtype in dtypes:
+        moved = random_entries(dtype, (6, 5), rng)
+        a |= {f"moved/{dtype.name}": moved, f"kept/{dtype.name}": random_entries(dtype, (3,), rng)}
+        b |= {f"moved/{dtype.name}": moved[order], f"kept/{dtype.name}": random_entries(dtype, (3,), rng)}
+        table += [f'"moved/{dtype.name}" = ["writes hidden", ""]', f'"kept/{dtype.name}" = [""]']
+    a["step"], b["step"] = np.array(2**40 + 1), np.array(2**40 + 3)  # no axis at all
+    b["kept/float64"] = np.array([-0.0, 5e-324, 1 + 2**-50])  # which float32 does not have
+    save_file(a, "a")
+    save_file(b, "b", metadata={"trained_on": "digits"})
+    (tmp_path / "spec.toml").write_text("\n".join([*table, "step = []"]))
+    cli.main(["match", "a", "b", *BY_SPEC])
+
+    aligned, original = raw_leaves("matched/aligned.safetensors"), raw_leaves("b")
+    assert aligned.keys() == original.keys()
+    for name, leaf in raw_leaves("a").items():
+        assert aligned[name] == (leaf if name.startswith("moved") else original[name]), name
+    with safe_open("matched/aligned.safetensors", "numpy") as file:
+        assert file.metadata() == {"trained_on": "digits", "aligned_to": "a", "from": "b"}
+    distance = json.loads(Path("matched/report.json").read_text())["distance"]
+    for name, prefixes in {"as given": ("moved", "kept", "step"), "aligned": ("kept", "step")}.items():
+        squares = [np.sum((a[k].astype(float) - b[k].astype(float)) ** 2) for k in a if k.startswith(prefixes)]
+        assert distance[name] == pytest.approx(np.sqrt(sum(squares)), rel=1e-12)
+
+
+def test_entries_move_as_permute_moves_them(rng):
+    """Also where every layer of a stack, and every head, has a permutation of its own."""
+    spec = PermutationSpec.from_axes(
+        {"w": [None, writes("heads"), writes("channels", batch_axes=(0, 1)), None], "b": [fixed(2)]}
+    )
+    leaves = {"w": rng.normal(size=(2, 3, 4, 5)), "b": rng.normal(size=2)}
+    bound = spec.bind(leaves)
+    permutations = random_permutations(jax.random.key(0), bound)
+    places = np.arange(120, dtype=np.int32).reshape(2, 3, 4, 5)
+    moved = permute(bound, permutations, {"w": places, "b": np.arange(2)})
+    aligned = permute_checkpoint(bound, permutations, leaves)
+    np.testing.assert_array_equal(aligned["w"], leaves["w"].ravel()[moved["w"]])
+    np.testing.assert_array_equal(aligned["b"], leaves["b"])
+
+
+def test_networks_of_different_dtypes(checkpoints):
+    leaves = load_file("b")
+    wider = {name: leaf.astype(float) * (1 + 2**-40) for name, leaf in leaves.items()}
+    narrower = {name: leaf.astype(jnp.bfloat16) for name, leaf in load_file("a").items()}
+    save_file(narrower, "a")
+    save_file(wider, "b")
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", "weights"])
+    aligned = load_file("matched/aligned.safetensors")
+    for name, leaf in named_leaves(checkpoints).items():
+        assert aligned[name].dtype == np.float64
+        np.testing.assert_array_equal(aligned[name], np.float64(leaf) * (1 + 2**-40))
+    test = json.loads(Path("matched/report.json").read_text())["test"]
+    assert test["aligned"]["barrier"] < 1e-3 < test["as given"]["barrier"]
+
+
 def test_results_are_replaced_only_if_asked(checkpoints, capsys):
     arguments = ["a", "b", "--spec", "spec.toml", "--method", "weights"]
     cli.main(["match", *arguments])
@@ -131,15 +216,33 @@ def add_leaf(params):
     write("b", params | {"other": np.zeros(2)})
 
 
+def make_complex(params):
+    params["Dense_0"]["bias"] = np.ones(8, np.complex64)
+    write("b", params)
+
+
+def make_half_bytes(params):
+    header = b'{"w": {"dtype": "F4", "shape": [2, 2], "data_offsets": [0, 2]}}'
+    Path("b").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+
+
+def make_table(params):
+    """A network that looks something up, in whose place the file has numbers with a fraction."""
+    Path("lookup.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def init(key): return {'index': jnp.arange(64), 'kernel': jnp.ones((64, 10))}\n"
+        "def apply(params, x): return x[:, params['index']] @ params['kernel']\n"
+    )
+    for name in "ab":
+        save_file({"index": np.full(64, 0.5), "kernel": np.ones((64, 10))}, name)
+
+
 def break_spec(params):
     Path("spec.toml").write_text("axes = [")
 
 
 def misname_spec(params):
     Path("spec.toml").write_text(SPEC.replace("Dense_2/bias", "Dense_9/bias"))
-
-
-MODEL, BY_SPEC = ["--model", "mlp", *SIZES], ["--spec", "spec.toml", "--method", "weights"]
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -152,6 +255,13 @@ MODEL, BY_SPEC = ["--model", "mlp", *SIZES], ["--spec", "spec.toml", "--method",
         (add_leaf, MODEL, "b: has 'other', which the network lacks"),
         (widen, MODEL, "b: 'Dense_1/bias' has shape (9,), the network's has (8,)"),
         (widen, BY_SPEC, "leaf 'Dense_1/bias' has shape (8,) in params_a but (9,) in params_b"),
+        (make_complex, BY_SPEC, "b: 'Dense_0/bias' has dtype C64, not one of BOOL, U8,"),
+        (make_half_bytes, BY_SPEC, "b: 'w' has dtype F4, not one of BOOL, U8,"),
+        (
+            make_table,
+            ["--apply", "lookup:apply", "--dataset", "digits"],
+            "a: 'index' has dtype float64, the network's has int32",
+        ),
         (break_spec, BY_SPEC, "spec.toml: no TOML"),
         (misname_spec, BY_SPEC, "the spec names leaf 'Dense_9/bias'"),
         (None, [], "give one of --model, --apply and --spec"),

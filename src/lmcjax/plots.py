@@ -133,7 +133,7 @@ def _plot_along(axes: Axes, results: xr.Dataset, name: str, cell: dict[str, Any]
 
 def _say(axis: str, value: Any) -> str:
     if axis == "num_hidden_layers":
-        return f"{value} layer{'s' * (value > 1)}"
+        return "1 layer" if value == 1 else f"{value} layers"
     return {"width": f"width {value}", "optimizer": f"{value}"}.get(axis) or f"rate {value:.3g}"
 
 

@@ -1,6 +1,4 @@
-"""What every matching keeps to: one result type, valid permutations, saved and loaded, and a nan
-that stays alone.
-"""
+"""What every matching keeps to: one result type, valid permutations, saved and loaded, and a nan that stays alone."""
 
 import functools
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import pytest
 from lmcjax import (
     Matching,
     activation_moments,
+    identity_permutations,
     invert,
     matching,
     permute,
@@ -31,12 +30,8 @@ SEARCHES = {
     "straight-through": functools.partial(matching.match_straight_through, num_steps=5),
     "annealing": functools.partial(matching.match_annealing, num_steps=2000),
 }
-MATCHINGS: dict[
-    str, Callable[..., Matching]
-] = {  # match(spec, params_a, params_b, key=..., moments=...)
-    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(
-        *pair, similarity="weights"
-    ),
+MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, params_b, key=..., moments=...)
+    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(*pair, similarity="weights"),
     **{
         f"layerwise, {similarity}": functools.partial(
             lambda *pair, key, moments, similarity: matching.match_layerwise(
@@ -46,27 +41,16 @@ MATCHINGS: dict[
         )
         for similarity in ("covariance", "activations", "correlation")
     },
-    "weights": lambda *pair, key, moments: matching.match_weights(
-        *pair, key=key, order=pair[0].groups, restarts=5
-    ),
+    "weights": lambda *pair, key, moments: matching.match_weights(*pair, key=key, order=pair[0].groups, restarts=5),
     "weights, metric": lambda *pair, key, moments: matching.match_weights(*pair, metric=moments),
-    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(
-        *pair, key=key, init="random"
-    ),
+    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(*pair, key=key, init="random"),
     "soft": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights"),
-    "soft, entropic": lambda *pair, key, moments: matching.match_soft(
-        *pair, similarity="weights", temperature=0.3
-    ),
+    "soft, entropic": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights", temperature=0.3),
     "sinkhorn, covariance": lambda *pair, key, moments: matching.match_sinkhorn(
-        *pair,
-        objective=matching.covariance_distance(pair[0], moments),
-        num_steps=100,
-        temperature=0.6,
+        *pair, objective=matching.covariance_distance(pair[0], moments), num_steps=100, temperature=0.6
     ),
     **{
-        name: functools.partial(
-            lambda *pair, key, moments, search: search(*pair, key=key), search=search
-        )
+        name: functools.partial(lambda *pair, key, moments, search: search(*pair, key=key), search=search)
         for name, search in SEARCHES.items()
     },
 }
@@ -75,21 +59,13 @@ MATCHINGS: dict[
 @functools.cache
 def batch(name: str, spec: Any) -> Callable[..., Matching]:
     """Of pairs, in one program."""
-    return jax.jit(
-        jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments))
-    )
+    return jax.jit(jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments)))
 
 
 @pytest.fixture(scope="module")
 def three(small_pairs: Any) -> tuple[Any, ...]:
-    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with
-    a nan.
-    """
-    spec, a, b = (
-        small_pairs.spec,
-        small_pairs.params_a,
-        jax.tree.map(np.array, small_pairs.params_b),
-    )
+    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with a nan."""
+    spec, a, b = small_pairs.spec, small_pairs.params_a, jax.tree.map(np.array, small_pairs.params_b)
     first = jax.tree.map(lambda v: np.asarray(v)[0], a)
     planted = random_permutations(jax.random.key(7), spec, first)
     shuffled = permute(spec, invert(spec, planted), first)
@@ -97,13 +73,7 @@ def three(small_pairs: Any) -> tuple[Any, ...]:
         whole[0] = one
     spoilt = jax.tree.map(np.array, b)
     spoilt["Dense_0"]["kernel"][1, 0, 0] = np.nan
-    seen = jax.jit(
-        jax.vmap(
-            lambda a, b: activation_moments(
-                small_pairs.network.apply, spec, a, b, small_pairs.inputs
-            )
-        )
-    )
+    seen = jax.jit(jax.vmap(lambda a, b: activation_moments(small_pairs.network.apply, spec, a, b, small_pairs.inputs)))
     return spec, a, b, spoilt, planted, seen(a, b), seen(a, spoilt)
 
 
@@ -117,9 +87,7 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert isinstance(clean, Matching)
     assert clean.finite.tolist() == clean.converged.tolist() == [True, True, True]
     assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
-    chex.assert_trees_all_equal(
-        *(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean))
-    )
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean)))
     with pytest.raises(ValueError, match=r"finite is False at \[1\]"):
         require_finite(spoilt)
 
@@ -129,18 +97,14 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert (clean.iterations >= 1).all()
     for group in clean.permutations:
         for found in (clean, spoilt):
-            assert (
-                np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])
-            ).all()
+            assert (np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])).all()
         np.testing.assert_array_equal(clean.permutations[group][0], planted[group])
     if clean.alignments is not None:
         for matrix in clean.alignments.values():
             np.testing.assert_allclose(matrix[::2].sum(-1), 1, atol=2e-3)
             np.testing.assert_allclose(matrix[::2].sum(-2), 1, atol=2e-3)
     if name == "soft":
-        joined = apply_soft(
-            spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b)
-        )
+        joined = apply_soft(spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b))
         chex.assert_trees_all_close(joined, jax.tree.map(lambda v: v[0], a), atol=1e-4)
 
     # what was made large or small is better than with B left alone
@@ -151,10 +115,7 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     elif clean.total_objective is not None:
         assert (clean.total_objective >= clean.total_identity_objective).all()
     else:
-        assert all(
-            (clean.objective[g] >= clean.identity_objective[g] - 1e-4).all()
-            for g in clean.identity_objective
-        )
+        assert all((clean.objective[g] >= clean.identity_objective[g] - 1e-4).all() for g in clean.identity_objective)
     if clean.certificate is not None:
         assert all(proof.optimal[::2].all() for proof in clean.certificate.values())
 
@@ -254,13 +215,9 @@ def test_the_unit_of_the_moments_changes_no_covariance_matching(three: Any) -> N
     seen = jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments)
     inputs = {}
     for kernel, m in seen.inputs.items():
-        means = {
-            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments))
-            for field in m._fields[1:3]
-        }
+        means = {field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments)) for field in m._fields[1:3]}
         sums = {
-            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments))
-            for field in m._fields[3:]
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments)) for field in m._fields[3:]
         }
         inputs[kernel] = m._replace(**means, **sums)
     found = batch("layerwise, covariance", spec)(
@@ -283,35 +240,78 @@ def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
     spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     wrong = {**b, "Dense_1": {**b["Dense_1"], "bias": jnp.zeros(7)}}
     with pytest.raises(ValueError, match="Dense_1/bias"):
-        jax.eval_shape(
-            lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments)
-        )
+        jax.eval_shape(lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments))
     lacks = [{n: p[n] for n in ("Dense_0", "Dense_1")} for p in (a, b)]
     with pytest.raises(ValueError, match="Dense_2"):
-        jax.eval_shape(
-            lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments)
-        )
+        jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
 
 
-@pytest.mark.parametrize(
-    "count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"]
-)
+def single(three: Any) -> tuple[Any, ...]:
+    """The second pair of the three, and its moments: `(spec, a, b, moments)`."""
+    spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[1] if hasattr(v, "dtype") else v, three)
+    return spec, a, b, moments
+
+
+@pytest.mark.parametrize("name", MATCHINGS)
+def test_programs_for_other_platforms_have_no_callback_and_no_float64(
+    name: str, three: Any, exported_text: Callable
+) -> None:
+    """Lowered here, on a CPU, for a GPU and a TPU."""
+    spec, a, b, moments = single(three)
+
+    def match(a: Any, b: Any, key: Any, moments: Any) -> Any:
+        return tuple(MATCHINGS[name](spec, a, b, key=key, moments=moments))
+
+    text = exported_text(match, ["cuda", "tpu"], a, b, jax.random.key(0), moments)
+    assert "callback" not in text
+    assert "f64" not in text
+
+
+COMPARED: dict[str, Callable[..., Any]] = {  # compare(spec, params_a, params_b, key=..., moments=...)
+    "weight_distance": lambda spec, a, b, key, moments: matching.weight_distance(a, b),
+    "covariance_distance": lambda spec, a, b, key, moments: matching.covariance_distance(spec, moments)(a, b),
+    "weight_inner_product": lambda spec, a, b, key, moments: matching.weight_inner_product(
+        spec, identity_permutations(spec, a), a, b
+    ),
+    "weight_similarity": lambda spec, a, b, key, moments: matching.weight_similarity(
+        spec, "Dense_0", a, b, permutations=identity_permutations(spec, a)
+    ),
+    "layer_similarity": lambda spec, a, b, key, moments: matching.layer_similarity(
+        spec, "Dense_0", a, b, similarity="weights"
+    ),
+    "approximate_dimensions": lambda spec, a, b, key, moments: [
+        matching.approximate_dimensions(spec, params, similarity="weights") for params in (a, b)
+    ],
+}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", [*MATCHINGS, *COMPARED])
+def test_a_complex_leaf_is_named(name: str, three: Any) -> None:
+    """Of either network: the imaginary part would be lost."""
+    spec, a, b, moments = single(three)
+    compare = (MATCHINGS | COMPARED)[name]
+    for side in (0, 1):
+        networks = [a, b]
+        kernel = np.asarray(networks[side]["Dense_1"]["kernel"], np.complex64)
+        networks[side] = {**networks[side], "Dense_1": {**networks[side]["Dense_1"], "kernel": kernel}}
+        with pytest.raises(ValueError, match="'Dense_1/kernel' is complex64"):
+            jax.eval_shape(lambda n=networks: compare(spec, *n, key=jax.random.key(0), moments=moments))
+
+
+def test_complex_weights_of_leaves_are_refused(three: Any) -> None:
+    spec, a, b, _ = single(three)
+    with pytest.raises(ValueError, match="complex64"):
+        matching.match_weights(spec, a, b, leaf_weights={"Dense_0/kernel": np.complex64(1j)})
+
+
+@pytest.mark.parametrize("count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"])
 def test_nothing_is_done_less_than_once(count: str, three: Any) -> None:
     spec, a, b, *_ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     takers = {
-        "num_steps": [
-            matching.match_sinkhorn,
-            matching.match_straight_through,
-            matching.match_annealing,
-        ],
-        "num_passes": [
-            matching.match_straight_through,
-            functools.partial(matching.match_soft, similarity="weights"),
-        ],
-        "max_passes": [
-            matching.match_weights,
-            functools.partial(matching.match_layerwise, similarity="weights"),
-        ],
+        "num_steps": [matching.match_sinkhorn, matching.match_straight_through, matching.match_annealing],
+        "num_passes": [matching.match_straight_through, functools.partial(matching.match_soft, similarity="weights")],
+        "max_passes": [matching.match_weights, functools.partial(matching.match_layerwise, similarity="weights")],
         "max_iterations": [matching.match_frank_wolfe],
         "restarts": [matching.match_weights],
     }[count]

@@ -209,6 +209,37 @@ def test_what_is_no_permutation_is_an_error(permutation: list, message: str) -> 
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("permutation", "message"),
+    [
+        ([0, 1, 2, 2], r"'Dense_0' is not a bijection of 0\.\.3: \[0 1 2 2\]"),
+        ([-1, 0, 1, 2], r"'Dense_0' is not a bijection of 0\.\.3: \[-1  0  1  2\]"),
+        ([0.0, 1.0, 2.0, 3.0], "'Dense_0' has dtype float32, expected integers"),
+        ([0, 1, 2], r"'Dense_0' has shape \(3,\), expected \(4,\)"),
+        ([0, 3], r"'Dense_0' is not a bijection of 0\.\.1: \[0 3\]"),
+    ],
+)
+def test_what_is_no_permutation_is_neither_composed_nor_inverted(permutation: list, message: str) -> None:
+    """The length is known where the spec is bound; without it a short one is seen if it names neurons it lacks."""
+    free, params = dense_stack((2, 4, 3))
+    spec = free.bind(params) if "shape" in message else free
+    array = np.array(permutation, np.float32 if isinstance(permutation[0], float) else np.int32)
+    wrong, right = {"Dense_0": array}, {"Dense_0": np.arange(len(array))}
+    for call in (
+        lambda: compose(spec, wrong, right),
+        lambda: compose(spec, right, wrong),
+        lambda: invert(spec, wrong),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match="no group 'Dense_7'"):
+        invert(spec, {"Dense_7": np.arange(4)})
+    if "float" in message:  # what can be seen without values is an error inside a program, too
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(lambda p: invert(spec, p), wrong)
+
+
+@pytest.mark.usefixtures("unchecked")
 def test_groups_that_differ_are_named() -> None:
     spec, params = dense_stack((2, 4, 3))
     p = identity_permutations(spec, params)

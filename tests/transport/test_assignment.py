@@ -3,6 +3,8 @@
 import faulthandler
 import functools
 import itertools
+import subprocess
+import sys
 from collections.abc import Callable
 
 import jax
@@ -12,9 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from jax.sharding import Mesh, PartitionSpec
 from scipy.optimize import linear_sum_assignment
 
 from lmcjax import linear_assignment, network_map
+from lmcjax.transport import assignment_certificate, exact_plan, sinkhorn_plan, wasserstein2
 
 BACKENDS = ("scipy", "optax")
 SIZES = (1, 2, 5, 16, 33)
@@ -118,6 +122,76 @@ def test_every_dtype_gives_the_optimum_as_int32(backend: str, dtype: jnp.dtype) 
     assert objective(cost, most) == scipy_objective(cost, maximize=True)
 
 
+def integer_objective(cost: np.ndarray, permutation: np.ndarray) -> int:
+    """In Python's integers, which never round or overflow."""
+    assert sorted(np.asarray(permutation).tolist()) == list(range(len(cost)))
+    return sum(int(cost[i, p]) for i, p in enumerate(permutation))
+
+
+@pytest.mark.usefixtures("strict_promotion")
+@pytest.mark.parametrize(("dtype", "maximize"), [(np.int32, False), (np.uint32, True)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_integers_of_32_bits_are_exact(dtype: type, backend: str, maximize: bool, rng: np.random.Generator) -> None:
+    """Near both ends of the type, and over all of it; float32 has steps of 256 there."""
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    ranges = [(least, least + 1000), (most - 1000, most), (least, most)]
+    costs = np.concatenate([rng.integers(*r, (20, 8, 8), dtype, endpoint=True) for r in ranges])
+    costs[-10:] = np.where(rng.random((10, 8, 8)) < 0.6, most, costs[-10:])  # ties at the end
+    for cost, p in zip(costs, np.asarray(batched(backend, maximize)(costs)), strict=True):
+        expected = linear_sum_assignment(cost.astype(np.float64), maximize)[1]
+        assert integer_objective(cost, p) == integer_objective(cost, expected)
+
+
+@pytest.mark.parametrize(("dtype", "maximize"), [(np.int64, True), (np.uint64, False)])
+def test_integers_of_64_bits_are_exact_over_all_their_range(
+    dtype: type, maximize: bool, x64: None, rng: np.random.Generator
+) -> None:
+    """On the device; against all 120 permutations, for float64 has steps of 2,048 there."""
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    costs = rng.integers(least, most, (20, 5, 5), dtype, endpoint=True)
+    costs[10:] = rng.integers(most - 50, most, (10, 5, 5), dtype, endpoint=True)
+    permutations = list(itertools.permutations(range(5)))
+    solve = jax.jit(jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend="optax")))
+    for cost, p in zip(costs, np.asarray(solve(costs)), strict=True):
+        values = [integer_objective(cost, np.array(q)) for q in permutations]
+        assert integer_objective(cost, p) == (max if maximize else min)(values)
+
+
+@pytest.mark.parametrize(("dtype", "backend"), [(np.int64, "optax"), (np.uint64, "scipy")])
+def test_numpys_integers_of_64_bits_are_not_cut_off(dtype: type, backend: str, rng: np.random.Generator) -> None:
+    """Without x64, where JAX keeps the lower 32 bits; rows may have any offset."""
+    cost = rng.integers(0, 1000, (8, 8), dtype)
+    offset = (rng.integers(0, 2**20, (8, 1)) * 2**40).astype(dtype)
+    moved = cost + offset
+    for maximize in (False, True):
+        p = linear_assignment(moved, maximize=maximize, backend=backend)
+        assert integer_objective(cost, p) == scipy_objective(cost, maximize)
+    plan = np.asarray(exact_plan(moved, backend="scipy"), np.float64)
+    assert (8 * plan * cost).sum() == pytest.approx(scipy_objective(cost, maximize=False), rel=1e-6)
+    wide = moved.copy()
+    wide[0, 0] += 2**33
+    with pytest.raises(ValueError, match=r"64-bit integers, spans \d+.*jax_enable_x64"):
+        linear_assignment(wide, backend=backend)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_complex_costs_are_refused() -> None:
+    cost = np.array([[0, 5j], [5, 0]], np.complex64)
+    for backend in BACKENDS:
+        with pytest.raises(ValueError, match=r"complex64.*no order"):
+            linear_assignment(cost, backend=backend)
+    for function in (
+        exact_plan,
+        functools.partial(sinkhorn_plan, epsilon=1.0),
+        lambda c: assignment_certificate(c, np.arange(2)),
+        lambda c: wasserstein2(c, c.real),
+        lambda c: wasserstein2(c.real, c),
+        lambda c: sinkhorn_plan(c.real, epsilon=1.0, a=c[0]),
+    ):
+        with pytest.raises(ValueError, match=r"complex64.*no order"):
+            jax.eval_shape(function, jnp.asarray(cost))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_float64_is_solved_in_float64(backend: str, x64: None) -> None:
     """The two permutations differ by 1e-10, which float32 does not see."""
@@ -204,9 +278,65 @@ def test_more_problems_than_threads_in_one_call(rng: np.random.Generator) -> Non
     np.testing.assert_array_equal(batched("scipy")(costs), scipy_permutations(costs))
 
 
-def test_auto_takes_scipy_on_a_cpu() -> None:
+def check_inside_shard_map(devices: list[jax.Device]) -> None:
+    """Each device has its own problems; the columns count as varying between devices, as the costs do."""
+    costs = np.random.default_rng(0).normal(size=(2 * len(devices), 6, 6)).astype(np.float32)
+    expected = scipy_permutations(costs)
+    mesh = Mesh(np.array(devices), "pairs")
+    pairs, same = PartitionSpec("pairs"), PartitionSpec()
+    for backend in (*BACKENDS, "auto"):
+        solve = functools.partial(linear_assignment, backend=backend)
+        mapped = jax.shard_map(jax.vmap(solve), mesh=mesh, in_specs=pairs, out_specs=pairs)
+        np.testing.assert_array_equal(jax.jit(mapped)(costs), expected)
+        looped = functools.partial(jax.lax.map, solve)
+        jax.eval_shape(jax.shard_map(looped, mesh=mesh, in_specs=pairs, out_specs=pairs), costs)
+        alike = jax.shard_map(jax.vmap(solve), mesh=mesh, in_specs=pairs, out_specs=same)
+        with pytest.raises(ValueError, match="replicated"):
+            jax.eval_shape(alike, costs)
+
+
+def test_inside_shard_map_with_its_checks_on(two_devices: list[jax.Device]) -> None:
+    check_inside_shard_map(two_devices)
+
+
+@pytest.mark.slow
+def test_inside_shard_map_on_eight_devices() -> None:
+    """In a process of its own, because JAX counts its devices once."""
+    program = (
+        "import runpy, sys, jax\n"
+        "jax.config.update('jax_num_cpu_devices', 8)\n"
+        "check = runpy.run_path(sys.argv[1])['check_inside_shard_map']\n"
+        "check(jax.devices())\n"
+        "print(len(jax.devices()), 'devices')\n"
+    )
+    command = [sys.executable, "-c", program, __file__]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout == "8 devices\n"
+
+
+@pytest.mark.parametrize("mapped", [jax.vmap, lambda f: functools.partial(jax.lax.map, f)])
+def test_the_platform_of_the_program_chooses_not_that_of_its_tracing(mapped: Callable, exported_text: Callable) -> None:
+    """SciPy for a CPU, no callback elsewhere; in a batch and in a loop there is one solver only."""
     assert jax.default_backend() == "cpu"
-    assert "callback" in str(jax.make_jaxpr(linear_assignment)(jnp.zeros((3, 3))))
+    costs = jax.ShapeDtypeStruct((4, 3, 3), jnp.float32)
+
+    def program(backend: str, *platforms: str) -> str:
+        solve = mapped(functools.partial(linear_assignment, backend=backend))
+        if platforms:
+            return exported_text(solve, platforms, costs)
+        return jax.jit(solve).lower(costs).as_text()
+
+    def loops(text: str) -> int:
+        return text.count("stablehlo.while")
+
+    assert "callback" in program("auto")
+    assert loops(program("auto")) == loops(program("scipy")) < loops(program("optax"))
+    for platforms in (("cuda",), ("tpu",), ("cuda", "tpu")):
+        text = program("auto", *platforms)
+        assert "callback" not in text
+        assert "f64" not in text
+        assert loops(text) == loops(program("optax"))
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -106,6 +106,36 @@ def test_what_is_not_finite_is_not_certified() -> None:
     assert isinstance(proof, AssignmentCertificate)
 
 
+NOT_BIJECTIVE = [[0, 0], [1, 1], [0, 2], [-1, 0], [-2, -1]]
+
+
+@pytest.mark.parametrize("columns", NOT_BIJECTIVE)
+def test_what_is_no_permutation_is_not_certified(columns: list[int]) -> None:
+    """An error where the values are known; inside a program the fields say it."""
+    cost = jnp.array([[0.0, 5.0], [0.0, 5.0]])
+    with pytest.raises(ValueError, match=r"not a bijection of 0\.\.1"):
+        assignment_certificate(cost, np.array(columns))
+    batch = np.array([columns, [1, 0]])
+    proof = jitted(batch=True)(jnp.stack([cost, cost]), batch)
+    assert proof.optimal.tolist() == [False, True]
+    assert np.isnan(proof.gap).tolist() == [True, False]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_not_of_integers_is_an_error() -> None:
+    with pytest.raises(ValueError, match="float32, expected integers"):
+        jax.eval_shape(assignment_certificate, jnp.zeros((2, 2)), jnp.array([0.0, 1.0]))
+
+
+def test_inside_shard_map_with_its_checks_on(two_devices: list[jax.Device]) -> None:
+    cost = np.random.default_rng(0).normal(size=(2, 6, 6)).astype(np.float32)
+    p = np.stack([linear_sum_assignment(c)[1] for c in cost])
+    mesh = jax.sharding.Mesh(np.array(two_devices), "pairs")
+    pairs = jax.sharding.PartitionSpec("pairs")
+    certify = jax.shard_map(jax.vmap(assignment_certificate), mesh=mesh, in_specs=pairs, out_specs=pairs)
+    assert jax.jit(certify)(cost, p).optimal.tolist() == [True, True]
+
+
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("shape", "length"), [((3, 4), 3), ((3, 3), 2), ((3,), 3)])
 def test_other_shapes_are_errors(shape: tuple[int, ...], length: int) -> None:

@@ -1,6 +1,7 @@
 """`lmcjax claims`."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Literal
 
@@ -26,14 +27,16 @@ class Claims:
         from lmcjax.batching import use_all_cores
 
         use_all_cores()
+        from lmcjax.cli._plot import complain
         from lmcjax.experiments.claims import run_experiments, write_page
 
         folder = self.out / "claims"
         if not self.page_only:
             run_experiments(self.size, folder, self.only, tell=lambda line: print(line, flush=True))
-        for path in write_page(self.out / "claims.md", folder):
+        draw_again = shlex.join(["lmcjax", "claims", "--page-only", "--out", str(self.out)])
+        for path in write_page(self.out / "claims.md", folder, on_failure=complain(draw_again)):
             print(path)
 
     def again(self) -> str:
         """The same command."""
-        return f"lmcjax claims --size {self.size} --out {self.out}"
+        return shlex.join(["lmcjax", "claims", "--size", self.size, "--out", str(self.out)])

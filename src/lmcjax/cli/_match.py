@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import inspect
 import json
+import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
@@ -15,8 +16,10 @@ from lmcjax.cli._plot import wide_console
 from lmcjax.cli._progress import show_stage, show_steps
 
 if TYPE_CHECKING:
+    import numpy as np
     from jaxtyping import Array, PyTree
 
+    from lmcjax.cli._checkpoint import Checkpoint
     from lmcjax.data import Dataset
     from lmcjax.matching import Matching, Objective
     from lmcjax.models import Network
@@ -34,6 +37,8 @@ class Match:
     """Reorder the neurons of network B so that they line up with those of network A. Both are safetensors files whose
     keys are the parameters' paths (Dense_0/kernel). Writes aligned.safetensors, which is B in A's order,
     matching.safetensors, the permutations, and report.json, what it brought. Pickled checkpoints are never read.
+    aligned.safetensors has B's dtypes, even where A's are others, and B's values to the last bit. What is compared and
+    measured is in the dtypes of the network's own parameters, with --spec in float32.
     """
 
     a: tyro.conf.Positional[Path]
@@ -92,23 +97,31 @@ class Match:
         files = [self.out / name for name in ("aligned.safetensors", "matching.safetensors", "report.json")]
         if not self.overwrite and (there := [file for file in files if file.exists()]):
             raise FileExistsError(f"{there[0]} is already there; --overwrite replaces it")
-        read = [_read(path) for path in (self.a, self.b)]
+        from lmcjax.cli._checkpoint import Checkpoint, permute_checkpoint, read_checkpoint
         from lmcjax.symmetry import permute, spec_from_table
 
+        file_a, file_b = read_checkpoint(self.a), read_checkpoint(self.b)
         if self.spec is not None:
             spec, network, dataset = spec_from_table(_read_table(self.spec)), None, None
-            params_a, params_b = read
+            params_a, params_b = _in_float32(file_a.leaves), _in_float32(file_b.leaves)
         else:
             network, dataset = self._network()
-            params_a, params_b = (
-                _as_params(path, leaves, network) for path, leaves in zip((self.a, self.b), read, strict=True)
-            )
+            params_a = _as_params(self.a, file_a.leaves, network)
+            params_b = _as_params(self.b, file_b.leaves, network)
             spec = _discover(network, params_a, dataset)
         bound = spec.bind(params_a)
         matching = self._match(bound, params_a, params_b, network, dataset)
-        aligned = permute(bound, matching.permutations, params_b)
-        report = self._report(matching, params_a, params_b, aligned, network, dataset)
-        self._write(files, aligned, matching, report)
+        report = self._report(matching)
+        aligned = permute_checkpoint(bound, matching.permutations, file_b.leaves)
+        report["distance"] = {
+            "as given": _distance(file_a.leaves, file_b.leaves),
+            "aligned": _distance(file_a.leaves, aligned),
+        }
+        if network is not None and dataset is not None:
+            others = {"as given": params_b, "aligned": permute(bound, matching.permutations, params_b)}
+            report["test"] = self._measure(params_a, others, network, dataset)
+        metadata = {**file_b.metadata, "aligned_to": str(self.a), "from": str(self.b)}
+        self._write(files, Checkpoint(aligned, metadata), matching, report)
         _show(bound, report)
         print(*files, sep="\n")
 
@@ -209,20 +222,9 @@ class Match:
 
         return midpoint_loss(network.apply, loss, dataset.train, batch_size=_BATCH)
 
-    def _report(
-        self,
-        matching: "Matching",
-        params_a: "PyTree",
-        params_b: "PyTree",
-        aligned: "PyTree",
-        network: "Network | None",
-        dataset: "Dataset | None",
-    ) -> dict[str, Any]:
-        """Plain values: what the matching reached, and what it did to distance and loss."""
-        import jax
-        import numpy as np
-
-        report: dict[str, Any] = {
+    def _report(self, matching: "Matching") -> dict[str, Any]:
+        """What the matching reached, as plain values."""
+        return {
             "a": str(self.a),
             "b": str(self.b),
             "method": self.method,
@@ -230,53 +232,40 @@ class Match:
             "objective_of_identity": {g: float(v) for g, v in matching.identity_objective.items()},
             "converged": bool(matching.converged),
             "finite": bool(matching.finite),
-            "distance": {},
         }
-        for name, other in {"as given": params_b, "aligned": aligned}.items():
-            pairs = zip(jax.tree.leaves(params_a), jax.tree.leaves(other), strict=True)
-            report["distance"][name] = float(np.sqrt(sum(np.square(np.float64(x) - y).sum() for x, y in pairs)))
-        if network is not None and dataset is not None:
-            from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
 
-            loss = batched_loss(network.apply, cross_entropy_and_accuracy, dataset.test)
-            along = jax.jit(lambda a, b: linear_barrier(loss, a, b, num_points=self.num_points))
-            report["test"] = {}
-            for name, other in {"as given": params_b, "aligned": aligned}.items():
-                with show_stage(f"test loss on the line to B {name}, {self.num_points} points"):
-                    result = jax.block_until_ready(along(params_a, other))
-                report["test"][name] = {
-                    "loss of A": float(result.losses[0]),
-                    "loss of B": float(result.losses[-1]),
-                    "loss half-way": float(result.midpoint_loss),
-                    "barrier": float(result.height),
-                    "accuracy half-way": float(result.midpoint.accuracy),
-                }
-        return report
+    def _measure(
+        self, params_a: "PyTree", others: dict[str, "PyTree"], network: "Network", dataset: "Dataset"
+    ) -> dict[str, dict[str, float]]:
+        """Test losses on the lines from A to the others."""
+        import jax
 
-    def _write(self, files: list[Path], aligned: "PyTree", matching: "Matching", report: dict[str, Any]) -> None:
-        from safetensors.flax import save_file
+        from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
 
-        from lmcjax.symmetry import named_leaves
+        loss = batched_loss(network.apply, cross_entropy_and_accuracy, dataset.test)
+        along = jax.jit(lambda a, b: linear_barrier(loss, a, b, num_points=self.num_points))
+        measured = {}
+        for name, other in others.items():
+            with show_stage(f"test loss on the line to B {name}, {self.num_points} points"):
+                result = jax.block_until_ready(along(params_a, other))
+            measured[name] = {
+                "loss of A": float(result.losses[0]),
+                "loss of B": float(result.losses[-1]),
+                "loss half-way": float(result.midpoint_loss),
+                "barrier": float(result.height),
+                "accuracy half-way": float(result.midpoint.accuracy),
+            }
+        return measured
+
+    def _write(self, files: list[Path], aligned: "Checkpoint", matching: "Matching", report: dict[str, Any]) -> None:
+        from lmcjax.cli._checkpoint import write_checkpoint
 
         self.out.mkdir(parents=True, exist_ok=True)
         for file in files:
             file.unlink(missing_ok=True)
-        save_file(named_leaves(aligned), str(files[0]), metadata={"aligned_to": str(self.a), "from": str(self.b)})
+        write_checkpoint(files[0], aligned)
         matching.save(files[1])
         files[2].write_text(json.dumps(report, indent=1))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The arrays of a safetensors file by name."""
-    from safetensors import SafetensorError
-    from safetensors.flax import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    try:
-        return load_file(str(path))
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f"{path}: no safetensors file, or truncated: {error}") from error
 
 
 def _read_table(path: Path) -> dict[str, Any]:
@@ -287,17 +276,20 @@ def _read_table(path: Path) -> dict[str, Any]:
 
 
 def _as_params(path: Path, leaves: dict[str, Any], network: "Network") -> "PyTree":
-    """The arrays in the structure of the network's parameters.
+    """The leaves in the structure and the dtypes of the network's parameters.
 
     Raises:
-        ValueError: names and shapes are not those of the network; names the first.
+        ValueError: names and shapes are not those of the network, or a leaf has fractions where
+            the network has integers; names the first.
     """
     import jax
+    import jax.numpy as jnp
 
     from lmcjax.symmetry import named_leaves, rebuild
 
     expected = jax.eval_shape(network.init, jax.random.key(0))
-    shapes = {name: leaf.shape for name, leaf in named_leaves(expected).items()}
+    wanted = named_leaves(expected)
+    shapes = {name: leaf.shape for name, leaf in wanted.items()}
     if missing := [name for name in shapes if name not in leaves]:
         raise ValueError(f"{path}: lacks {missing[0]!r}, which the network has; the file has {sorted(leaves)}")
     if foreign := sorted(leaves.keys() - shapes.keys()):
@@ -305,7 +297,29 @@ def _as_params(path: Path, leaves: dict[str, Any], network: "Network") -> "PyTre
     for name, shape in shapes.items():
         if leaves[name].shape != shape:
             raise ValueError(f"{path}: {name!r} has shape {leaves[name].shape}, the network's has {shape}")
-    return rebuild(expected, leaves)
+    converted = {}
+    for name, leaf in leaves.items():
+        dtype = wanted[name].dtype
+        if jnp.issubdtype(leaf.dtype, jnp.floating) and not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(f"{path}: {name!r} has dtype {leaf.dtype}, the network's has {dtype}")
+        converted[name] = jnp.asarray(leaf.astype(dtype))
+    return rebuild(expected, converted)
+
+
+def _in_float32(leaves: dict[str, "np.ndarray"]) -> dict[str, "Array"]:
+    """What two checkpoints without a program are compared in, whatever their own dtypes are."""
+    import jax.numpy as jnp
+
+    return {name: jnp.asarray(leaf.astype(jnp.float32)) for name, leaf in leaves.items()}
+
+
+def _distance(leaves_a: dict[str, "np.ndarray"], leaves_b: dict[str, "np.ndarray"]) -> float:
+    """The Euclidean distance of all leaves, in float64."""
+    total = 0.0
+    for name, leaf in leaves_a.items():
+        difference = leaf.astype(float) - leaves_b[name].astype(float)
+        total += float((difference**2).sum())
+    return math.sqrt(total)
 
 
 def _discover(network: "Network", params: "PyTree", dataset: "Dataset") -> "PermutationSpec":

@@ -1,6 +1,8 @@
 """`lmcjax plot`, and how results are shown after they were made."""
 
 import dataclasses
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,8 +10,10 @@ import tyro
 
 if TYPE_CHECKING:
     import xarray as xr
+    from matplotlib.figure import Figure
     from rich.console import Console
 
+    from lmcjax.experiments.pictures import OnFailure
     from lmcjax.sweep import SweepFolder
 
 _NEEDED = {"midpoint_loss", "barrier", "endpoint_loss", "seed_of"}
@@ -23,26 +27,29 @@ class Plot:
     """Folder of lmcjax sweep or figure2."""
 
     def run(self) -> None:
-        """Read, print, draw."""
+        """Read, print, draw; a figure that can't be drawn ends the command with exit code 1."""
+        if not show(self._results(), self.folder):
+            raise SystemExit(1)
+
+    def _results(self) -> "xr.Dataset":
         import xarray as xr
 
         from lmcjax.sweep import SweepFolder
 
         path = self.folder / "results.nc"
         if not path.is_file():
-            show(_unfinished(SweepFolder(self.folder)), self.folder)
-            return
+            return _unfinished(SweepFolder(self.folder))
         try:
             results = xr.load_dataset(path, engine="h5netcdf")
         except OSError as error:
             raise ValueError(f"{path}: not a readable netCDF file: {error}") from error
         if missing := _NEEDED - set(results):
             raise ValueError(f"{path}: not results of a sweep, it lacks {sorted(missing)}")
-        show(results, self.folder)
+        return results
 
     def again(self) -> str:
         """The same command."""
-        return f"lmcjax plot {self.folder}"
+        return shlex.join(["lmcjax", "plot", str(self.folder)])
 
 
 def _unfinished(folder: "SweepFolder") -> "xr.Dataset":
@@ -66,20 +73,39 @@ def wide_console() -> "Console":
     return console
 
 
-def show(results: "xr.Dataset", folder: Path) -> None:
-    """Print the tables, draw the figure, name the files."""
-    from lmcjax.experiments.figure2 import figure2_results, is_figure2
-    from lmcjax.experiments.summary import figure2_tables, sweep_tables
-    from lmcjax.plots import plot_figure2, plot_sweep, save_figure
+def show(results: "xr.Dataset", folder: Path) -> bool:
+    """Print the tables, name the file of the numbers, and only then draw the figure and name its files.
 
-    console = wide_console()
-    if is_figure2(results):
+    Returns:
+        Whether the figure was drawn. If it was not, a line on stderr says why, and how to draw it again.
+    """
+    from lmcjax.experiments.figure2 import figure2_results, is_figure2
+    from lmcjax.experiments.pictures import draw_picture
+    from lmcjax.experiments.summary import figure2_tables, sweep_tables
+
+    one_architecture = is_figure2(results)
+    if one_architecture:
         results = figure2_results(results)
-        tables, figure, name = figure2_tables(results), plot_figure2(results), "figure2"
-    else:
-        tables, figure, name = sweep_tables(results), plot_sweep(results), "sweep"
+    tables = figure2_tables(results) if one_architecture else sweep_tables(results)
+    console = wide_console()
     for table in tables:
         console.print(table)
     results_file = folder / "results.nc"
-    for path in [*([results_file] if results_file.is_file() else []), *save_figure(figure, folder / name)]:
+    if results_file.is_file():
+        print(results_file, flush=True)
+
+    def draw() -> "Figure":
+        from lmcjax.plots import plot_figure2, plot_sweep
+
+        return plot_figure2(results) if one_architecture else plot_sweep(results)
+
+    stem = folder / ("figure2" if one_architecture else "sweep")
+    pictures = draw_picture(draw, stem, complain(Plot(folder).again()))
+    for path in pictures:
         print(path)
+    return bool(pictures)
+
+
+def complain(again: str) -> "OnFailure":
+    """What a command does about a picture that failed: a line on stderr that ends with the command that draws it."""
+    return lambda message: print(f"lmcjax: {message}; to draw it again: {again}", file=sys.stderr)

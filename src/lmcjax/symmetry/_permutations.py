@@ -5,9 +5,9 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
+from lmcjax._bijections import check_bijection
 from lmcjax.symmetry._leaves import named_leaves, rebuild
 from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
 
@@ -52,18 +52,26 @@ def compose(spec: PermutationSpec, p: Permutations, q: Permutations) -> dict[str
     permutes (channels per head), `q[g]` follows that permutation first.
 
     Raises:
-        ValueError: the two do not name the same groups or differ in a shape.
+        ValueError: the two do not name the same groups or differ in a shape, the spec has no such group or (where it is
+            bound) has it in another shape, a permutation is not of integers, or a concrete one is no bijection.
     """
     if p.keys() != q.keys():
         raise ValueError(f"the permutations name different groups: {sorted(p)} and {sorted(q)}")
     for group in p:
         if jnp.shape(p[group]) != jnp.shape(q[group]):
             raise ValueError(f"group {group!r} has shapes {jnp.shape(p[group])} and {jnp.shape(q[group])}")
+    _check_some(spec, p)
+    _check_some(spec, q)
     return {g: jnp.take_along_axis(_follow(spec, g, p, q[g]), jnp.asarray(p[g]), axis=-1) for g in p}
 
 
 def invert(spec: PermutationSpec, permutations: Permutations) -> dict[str, Array]:
-    """What undoes the permutations: `permute(spec, invert(spec, p), permute(spec, p, x))` is `x`, bit for bit."""
+    """What undoes the permutations: `permute(spec, invert(spec, p), permute(spec, p, x))` is `x`, bit for bit.
+
+    Raises:
+        ValueError: as `compose`, of the one side.
+    """
+    _check_some(spec, permutations)
     inverse: dict[str, Array] = {}
     for group in sorted(permutations, key=lambda g: jnp.ndim(permutations[g])):  # hosts before their guests
         p = jnp.asarray(permutations[group])
@@ -92,16 +100,20 @@ def check_permutations(spec: PermutationSpec, permutations: Permutations) -> Non
             raise ValueError(
                 f"the permutation of group {group!r} has shape {jnp.shape(permutation)}, expected {shapes[group]}"
             )
-        if not jnp.issubdtype(jnp.result_type(permutation), jnp.integer):
+        check_bijection(f"the permutation of group {group!r}", permutation)
+
+
+def _check_some(spec: PermutationSpec, permutations: Permutations) -> None:
+    """`check_permutations` of some of the groups; without their sizes where the spec is not bound."""
+    shapes = dict(spec.shapes)
+    for group, permutation in permutations.items():
+        if group not in spec.groups:
+            raise ValueError(f"the spec has no group {group!r}, only {spec.groups}")
+        if shapes and jnp.shape(permutation) != shapes[group]:
             raise ValueError(
-                f"the permutation of group {group!r} has dtype {jnp.result_type(permutation)}, expected integers"
+                f"the permutation of group {group!r} has shape {jnp.shape(permutation)}, expected {shapes[group]}"
             )
-        if not isinstance(permutation, jax.core.Tracer):
-            values = np.asarray(permutation)
-            if not np.array_equal(np.sort(values, axis=-1), np.broadcast_to(np.arange(values.shape[-1]), values.shape)):
-                raise ValueError(
-                    f"the permutation of group {group!r} is not a bijection of 0..{values.shape[-1] - 1}: {values}"
-                )
+        check_bijection(f"the permutation of group {group!r}", permutation)
 
 
 def _segment_index(segment: Segment, permutations: Permutations) -> Array:

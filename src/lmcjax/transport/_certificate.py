@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
+from lmcjax._bijections import check_bijection
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax._powers_of_two import in_original_unit, in_unit_range
 
@@ -44,10 +45,11 @@ def assignment_certificate(
         maximize: static, as for `linear_assignment`.
 
     Returns:
-        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite.
+        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite or the permutation no bijection.
 
     Raises:
-        ValueError: the matrix is not square or the permutation is of another length.
+        ValueError: the matrix is not square or is complex, the permutation is of another length or not of integers,
+            or it is concrete and no bijection.
 
     Source: Ahuja, Magnanti and Orlin (1993), Network Flows, Sections 5.2 and 9.3.
     """
@@ -57,6 +59,7 @@ def assignment_certificate(
             f"expected a square matrix and a permutation of its size, not {shape} and {jnp.shape(permutation)}; "
             "use jax.vmap for batches"
         )
+    check_bijection("the permutation", permutation)
     permutation = jnp.asarray(permutation, jnp.int32)
     cost = jnp.asarray(matrix, accumulation_dtype(matrix)) * (-1 if maximize else 1)
     cost, exponent = in_unit_range(cost)  # sums and differences of costs stay numbers, at any scale
@@ -69,7 +72,8 @@ def assignment_certificate(
     gap = missing.sum()
     columns = jnp.zeros_like(paths).at[permutation].set(paths)
     sign = -1 if maximize else 1
-    finite = jnp.isfinite(cost).all()
+    bijective = jnp.all(jnp.sort(permutation) == jnp.arange(shape[0], dtype=jnp.int32))
+    finite = jnp.isfinite(cost).all() & bijective  # otherwise there is nothing to certify
     optimal = finite & (gap <= _TOLERANCE * jnp.abs(own).sum())
     result = AssignmentCertificate(sign * (rows - missing), sign * columns, gap, slack.min(), optimal)
 
@@ -92,5 +96,7 @@ def _shortest_paths(edges: Array) -> Array:
     def unsettled(state: tuple[Array, Array, Array]) -> Array:
         return state[1] & (state[2] < size)
 
-    start = (jnp.zeros(size, edges.dtype), jnp.asarray(True), jnp.asarray(0, jnp.int32))
+    # like the edges, which vary between devices inside `shard_map`
+    nothing = jnp.zeros_like(edges[0])
+    start = (nothing, jnp.ones_like(nothing[0], bool), jnp.asarray(0, jnp.int32))
     return jax.lax.while_loop(unsettled, shorten, start)[0]

@@ -2,7 +2,9 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Num
 
 from lmcjax._dtypes import accumulation_dtype
@@ -29,7 +31,8 @@ def exact_plan(
         A plan that sums to 1, in the float precision of `cost`, at least float32; one of the best if there are several.
 
     Raises:
-        ValueError: `cost` is no matrix, or L is more than 4,096: take `sinkhorn_plan` with a small epsilon there.
+        ValueError: `cost` is no matrix or is complex, or L is more than 4,096: take `sinkhorn_plan` with a small
+            epsilon there.
     """
     shape = jnp.shape(cost)
     if len(shape) != 2 or 0 in shape:
@@ -40,10 +43,10 @@ def exact_plan(
             f"the exact plan between {shape[0]} and {shape[1]} is an assignment of {copies} copies, more than "
             f"{_MAX_COPIES}: use the entropic plan"
         )
-    cost = jnp.asarray(cost)
-    times_a, times_b = (copies // n for n in shape)
-    repeated = jnp.repeat(jnp.repeat(cost, times_a, axis=0), times_b, axis=1)
-    columns = linear_assignment(repeated, maximize=maximize, backend=backend)
     dtype = accumulation_dtype(cost)
+    numpy = jnp if isinstance(cost, jax.Array) else np  # 64-bit integers stay what they are
+    times_a, times_b = (copies // n for n in shape)
+    repeated = numpy.repeat(numpy.repeat(cost, times_a, axis=0), times_b, axis=1)
+    columns = linear_assignment(repeated, maximize=maximize, backend=backend)
     rows = jnp.arange(copies, dtype=jnp.int32) // times_a
     return jnp.zeros(shape, dtype).at[rows, columns // times_b].add(jnp.asarray(1 / copies, dtype))

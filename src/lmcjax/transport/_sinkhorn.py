@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
-from lmcjax._dtypes import accumulation_dtype
+from lmcjax._dtypes import accumulation_dtype, check_real
 
 
 class SinkhornPlan(NamedTuple):
@@ -43,7 +43,7 @@ def sinkhorn_plan(
         max_iterations: static.
 
     Raises:
-        ValueError: `cost` is no matrix, or `a` or `b` does not fit it.
+        ValueError: `cost` is no matrix, `a` or `b` does not fit it, or one of them is complex.
 
     Source: Cuturi (2013); Cuturi et al. (2022), Optimal Transport Tools.
     """
@@ -51,7 +51,10 @@ def sinkhorn_plan(
     if len(shape) != 2:
         raise ValueError(f"cost has shape {shape}, expected a matrix [n_a, n_b]; use jax.vmap for batches")
     for name, weights, size in (("a", a, shape[0]), ("b", b, shape[1])):
-        if weights is not None and jnp.shape(weights) != (size,):
+        if weights is None:
+            continue
+        check_real(weights)
+        if jnp.shape(weights) != (size,):
             raise ValueError(f"{name} has shape {jnp.shape(weights)}, the cost {shape} asks for {(size,)}")
     cost = jnp.asarray(cost, accumulation_dtype(cost))
     logits = -cost / jnp.asarray(epsilon, cost.dtype)

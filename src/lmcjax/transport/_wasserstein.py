@@ -28,7 +28,7 @@ def wasserstein2(
         normal number and not 0; inf where it is above the largest.
 
     Raises:
-        ValueError: the clouds differ in shape.
+        ValueError: the clouds differ in shape, or one is complex.
 
     Source: Lemma B.3 of the paper: `min_P ||W_A - P W_B||_F^2 = m W_2^2(mu_A, mu_B)`.
     """

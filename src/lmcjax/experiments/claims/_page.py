@@ -1,5 +1,7 @@
 """Every claim, tested: runs the experiments, and writes the page that says how each claim fared."""
 
+import functools
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -20,8 +22,9 @@ from lmcjax.experiments.claims import (
     two_layer,
 )
 from lmcjax.experiments.claims._claim import Claim, Experiment, Size, Verdict, verdict
-from lmcjax.plots import save_figure
+from lmcjax.experiments.pictures import OnFailure, draw_picture
 
+_log = logging.getLogger("lmcjax")
 EXPERIMENTS: tuple[Experiment, ...] = (
     two_layer.EXPERIMENT,
     depth.EXPERIMENT,
@@ -35,8 +38,12 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 
 _HEADER = """# Claims, tested
 
-Written by `lmcjax claims` from the results stored in `claims/*.nc`. Do not edit: `lmcjax claims --size small` measures
-what is missing and writes this page again.
+Written from the results stored in `claims/*.nc`. Do not edit: `lmcjax claims --size small` measures what is missing and
+writes this page again.
+
+<!-- test
+slow: lmcjax claims --size small
+-->
 
 Each claim says between which numbers a quantity lies. **Reproduced**: the whole 95 % interval of what was measured lies
 there. **Contradicted**: all of it lies elsewhere. **Not reproduced**: neither, or nothing could be measured. Rule and
@@ -77,25 +84,39 @@ def run_experiments(
         part.replace(path)
 
 
-def write_page(page: Path, folder: Path) -> list[Path]:
-    """The page of all stored results with its figures, the largest size of each; returns what was written."""
+def write_page(page: Path, folder: Path, *, on_failure: OnFailure = _log.warning) -> list[Path]:
+    """The page of all stored results, the largest size of each, and then its figures.
+
+    Args:
+        page: file to write.
+        folder: holds the results, and takes the figures.
+        on_failure: is told of a figure that can't be drawn; the page and the other figures are written all the same.
+
+    Returns:
+        What was written.
+    """
     sections: list[str] = []
     tally: list[list[str]] = []
-    written: list[Path] = []
+    figures: list[tuple[Experiment, xr.Dataset]] = []
     for experiment in EXPERIMENTS:
         results = _stored(folder, experiment)
         if results is None:
             sections.append(f"## {experiment.title}\n\n{experiment.about}\n\nNot run yet.\n")
             continue
-        figures = save_figure(experiment.draw(results), folder / experiment.name)
-        written += figures
+        figures.append((experiment, results))
         rows = [_row(claim, results) for claim in experiment.claims]
-        sections.append(_section(experiment, results, rows, figures[0].relative_to(page.parent).as_posix()))
+        picture = (folder / f"{experiment.name}.png").relative_to(page.parent).as_posix()
+        sections.append(_section(experiment, results, rows, picture))
         counts = [str(sum(row[-1] == f"**{kind}**" for row in rows)) for kind in get_args(Verdict)]
         tally.append([f"[{experiment.title}](#{_anchor(experiment.title)})", results.attrs["size"], *counts])
     overview = _table(["experiment", "size", *get_args(Verdict)], tally)
     page.write_text("\n".join([_HEADER, overview, *sections]), encoding="utf-8")
-    return [page, *written]
+
+    written = [page]
+    for experiment, results in figures:
+        draw = functools.partial(experiment.draw, results)
+        written += draw_picture(draw, folder / experiment.name, on_failure)
+    return written
 
 
 def _section(experiment: Experiment, results: xr.Dataset, rows: list[list[str]], picture: str) -> str:

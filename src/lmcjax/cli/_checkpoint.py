@@ -1,0 +1,96 @@
+"""Checkpoints: safetensors files whose keys are the parameters' paths, in the files' own dtypes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lmcjax.symmetry import Permutations, PermutationSpec, permute_leaf
+
+# The names that a file gives to its dtypes. Complex numbers are missing since no matching compares
+# them, and dtypes of 4 and 6 bits since several of their entries share a byte.
+_DTYPES = {
+    "BOOL": np.dtype(np.bool_),
+    "U8": np.dtype(np.uint8),
+    "U16": np.dtype(np.uint16),
+    "U32": np.dtype(np.uint32),
+    "U64": np.dtype(np.uint64),
+    "I8": np.dtype(np.int8),
+    "I16": np.dtype(np.int16),
+    "I32": np.dtype(np.int32),
+    "I64": np.dtype(np.int64),
+    "F8_E4M3": np.dtype(jnp.float8_e4m3fn),
+    "F8_E5M2": np.dtype(jnp.float8_e5m2),
+    "F8_E4M3FNUZ": np.dtype(jnp.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(jnp.float8_e5m2fnuz),
+    "F8_E8M0": np.dtype(jnp.float8_e8m0fnu),
+    "BF16": np.dtype(jnp.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    "F64": np.dtype(np.float64),
+}
+
+
+class Checkpoint(NamedTuple):
+    """What a safetensors file holds."""
+
+    leaves: dict[str, np.ndarray]  # by the parameters' paths, in the file's dtypes
+    metadata: dict[str, str]
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The contents of a safetensors file; 64-bit leaves stay 64-bit leaves.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is no safetensors file, or a leaf has a dtype that is not supported.
+    """
+    from safetensors import SafetensorError, deserialize, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    try:
+        entries = deserialize(path.read_bytes())
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path}: no safetensors file, or truncated: {error}") from error
+    leaves = {}
+    for name, entry in sorted(entries):
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            supported = ", ".join(_DTYPES)
+            raise ValueError(f"{path}: {name!r} has dtype {entry['dtype']}, not one of {supported}")
+        leaves[name] = np.frombuffer(entry["data"], dtype).reshape(entry["shape"])
+    return Checkpoint(leaves, metadata)
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a safetensors file that `read_checkpoint` reads back bit for bit."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.array(leaf, order="C") for name, leaf in checkpoint.leaves.items()}
+    save_file(contiguous, str(path), metadata=checkpoint.metadata)
+
+
+def permute_checkpoint(
+    spec: PermutationSpec, permutations: Permutations, leaves: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """`permute` for arrays of every dtype: whole entries are moved, and no bit of them changes.
+
+    Args:
+        spec: bound to the leaves.
+        permutations: that fit the spec.
+        leaves: by name.
+    """
+    moved = {}
+    for name, axes in spec.leaves:
+        leaf = leaves[name]
+        # JAX would narrow 64 bits to 32, but not bytes. The bytes of an entry lie along a last
+        # axis of their own, on which nothing acts.
+        entries = leaf[..., np.newaxis].view(np.uint8)
+        permuted = np.asarray(permute_leaf((*axes, ()), permutations, entries))
+        moved[name] = permuted.view(leaf.dtype)[..., 0]
+    return moved
