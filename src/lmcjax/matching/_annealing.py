@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
+from lmcjax._checks import check_not_negative
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
 from lmcjax.matching._searched import begin, parameter_dtype, summarise
@@ -69,19 +70,23 @@ def match_annealing(
         objective: static; `objective(params_a, params_b, key)`, smaller is better. Entezari et al. take a loss at the
             middle of the line, `midpoint_loss`.
         num_steps: static, at least 1: swaps that are tried.
-        temperature: traced, or a schedule; the objective's unit. Default: falling geometrically, from the mean change
-            of 16 swaps of the start to a thousandth of that.
+        temperature: traced, or a schedule; at least 0, in the objective's unit. At 0 only swaps that do not
+            hurt are kept. Default: falling geometrically, from the mean change of 16 swaps of the start
+            to a thousandth of that.
         init: where to start, traced. Default: the identity.
 
     Returns:
-        The best permutations, with the objective's trace. `converged` says no more than `finite`.
+        The best permutations, with the objective's trace. `converged` says no more than `finite`, which is
+        False also if a traced temperature was negative or nan at some step.
 
     Raises:
         ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, no
-            group with two neurons.
+            group with two neurons, a known temperature that is negative or nan.
 
     Source: Entezari et al. (2022), Section 4 and Appendix.
     """
+    if temperature is not None and not callable(temperature):
+        check_not_negative("temperature", temperature)
     spec, start = begin(spec, params_a, params_b, init, num_steps=num_steps)
     of_objective, of_trials, of_steps = (jax.random.fold_in(key, i) for i in range(3))
 
@@ -101,17 +106,18 @@ def match_annealing(
         return _random_swap(spec, key, lambda swap: propose(swap, found, value))
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
-        found, value, best, least = state
+        found, value, best, least, valid = state
         of_swap, of_chance = jax.random.split(jax.random.fold_in(of_steps, step))
         swapped, change = draw(of_swap, found, value)
         now = jnp.asarray(at_step(schedule, step), value.dtype)
+        valid = valid & (now >= 0)  # nan is not
         threshold = now * jax.random.exponential(of_chance, (), value.dtype)
         kept = change <= threshold
         found = jax.tree.map(lambda new, old: jnp.where(kept, new, old), swapped, found)
         value = jnp.where(kept, value + change, value)
         better = value < least
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
-        return (found, value, best, jnp.where(better, value, least)), value
+        return (found, value, best, jnp.where(better, value, least), valid), value
 
     value = value_of(start)
     if temperature is None:
@@ -119,8 +125,11 @@ def match_annealing(
         schedule = _cooling(jnp.abs(jax.lax.map(lambda key: draw(key, start, value)[1], trials)).mean(), num_steps)
     else:
         schedule = temperature
-    (_, _, best, _), trace = jax.lax.scan(advance, (start, value, start, value), jnp.arange(num_steps))
-    return summarise(spec, params_a, params_b, best, objective, of_objective, trace, num_steps)
+    state = (start, value, start, value, jnp.asarray(True))
+    (_, _, best, _, valid), trace = jax.lax.scan(advance, state, jnp.arange(num_steps))
+    found = summarise(spec, params_a, params_b, best, objective, of_objective, trace, num_steps)
+    finite = found.finite & valid
+    return found._replace(finite=finite, converged=finite)
 
 
 def _cooling(first: Array, num_steps: int) -> Schedule:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, PyTree
 
+from lmcjax._checks import check_positive
 from lmcjax.matching._assignments import assign
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._objectives import Objective, weight_distance
@@ -51,7 +52,8 @@ def soft_alignments(
 
     Args:
         logits: X per group `[*batch, n, n]`, traced, any unit.
-        temperature: traced, in the unit of the logits; smaller is nearer a permutation, and slower.
+        temperature: traced, above 0, in the unit of the logits; smaller is nearer a permutation, and
+            slower. A traced one that is not above 0 gives matrices of nan.
         threshold: static; the summed error of the column sums, relative to n, at which iteration stops.
         max_iterations: static.
 
@@ -59,10 +61,11 @@ def soft_alignments(
         Matrices in the orientation of `apply_soft`: rows A, columns B.
 
     Raises:
-        ValueError: a matrix that is not square.
+        ValueError: a matrix that is not square, a known temperature that is not above 0.
 
     Source: Mena et al. (2018); implicit differentiation for matching networks: Pena et al. (2023), Section 3.2.
     """
+    check_positive("temperature", temperature)
     alignments, converged, finite = {}, jnp.asarray(True), jnp.asarray(True)
     for group, matrix in logits.items():
         matrix = jnp.asarray(matrix)
@@ -111,7 +114,7 @@ def match_sinkhorn(
         optimizer: static, of the logits; with any schedule of optax inside. Default: Adam, its rate
             falling from 0.1 to 0 along a cosine.
         num_steps: static, at least 1.
-        temperature: traced, or a schedule; the logits' unit.
+        temperature: traced, or a schedule; above 0, in the logits' unit.
         init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere, that is,
             uniform alignments, which prefer no neuron.
         key: for objectives that draw. Default: `jax.random.key(0)`.
@@ -122,11 +125,11 @@ def match_sinkhorn(
     Returns:
         `Matching` with the `alignments` after the last step; `trace` is the loss of the soft alignments, before each
         step and after the last, `loss` that of the permutations. `converged`: the last Sinkhorn iterations met their
-        threshold.
+        threshold. `finite` is False if a traced temperature was not above 0 at some step.
 
     Raises:
         ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
-            objective that is no scalar.
+            objective that is no scalar, a known temperature that is not above 0.
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".
     """
@@ -141,15 +144,16 @@ def match_sinkhorn(
         return jnp.asarray(value), soft
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
-        logits, opt_state, _ = state
+        logits, opt_state, before = state
         (value, soft), gradient = jax.value_and_grad(reached, has_aux=True)(logits, step)
+        soft = soft._replace(finite=soft.finite & before.finite)  # at every step so far
         updates, opt_state = optimizer.update(gradient, opt_state, logits)
         return (optax.apply_updates(logits, updates), opt_state, soft), value
 
     logits = as_alignments(start, parameter_dtype(params_a, params_b))
     if init is None:
         logits = jax.tree.map(jnp.zeros_like, logits)
-    state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(False)))
+    state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(True)))
     # one more than there are steps, for the value after the last: the loop's body is compiled once, and that is slow
     (_, _, soft), values = jax.lax.scan(advance, state, jnp.arange(num_steps + 1))
     hard = {g: assign(t, backend) for g, t in soft.alignments.items()}

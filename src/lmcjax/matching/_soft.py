@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from lmcjax._checks import check_positive
 from lmcjax.matching._layerwise import first_pass
 from lmcjax.matching._matching import Matching
 from lmcjax.matching._real import check_real_leaves
@@ -57,7 +58,8 @@ def match_soft(
         moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply, spec, params_a,
             params_a, inputs)` will do; the others compare both networks' activations, and where these differ in width,
             ask for `activation_moments(apply_a, spec, params_a, params_b, inputs, apply_b=apply_b)`.
-        temperature: of the entropic plan, traced, in standard deviations of the similarity. None: the exact plan.
+        temperature: of the entropic plan, traced, above 0, in standard deviations of the similarity. None:
+            the exact plan. A traced one that is not above 0 gives alignments of nan.
         num_passes: static, at least 1.
         threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
         backend: static, of the exact one.
@@ -69,12 +71,15 @@ def match_soft(
 
     Raises:
         ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
-            inside groups (channels of heads), an exact plan between sizes with a large common multiple.
+            inside groups (channels of heads), an exact plan between sizes with a large common multiple, a known
+            temperature that is not above 0.
 
     Source: Singh and Jaggi (2020), Model Fusion via Optimal Transport, Section 4.
     """
     if num_passes < 1:
         raise ValueError(f"num_passes is at least 1, not {num_passes}")
+    if temperature is not None:
+        check_positive("temperature", temperature)
     check_similarity(spec, similarity, moments, include_bias=False)
     check_real_leaves(params_a, params_b)
     spec = PermutationSpec(spec.leaves, kernels=spec.kernels)
@@ -100,9 +105,10 @@ def match_soft(
             else:
                 kernels = order[group] if number == 0 else None
                 matrix = _by_weights(spec_a, spec_b, group, params_a, params_b, found, moments, similarity, kernels)
-            found[group], met = over_batch(solve, matrix.ndim - 2)(matrix)
+            found[group], met, clean = over_batch(solve, matrix.ndim - 2)(matrix)
             objective[group] = (found[group] * matrix).sum()
-            converged, finite = converged & met.all(), finite & jnp.isfinite(matrix).all()
+            converged = converged & met.all()
+            finite = finite & clean.all() & jnp.isfinite(matrix).all()
     passes = jnp.asarray(num_passes, jnp.int32)
     return Matching({}, objective, {}, passes, converged & finite, finite, alignments=found)
 
@@ -114,15 +120,16 @@ def _align(
     threshold: float,
     max_iterations: int,
     backend: AssignmentBackend,
-) -> tuple[Array, Array]:
-    """The alignment for one similarity `[n_a, n_b]`, and whether it converged."""
+) -> tuple[Array, Array, Array]:
+    """The alignment for one similarity `[n_a, n_b]`, whether it converged, and whether it is finite."""
     if temperature is None:
-        return len(matrix) * exact_plan(matrix, maximize=True, backend=backend), jnp.asarray(True)
+        exact = exact_plan(matrix, maximize=True, backend=backend)
+        return len(matrix) * exact, jnp.asarray(True), jnp.asarray(True)
     centred = matrix - matrix.mean()
     variance = jnp.mean(centred**2)
     unit = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 1)
     plan = sinkhorn_plan(-centred / unit, epsilon=temperature, threshold=threshold, max_iterations=max_iterations)
-    return len(matrix) * plan.plan, plan.converged
+    return len(matrix) * plan.plan, plan.converged, plan.finite
 
 
 def _by_weights(

@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax.matching._assignments import assign
 from lmcjax.matching._matching import Matching
@@ -40,7 +40,8 @@ def match_straight_through(
     of B had derivative 1. The projection is coordinate descent over the groups, all leaves counting, warm from the step
     before. What comes back is the best of the permutations seen, since the objective does not fall from step to step.
 
-    Jittable and vmappable as a whole. All leaves are of floating point. `converged` says no more than `finite`.
+    Jittable and vmappable as a whole. Leaves that are not of floating point (counters, random keys) take no steps:
+    C has A's, B keeps its own. `converged` says no more than `finite`.
 
     Args:
         spec: static.
@@ -72,10 +73,14 @@ def match_straight_through(
 
     def advance(state: tuple, step: Array) -> tuple[tuple, Array]:
         target, opt_state, found, best, least = state
-        found = project(target, permutations=found)
+        found = project(_with_floating(params_a, target), permutations=found)
         aligned = permute(spec, found, params_b)
         step_key = jax.random.fold_in(key, step)
-        value, gradient = jax.value_and_grad(lambda b: jnp.asarray(objective(params_a, b, step_key)))(aligned)
+
+        def of_aligned(floating: PyTree) -> Array:
+            return jnp.asarray(objective(params_a, _with_floating(aligned, floating), step_key))
+
+        value, gradient = jax.value_and_grad(of_aligned)(_floating(aligned))
         updates, opt_state = optimizer.update(gradient, opt_state, target)
         better = value < least
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), found, best)
@@ -83,9 +88,28 @@ def match_straight_through(
         return (optax.apply_updates(target, updates), opt_state, found, best, least), value
 
     value = jax.eval_shape(objective, params_a, params_b, key)
-    state = (params_a, optimizer.init(params_a), start, start, jnp.full(value.shape, jnp.inf, value.dtype))
+    target = _floating(params_a)
+    state = (target, optimizer.init(target), start, start, jnp.full(value.shape, jnp.inf, value.dtype))
     (_, _, _, best, _), trace = jax.lax.scan(advance, state, jnp.arange(num_steps))
     return summarise(spec, params_a, params_b, best, objective, jax.random.fold_in(key, num_steps), trace, num_steps)
+
+
+def _floating(params: PyTree) -> PyTree:
+    """The leaves that a gradient step can move, None for the others."""
+
+    def keep(leaf: ArrayLike) -> ArrayLike | None:
+        return leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else None
+
+    return jax.tree.map(keep, params)
+
+
+def _with_floating(params: PyTree, floating: PyTree) -> PyTree:
+    """The parameters, with the leaves of floating point from elsewhere."""
+
+    def take(moved: ArrayLike | None, own: ArrayLike) -> ArrayLike:
+        return own if moved is None else moved
+
+    return jax.tree.map(take, floating, params, is_leaf=lambda leaf: leaf is None)
 
 
 def _project(

@@ -59,14 +59,15 @@ def weight_objective(
     check_real_leaves(params_a, params_b)
     spec = spec.bind(params_a)
     sides = [named_leaves(params_a), named_leaves(params_b)]
-    dtype = accumulation_dtype(*(leaf for side in sides for leaf in side.values()))
+    counted = [(n, axes) for n, axes in spec.leaves if groups_of(axes) or _is_floating(sides[0][n])]
+    dtype = accumulation_dtype(*(side[name] for side in sides for name, _ in counted))
     weights = dict(leaf_weights or {})
     if unknown := sorted(weights.keys() - sides[0].keys()):
         raise ValueError(f"leaf_weights name leaf {unknown[0]!r}, the parameters have {sorted(sides[0])}")
     check_real(*weights.values())
     leaves: list[tuple[str, tuple[Axis, ...]]] = []
     compared: tuple[dict[str, Array], dict[str, Array]] = ({}, {})
-    for name, axes in spec.leaves:
+    for name, axes in counted:
         a, b = (jnp.asarray(side[name]).astype(dtype) for side in sides)
         a = a * jnp.asarray(weights.get(name, 1), dtype)
         kernels = [] if metric is None else [k for k in spec.kernels if k.leaf == name and k.inputs]
@@ -108,6 +109,7 @@ def weight_inner_product(
 ) -> Float[Array, ""]:
     """The inner product `<A, permuted B>` of all parameters of two networks, what `match_weights` maximises.
 
+    Leaves that no group touches count if they are of floating point; counters and random keys do not.
     `sum_leaves w_leaf <A_leaf, B~_leaf>`; for a dense stack `sum_l <W_l^A, P_l W_l^B P_{l-1}^T> + <b_l^A, P_l b_l^B>`.
     Under permutations `||A - B~||^2 = ||A||^2 + ||B||^2 - 2 <A, B~>`: the largest inner product is the smallest
     distance. Linear in the matrix of each group (but for groups that act on two axes of one leaf).
@@ -222,6 +224,10 @@ def gain(objective: WeightObjective, before: Permutations, after: Permutations, 
 def linear_gain(matrix: Array, before: Array, after: Array) -> Array:
     """The same from a group's similarity, where the group is linear."""
     return (reached(matrix, after) - reached(matrix, before)).sum()
+
+
+def _is_floating(leaf: ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def groups_of(axes: tuple[Axis, ...]) -> set[str]:
