@@ -58,6 +58,22 @@ def test_what_is_not_floating_point_stays_as_in_a() -> None:
     assert isinstance(point[0], State)
 
 
+@pytest.mark.parametrize("other", [np.int32(3), np.int8(3), True, jax.random.key(3)])
+def test_an_integer_against_a_float_is_an_error(other: Any) -> None:
+    """Neither t = 0 nor t = 1 could be exact; the leaf and both dtypes are named, whichever side it is on."""
+    a, b = {"w": np.float32(1), "step": np.float32(2)}, {"w": np.float32(1), "step": other}
+    dtype = jnp.result_type(other).name.replace("<", ".").replace(">", ".")
+    with pytest.raises(ValueError, match=f"'step' is float32 in params_a but {dtype} in params_b"):
+        interpolate(a, b, 1.0)
+    with pytest.raises(ValueError, match=f"'step' is {dtype} in params_a but float32 in params_b"):
+        jax.eval_shape(interpolate, b, a, 1.0)
+
+
+def test_counters_of_different_width_stay_as_in_a() -> None:
+    point = interpolate({"step": np.int32(5)}, {"step": np.int8(9)}, 1.0)
+    assert (point["step"], point["step"].dtype) == (5, jnp.int32)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
 def test_the_dtype_stays(dtype: jnp.dtype) -> None:
     a, b = jnp.zeros(3, dtype), jnp.ones(3, dtype)

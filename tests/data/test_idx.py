@@ -11,7 +11,7 @@ from lmcjax.data import load_dataset, read_idx
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    code = {np.uint8: 0x08, np.int32: 0x0C, np.float32: 0x0D}[array.dtype.type]
+    code = {np.uint8: 0x08, np.int8: 0x09, np.int32: 0x0C, np.float32: 0x0D}[array.dtype.type]
     header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
 
@@ -98,6 +98,22 @@ def test_images_in_place_of_labels(folder, images):
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(idx_bytes(images))
     with pytest.raises(ValueError, match=r"expected integer labels \[n\]"):
         load_dataset(folder)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize("name", ["train-labels-idx1-ubyte.gz", "t10k-labels-idx1-ubyte.gz"])
+def test_negative_labels(folder, name, dtype):
+    labels = np.zeros(12 if name.startswith("train") else 6, dtype)
+    labels[[2, 4]] = -7, -1
+    (folder / name).write_bytes(idx_bytes(labels))
+    with pytest.raises(ValueError, match=rf"{name}: the label of sample 2 is -7, expected 0 or more"):
+        load_dataset(folder)
+
+
+def test_labels_of_the_test_set_alone_count_as_classes(folder):
+    """A class that only the test set has is a class: the number of classes is one more than the largest label."""
+    (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.full(6, 8, np.int8)))
+    assert load_dataset(folder).num_classes == 9
 
 
 def test_train_and_test_of_different_shapes(folder):

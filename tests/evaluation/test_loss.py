@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from lmcjax import LossAndAccuracy, batched_loss, cross_entropy_and_accuracy
+from lmcjax import (
+    BarrierResult,
+    LossAndAccuracy,
+    batched_loss,
+    cross_entropy_and_accuracy,
+    linear_barrier,
+)
 
 score = jax.jit(cross_entropy_and_accuracy)
 
@@ -92,6 +98,43 @@ def test_one_batch_of_activations_at_a_time(rng: np.random.Generator) -> None:
 
     batched_loss(watched, mean_square, (x, y), 5)(w)
     assert set(seen) == {5, 3}
+
+
+@pytest.mark.parametrize("label", [-1, -3, 4, 100])
+def test_a_label_that_is_no_class_gives_nan(label: int, rng: np.random.Generator) -> None:
+    """Directly, in batches, and as a barrier that is not finite; the network beside it is unspoilt."""
+    w, x, y = classification(rng)
+    spoilt = y.copy()
+    spoilt[7] = label
+    assert np.isnan(score(jnp.asarray(x @ w), spoilt)).all()
+    assert np.isnan(jax.jit(batched_loss(linear, cross_entropy_and_accuracy, (x, spoilt), 5))(w)).all()
+
+    @jax.jit
+    @jax.vmap
+    def barrier(y: jax.Array) -> BarrierResult:
+        return linear_barrier(batched_loss(linear, cross_entropy_and_accuracy, (x, y), 5), w, 2 * w, num_points=3)
+
+    both, clean = barrier(np.stack([y, spoilt])), barrier(np.stack([y, y]))
+    assert both.finite.tolist() == [True, False]
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: v[0], r) for r in (both, clean)))
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_a_loss_per_sample_is_an_error(rng: np.random.Generator) -> None:
+    """Alone or beside a scalar, whole batches or not, with the shape, while it is traced."""
+    w, x, y = regression(rng)
+
+    def per_sample(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+        return jnp.sum((outputs - targets) ** 2, axis=1)
+
+    def beside(outputs: jax.Array, targets: jax.Array) -> LossAndAccuracy:
+        return LossAndAccuracy(mean_square(outputs, targets), per_sample(outputs, targets))
+
+    for loss in (per_sample, beside):
+        for batch_size in (5, 23):
+            loss_fn = batched_loss(linear, loss, (x, y), batch_size)
+            with pytest.raises(ValueError, match=rf"shape \({batch_size},\), expected a scalar"):
+                jax.eval_shape(loss_fn, w)
 
 
 @pytest.mark.parametrize("num_classes", [2, 1000])

@@ -114,6 +114,30 @@ def test_visits_follow_boltzmann(rng):
     assert np.abs(1 / 6 - expected).max() > 0.1
 
 
+@pytest.mark.parametrize("temperature", [-1.0, np.nan])
+def test_a_known_temperature_is_at_least_0(temperature, rng):
+    a, b = layers((2, 3, 2), rng), layers((2, 3, 2), rng)
+    with pytest.raises(ValueError, match="temperature is at least 0, not"):
+        match_annealing(mlp_spec(1), a, b, key=jax.random.key(0), temperature=temperature)
+
+
+def test_a_traced_temperature_below_0_is_flagged(rng):
+    """As a number or at one step of a schedule; 0 is a descent, and never rises."""
+    a, b = layers((2, 4, 2), rng), layers((2, 4, 2), rng)
+
+    @jax.jit
+    @jax.vmap
+    def match(first, second):
+        schedule = lambda step: jnp.where(step == 7, second, first)  # noqa: E731
+        return match_annealing(mlp_spec(1), a, b, key=jax.random.key(0), num_steps=40, temperature=schedule)
+
+    first, second = jnp.array([0.0, -1.0, 2.0, np.nan]), jnp.array([0.0, -1.0, -1.0, np.nan])
+    found = match(first, second)
+    assert found.finite.tolist() == found.converged.tolist() == [True, False, False, False]
+    assert (np.diff(found.trace[0]) <= 0).all()
+    np.testing.assert_array_equal(found.trace[0], match(jnp.zeros(4), jnp.zeros(4)).trace[3])
+
+
 def test_what_cannot_be_annealed(rng):
     a, b = layers((2, 1, 2), rng), layers((2, 1, 2), rng)
     with pytest.raises(ValueError, match="no group has two neurons"):

@@ -13,6 +13,7 @@ import pytest
 
 from lmcjax import (
     Matching,
+    PermutationSpec,
     activation_moments,
     identity_permutations,
     invert,
@@ -64,14 +65,20 @@ def batch(name: str, spec: Any) -> Callable[..., Matching]:
 
 @pytest.fixture(scope="module")
 def three(small_pairs: Any) -> tuple[Any, ...]:
-    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with a nan."""
-    spec, a, b = small_pairs.spec, small_pairs.params_a, jax.tree.map(np.array, small_pairs.params_b)
-    first = jax.tree.map(lambda v: np.asarray(v)[0], a)
+    """A network and itself shuffled, and two ordinary pairs; the shuffle, moments, and moments with a nan.
+
+    Among the parameters are a random key and a counter, which no group touches.
+    """
+    spec = PermutationSpec.from_axes({**dict(small_pairs.spec.leaves), "rng": (), "step": ()})
+    a = {**small_pairs.params_a, "rng": jax.random.split(jax.random.key(1), 3), "step": jnp.arange(3) + 10**6}
+    b = jax.tree.map(np.array, small_pairs.params_b)
+    first = jax.tree.map(lambda v: v[0], a)
     planted = random_permutations(jax.random.key(7), spec, first)
     shuffled = permute(spec, invert(spec, planted), first)
-    for whole, one in zip(jax.tree.leaves(b), jax.tree.leaves(shuffled), strict=True):
+    for whole, one in zip(jax.tree.leaves(b), jax.tree.leaves({n: shuffled[n] for n in b}), strict=True):
         whole[0] = one
     spoilt = jax.tree.map(np.array, b)
+    b, spoilt = ({**p, "rng": jax.random.split(jax.random.key(2), 3), "step": jnp.arange(3)} for p in (b, spoilt))
     spoilt["Dense_0"]["kernel"][1, 0, 0] = np.nan
     seen = jax.jit(jax.vmap(lambda a, b: activation_moments(small_pairs.network.apply, spec, a, b, small_pairs.inputs)))
     return spec, a, b, spoilt, planted, seen(a, b), seen(a, spoilt)
@@ -105,7 +112,9 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
             np.testing.assert_allclose(matrix[::2].sum(-2), 1, atol=2e-3)
     if name == "soft":
         joined = apply_soft(spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b))
-        chex.assert_trees_all_close(joined, jax.tree.map(lambda v: v[0], a), atol=1e-4)
+        assert (joined["rng"], joined["step"]) == (b["rng"][0], b["step"][0])
+        for layer in ("Dense_0", "Dense_1", "Dense_2"):
+            chex.assert_trees_all_close(joined[layer], jax.tree.map(lambda v: v[0], a[layer]), atol=1e-4)
 
     # what was made large or small is better than with B left alone
     if clean.loss is not None:
@@ -241,7 +250,7 @@ def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
     wrong = {**b, "Dense_1": {**b["Dense_1"], "bias": jnp.zeros(7)}}
     with pytest.raises(ValueError, match="Dense_1/bias"):
         jax.eval_shape(lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments))
-    lacks = [{n: p[n] for n in ("Dense_0", "Dense_1")} for p in (a, b)]
+    lacks = [{n: leaf for n, leaf in p.items() if n != "Dense_2"} for p in (a, b)]
     with pytest.raises(ValueError, match="Dense_2"):
         jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
 

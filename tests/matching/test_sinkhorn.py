@@ -197,6 +197,38 @@ def test_stacked_layers_have_an_alignment_each(rng):
     assert float(found.loss) == 0
 
 
+@pytest.mark.parametrize("temperature", [-0.5, 0.0, np.nan])
+def test_a_known_temperature_is_above_0(temperature, small_pairs):
+    a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])
+    with pytest.raises(ValueError, match="temperature is above 0, not"):
+        soft_alignments({"g": jnp.eye(3)}, temperature=temperature)
+    with pytest.raises(ValueError, match="temperature is above 0, not"):
+        match_sinkhorn(small_pairs.spec, a, b, temperature=temperature)
+
+
+def test_a_traced_temperature_that_is_not_above_0_is_flagged(small_pairs):
+    """A number, or what a schedule says at one step; the neighbours in the batch are as without it."""
+    a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])
+
+    @jax.jit
+    @jax.vmap
+    def match(first, second):
+        def schedule(step):
+            return jnp.where(step == 1, second, first)
+
+        return match_sinkhorn(small_pairs.spec, a, b, temperature=schedule, num_steps=3)
+
+    good, bad = jnp.full(4, 0.6), jnp.array([0.6, -0.6, 0.6, 0.6])
+    found, clean = match(bad, jnp.array([0.6, -0.6, 0.0, 0.6])), match(good, good)
+    assert clean.finite.tolist() == [True] * 4
+    assert found.finite.tolist() == [True, False, False, True]
+    assert not found.converged[1:3].any()
+    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::3], m) for m in (found, clean)))
+    for group, p in found.permutations.items():
+        assert (np.sort(p) == np.arange(p.shape[-1])).all()
+        assert np.isnan(found.alignments[group][1]).all()
+
+
 def test_a_start_that_does_not_fit(small_pairs):
     a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])
     with pytest.raises(ValueError, match="'Dense_1' is not in both"):

@@ -193,6 +193,20 @@ def test_a_stream_is_matched_by_what_writes_it_first_and_by_all_then(rng):
             np.testing.assert_allclose(joined[name], leaf, atol=1e-5)
 
 
+def test_a_temperature_is_above_0(rng):
+    """A known one is an error; a traced one is flagged, and its neighbours are as without it."""
+    a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
+    for temperature in (-0.3, 0.0, np.nan):
+        with pytest.raises(ValueError, match="temperature is above 0, not"):
+            match_soft(SPEC, a, b, similarity="weights", temperature=temperature)
+    match = jax.jit(jax.vmap(lambda t: match_soft(SPEC, a, b, similarity="weights", temperature=t)))
+    found, clean = match(jnp.array([0.3, -0.3, 0.3])), match(jnp.full(3, 0.3))
+    assert found.finite.tolist() == found.converged.tolist() == [True, False, True]
+    assert np.isnan(found.alignments["Dense_0"][1]).all()
+    for group, matrix in found.alignments.items():
+        np.testing.assert_array_equal(matrix[::2], clean.alignments[group][::2])
+
+
 def test_what_does_not_fit_is_named(rng):
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
     with pytest.raises(

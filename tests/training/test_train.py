@@ -53,6 +53,16 @@ def test_learns(optimizer):
     assert result.losses[-13:].mean() < 0.3 * result.losses[:13].mean()
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_flagged(label):
+    """In the step whose batch it is in, and for the run."""
+    inputs, labels = make_data()
+    labels[50] = label
+    result = train(config(num_steps=13), KEY, (inputs, labels))  # one epoch: every sample once
+    assert np.isnan(result.losses).sum() == 1
+    assert not result.finite
+
+
 @pytest.mark.parametrize(("name", "momentum"), [("sgd", 0.9), ("sgd_plain", 0.0)])
 def test_agrees_with_a_plain_loop(name, momentum):
     """Optax step by step, in Python, over the same shuffles."""

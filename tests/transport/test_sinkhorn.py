@@ -112,6 +112,24 @@ def test_bad_costs_and_epsilons_are_flagged_and_spoil_no_neighbour(rng: np.rando
     np.testing.assert_array_equal(np.asarray(result.plan)[::4], np.asarray(clean.plan)[::4])
 
 
+@pytest.mark.parametrize("epsilon", [-1.0, 0.0, np.nan])
+def test_a_traced_epsilon_that_is_not_above_0_gives_no_plan(epsilon: float, rng: np.random.Generator) -> None:
+    """Nan, and flagged; beside it in the batch, to the bit what a batch without it gives."""
+    cost, a, b = (v.astype(np.float32) for v in problem(rng))
+    batched = jax.jit(jax.vmap(solve, in_axes=(None, 0, None, None)))
+    clean = batched(cost, np.full(3, EPSILON, np.float32), a, b)
+    result = batched(cost, np.array([EPSILON, epsilon, EPSILON], np.float32), a, b)
+    assert result.finite.tolist() == result.converged.tolist() == [True, False, True]
+    assert np.isnan(result.plan[1]).all()
+    np.testing.assert_array_equal(np.asarray(result.plan)[::2], np.asarray(clean.plan)[::2])
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, 0.0, np.nan, jnp.float32(-1)])
+def test_a_known_epsilon_that_is_not_above_0_is_an_error(epsilon: float) -> None:
+    with pytest.raises(ValueError, match="epsilon is above 0, not"):
+        sinkhorn_plan(jnp.ones((2, 2)), epsilon=epsilon)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_errors_name_the_argument_and_the_shapes() -> None:
     cost = jnp.zeros((5, 4))

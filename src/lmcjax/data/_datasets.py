@@ -88,7 +88,8 @@ def load_idx_folder(folder: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing.
-        ValueError: a file is damaged, or images and labels do not belong together; names the file.
+        ValueError: a file is damaged, a label is negative, or images and labels do not belong together;
+            names the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -101,6 +102,9 @@ def load_idx_folder(folder: str | Path) -> Dataset:
             raise ValueError(f"{image_file}: expected images [n, h, w] of uint8, found {images.dtype} {images.shape}")
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
             raise ValueError(f"{label_file}: expected integer labels [n], found {labels.dtype} {labels.shape}")
+        if (labels < 0).any():
+            first = int(np.argmax(labels < 0))
+            raise ValueError(f"{label_file}: the label of sample {first} is {labels[first]}, expected 0 or more")
         parts.append(_samples(images, labels, 255, f"{image_file} and {label_file.name}"))
     if parts[0].inputs.shape[1:] != parts[1].inputs.shape[1:]:
         raise ValueError(

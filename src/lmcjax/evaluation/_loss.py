@@ -5,8 +5,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+
+from lmcjax._cross_entropy import are_classes, cross_entropies
 
 Data: TypeAlias = tuple[ArrayLike, ArrayLike]
 """`(inputs, labels)`, each with a leading axis of samples; a NamedTuple of the two serves as well."""
@@ -22,10 +23,15 @@ class LossAndAccuracy(NamedTuple):
 def cross_entropy_and_accuracy(
     logits: Float[Array, "num_samples num_classes"], labels: Int[ArrayLike, " num_samples"]
 ) -> LossAndAccuracy:
-    """Mean cross-entropy `-log softmax(logits)[label]` in nats, and the share of right answers."""
-    loss = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(labels)).mean()
-    accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == jnp.asarray(labels), dtype=loss.dtype)
-    return LossAndAccuracy(loss, accuracy)
+    """Mean cross-entropy `-log softmax(logits)[label]` in nats, and the share of right answers.
+
+    Both are nan where some label is no class, negative or too large.
+    """
+    loss = cross_entropies(logits, labels).mean()
+    right = jnp.argmax(logits, axis=-1) == jnp.asarray(labels)
+    accuracy = jnp.mean(right, dtype=loss.dtype)
+    known = are_classes(logits, labels).all()
+    return LossAndAccuracy(loss, jnp.where(known, accuracy, jnp.nan))
 
 
 def batched_loss(
@@ -47,7 +53,8 @@ def batched_loss(
         A pure function of the parameters, for `linear_barrier`; differentiable if `apply` and `loss` are.
 
     Raises:
-        ValueError: no samples, inputs and labels that differ in number, a batch size below 1.
+        ValueError: no samples, inputs and labels that differ in number, a batch size below 1; from the
+            returned function, a loss that is no scalar.
     """
     inputs, labels = data
     num_samples = jnp.shape(inputs)[0]
@@ -63,13 +70,23 @@ def batched_loss(
     def loss_fn(params: PyTree) -> Any:
         x, y = jnp.asarray(inputs), jnp.asarray(labels)
 
+        def mean_of(x: Array, y: Array) -> Any:
+            values = loss(apply(params, x), y)
+            for value in jax.tree.leaves(values):
+                if jnp.shape(value) != ():
+                    raise ValueError(
+                        f"loss returned an array of shape {jnp.shape(value)}, expected a scalar: "
+                        "the mean over the batch"
+                    )
+            return values
+
         def of_batch(start: Array) -> Any:
             cut = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in (x, y)]
-            return loss(apply(params, cut[0]), cut[1])
+            return mean_of(*cut)
 
         total = jax.tree.map(lambda v: v.sum(0) * size, jax.lax.map(of_batch, jnp.arange(0, end, size)))
         if end < num_samples:
-            rest = loss(apply(params, x[end:]), y[end:])
+            rest = mean_of(x[end:], y[end:])
             total = jax.tree.map(lambda v, last: v + last * (num_samples - end), total, rest)
         return jax.tree.map(lambda v: v / num_samples, total)
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
+from lmcjax._cross_entropy import cross_entropies
 from lmcjax.models import Network
 
 Optimizer: TypeAlias = Literal["sgd", "sgd_plain", "adam", "adamw"]
 
 
 def mean_cross_entropy(logits: Float[Array, "num_samples num_classes"], labels: Int[Array, " num_samples"]) -> Array:
-    """Mean of `-log softmax(logits)[label]`, in nats."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+    """Mean of `-log softmax(logits)[label]`, in nats; nan where some label is negative or too large."""
+    return cross_entropies(logits, labels).mean()
 
 
 @jax.tree_util.register_dataclass

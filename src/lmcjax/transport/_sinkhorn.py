@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Num
 
+from lmcjax._checks import check_positive
 from lmcjax._dtypes import accumulation_dtype, check_real
 
 
@@ -16,7 +17,8 @@ class SinkhornPlan(NamedTuple):
     plan: Float[Array, "n_a n_b"]  # sums to 1; rows sum to a, columns to b
     iterations: Int[Array, ""]
     converged: Bool[Array, ""]  # the marginals are met to the threshold
-    finite: Bool[Array, ""]  # False: some entry of the cost or the plan is nan or inf, ignore the plan
+    # False: some entry of the cost or the plan is nan or inf, or epsilon is not above 0; ignore the plan
+    finite: Bool[Array, ""]
 
 
 def sinkhorn_plan(
@@ -36,14 +38,16 @@ def sinkhorn_plan(
 
     Args:
         cost: traced, any unit.
-        epsilon: traced, in the unit of `cost`; smaller is nearer the exact plan and slower.
+        epsilon: traced, above 0, in the unit of `cost`; smaller is nearer the exact plan and slower. A
+            traced one that is not above 0 gives a plan of nan.
         a: weights of the rows, summing to 1; None: uniform.
         b: weights of the columns, summing to 1; None: uniform.
         threshold: static; the L1 error of the marginals at which iteration stops.
         max_iterations: static.
 
     Raises:
-        ValueError: `cost` is no matrix, `a` or `b` does not fit it, or one of them is complex.
+        ValueError: `cost` is no matrix, `a` or `b` does not fit it, one of them is complex, or
+            `epsilon` is known and not above 0.
 
     Source: Cuturi (2013); Cuturi et al. (2022), Optimal Transport Tools.
     """
@@ -56,14 +60,18 @@ def sinkhorn_plan(
         check_real(weights)
         if jnp.shape(weights) != (size,):
             raise ValueError(f"{name} has shape {jnp.shape(weights)}, the cost {shape} asks for {(size,)}")
+    check_positive("epsilon", epsilon)
     cost = jnp.asarray(cost, accumulation_dtype(cost))
-    logits = -cost / jnp.asarray(epsilon, cost.dtype)
+    epsilon = jnp.asarray(epsilon, cost.dtype)
+    positive = epsilon > 0  # nan is not
+    logits = -cost / jnp.where(positive, epsilon, 1)
     finite_logits = jnp.isfinite(logits).all()
     margins = [
         jnp.full(n, 1 / n, cost.dtype) if given is None else jnp.asarray(given, cost.dtype)
         for n, given in zip(shape, (a, b), strict=True)
     ]
     plan, iterations, converged = _solve(threshold, max_iterations, jnp.where(finite_logits, logits, 0), *margins)
+    plan = jnp.where(positive, plan, jnp.nan)
     finite = finite_logits & jnp.isfinite(plan).all()
     return SinkhornPlan(plan, iterations, converged & finite, finite)
 
