@@ -1,7 +1,7 @@
 """lmcjax: linear mode connectivity of neural networks by optimal transport, in JAX.
 
 spec = mlp_spec(num_hidden_layers=3)
-matching = match_layerwise(spec, params_a, params_b, similarity="weights")
+matching = match_layerwise(spec, params_a, params_b, similarity=Weights())
 aligned = permute(spec, matching.permutations, params_b)
 barrier = linear_barrier(loss_fn, params_a, aligned)
 """
@@ -19,16 +19,21 @@ from lmcjax.evaluation import diagnose as diagnose
 from lmcjax.evaluation import linear_barrier as linear_barrier
 from lmcjax.evaluation import require_finite as require_finite
 from lmcjax.interpolation import interpolate as interpolate
+from lmcjax.matching import Activations as Activations
+from lmcjax.matching import Correlation as Correlation
+from lmcjax.matching import Covariance as Covariance
 from lmcjax.matching import Matching as Matching
+from lmcjax.matching import Similarity as Similarity
+from lmcjax.matching import Weights as Weights
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
 from lmcjax.matching import covariance_distance as covariance_distance
 from lmcjax.matching import match_annealing as match_annealing
+from lmcjax.matching import match_coordinate_descent as match_coordinate_descent
 from lmcjax.matching import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching import match_layerwise as match_layerwise
 from lmcjax.matching import match_sinkhorn as match_sinkhorn
 from lmcjax.matching import match_soft as match_soft
 from lmcjax.matching import match_straight_through as match_straight_through
-from lmcjax.matching import match_weights as match_weights
 from lmcjax.matching import midpoint_loss as midpoint_loss
 from lmcjax.matching import random_point_loss as random_point_loss
 from lmcjax.matching import weight_distance as weight_distance

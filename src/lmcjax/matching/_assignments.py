@@ -75,7 +75,7 @@ def similarity_of_hosts(
     permutations: dict[str, Array],
     backend: AssignmentBackend,
 ) -> Array:
-    """The similarity of a group's neurons by the neurons of other groups inside them: `[*batch, n, n]`.
+    """How alike a group's neurons are by the neurons of other groups inside: `[*batch, n, n]`.
 
     Heads are such hosts, their channels the guests. Two heads are as alike as their channels are
     under the best permutation of these: one assignment for each pair. Pairs are reached by shifting
@@ -107,14 +107,12 @@ def _similarity_at_shift(
     backend: AssignmentBackend,
     shift: Array,
 ) -> Array:
-    """How alike each neuron of A and the one of B that a shift puts beside it are: `[*batch, n]`."""
+    """How alike each neuron of A is to the one of B that a shift puts beside it, `[*batch, n]`."""
     matrix = similarity_of_guest(guest, {**permutations, host: shift})
     score = matched_similarity(matrix, assign(matrix, backend)).sum(-1)  # one per batch entry
     axis_of_host, batch_of_host = _axes_of_host(spec, host, guest)
     others = [i for i in range(score.ndim) if i not in (*batch_of_host, axis_of_host)]
-    ordered = jnp.moveaxis(
-        score, (*others, *batch_of_host, axis_of_host), tuple(range(score.ndim))
-    )
+    ordered = jnp.moveaxis(score, (*others, *batch_of_host, axis_of_host), tuple(range(score.ndim)))
     return ordered.sum(tuple(range(len(others))))
 
 

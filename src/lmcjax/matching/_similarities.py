@@ -125,7 +125,7 @@ class Covariance(KernelSimilarity, KernelMetric):
         return terms
 
     def _bias_term(self, pair: Pair, group: str) -> Term:
-        """What `[W, b] [[S, m], [m^T, c]] [W~, b~]^T` has more than `W S W~^T`, of a dense layer."""
+        """What `[W, b] [[S, m], [m^T, c]] [W~, b~]^T` has more than `W S W~^T`."""
         kernel, place, bias = _dense_layer(pair, group)
         seen = input_moments(kernel, pair.leaves_a[kernel.leaf], self.moments)
         share = seen.num_samples / (seen.num_samples - 1)
@@ -281,7 +281,8 @@ def input_moments(kernel: Kernel, leaf: ArrayLike, moments: ActivationMoments) -
     inputs = moments.inputs
     if kernel.name not in inputs:
         raise ValueError(
-            f"there are no moments of the inputs of kernel {kernel.name!r}, only for {sorted(inputs)}"
+            f"there are no moments of the inputs of kernel {kernel.name!r}, "
+            f"only for {sorted(inputs)}"
         )
     shape = jnp.shape(leaf)
     fan_in = math.prod(shape[i] for i in kernel.inputs)

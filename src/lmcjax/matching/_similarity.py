@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._pair import Pair, make_pair
@@ -65,8 +65,8 @@ class Similarity(abc.ABC):
 class KernelSimilarity(Similarity):
     """A similarity of the rows of the kernels that write a group: `sum_kernels f(W_A) W_B^T`.
 
-    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by side
-    in it. Override `weigh` to weigh A's rows, or `compare` to compare rows by something else than
+    W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by
+    side in it. Override `weigh` to weigh A's rows, or `compare` to compare rows by something else than
     their inner product.
     """
 
@@ -76,7 +76,7 @@ class KernelSimilarity(Similarity):
         return leaf
 
     def compare(self, rows_a: Array, rows_b: Array) -> Array:
-        """Two networks' neurons `[*batch, n_a, d]` and `[*batch, n_b, d]` to `[*batch, n_a, n_b]`."""
+        """Neurons `[*batch, n_a, d]` of A and `[*batch, n_b, d]` of B to `[*batch, n_a, n_b]`."""
         return inner_products(rows_a, rows_b)
 
     def terms(self, pair: Pair, group: str) -> list[Term]:
@@ -113,7 +113,7 @@ def total(terms: Sequence[Term], alignments: Alignments | Permutations) -> Array
 
 
 def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
-    """The kernels that write a group, or all leaves that do where no kernel does (a learned state)."""
+    """The kernels that write a group; all leaves that do, where no kernel does (a learned state)."""
     kernels = list(spec.writers(group))
     if kernels:
         return kernels

@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from lmcjax.statistics._moments import Moments, count_samples, merge_moments, over_batch, stream_moments
+from lmcjax.statistics._moments import (
+    Moments,
+    count_samples,
+    merge_moments,
+    over_batch,
+    stream_moments,
+)
 from lmcjax.symmetry import (
     Axis,
     Kernel,
@@ -37,7 +43,9 @@ class ActivationMoments(NamedTuple):
     """
 
     inputs: dict[str, Moments]  # what each kernel sees
-    outputs: dict[str, Moments]  # what it says; only where a group that it writes is read by no kernel
+    outputs: dict[
+        str, Moments
+    ]  # what it says; only where a group that it writes is read by no kernel
 
 
 def activation_moments(
@@ -74,18 +82,28 @@ def activation_moments(
     else:
         PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
     spec = spec.bind(params_a)
-    unread = {kernel for g in spec.groups if not any(spec.readers(g)) for kernel, _ in spec.writers(g)}
+    unread = {
+        kernel for g in spec.groups if not any(spec.readers(g)) for kernel, _ in spec.writers(g)
+    }
 
     def activations(side: dict[str, PyTree], x: PyTree) -> dict[str, Array]:
         ((name, params),) = side.items()
         program = apply if name == "a" or apply_b is None else apply_b
         leaves, seen = named_leaves(params), kernel_inputs(program, spec, params, x)
-        said = {k.name: kernel_outputs(k, leaves[k.leaf], seen[k.name]) for k in unread if k.name in seen}
-        return {f"inputs {n}": v for n, v in seen.items()} | {f"outputs {n}": v for n, v in said.items()}
+        said = {
+            k.name: kernel_outputs(k, leaves[k.leaf], seen[k.name])
+            for k in unread
+            if k.name in seen
+        }
+        return {f"inputs {n}": v for n, v in seen.items()} | {
+            f"outputs {n}": v for n, v in said.items()
+        }
 
     if batch_size is None:
         num_samples = count_samples(inputs)
-        sample = jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs)
+        sample = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs
+        )
         arrays = jax.eval_shape(activations, {"a": params_a}, sample).values()
         per_sample = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
         batch_size = max(1, min(_LARGEST_BATCH, num_samples, _BATCH_BYTES // max(per_sample, 1)))
@@ -126,20 +144,49 @@ def group_moments(
     Raises:
         ValueError: there are no moments of the group's activations, or they are of the wrong size.
     """
-    networks = (params, params if params_b is None else params_b)
     unbound = PermutationSpec(spec.leaves, kernels=spec.kernels)
-    spec, spec_b = spec.bind(params), unbound.bind(networks[1])
-    axes = dict(spec.leaves)
-    known = {} if permutations is None else {**identity_permutations(spec), **permutations}
+    network_b = params if params_b is None else params_b
+    specs = (spec.bind(params), unbound.bind(network_b))
+    leaves = (named_leaves(params), named_leaves(network_b))
+    return bound_group_moments(specs, leaves, group, moments, permutations)
+
+
+def bound_group_moments(
+    specs: tuple[PermutationSpec, PermutationSpec],
+    leaves: tuple[dict[str, Any], dict[str, Any]],
+    group: str,
+    moments: ActivationMoments,
+    permutations: Permutations | None = None,
+) -> Moments:
+    """`group_moments` of networks that are bound and named already.
+
+    Args:
+        specs: static; bound to A and to B.
+        leaves: of A and of B; read for shapes only.
+        group, moments, permutations: as for `group_moments`.
+    """
+    spec_a, spec_b = specs
+    known: dict[str, Array] = {}
+    if permutations is not None:
+        known = {**identity_permutations(spec_a), **permutations}
+    sources_a = activation_sources(spec_a, group, moments)
+    sources_b = activation_sources(spec_b, group, moments)
     parts = []
-    sources = (activation_sources(bound, group, moments) for bound in (spec, spec_b))
-    for (kernel, place, features, source), (_, place_b, _, _) in zip(*sources, strict=True):
-        shapes = [jnp.shape(named_leaves(network)[kernel.leaf]) for network in networks]
-        for shape, mean in zip(shapes, (source.mean_a, source.mean_b), strict=True):
-            if mean.shape[-1] != (fan := math.prod(shape[i] for i in features)):
-                raise ValueError(f"kernel {kernel.name!r} has {fan} features, its moments are of {mean.shape[-1]}")
-        sides = (_Side(place, shapes[0]), _Side(place_b, shapes[1]))
-        parts.append(_Features(kernel, sides, features, axes[kernel.leaf], known).pool(source))
+    for source_a, source_b in zip(sources_a, sources_b, strict=True):
+        kernel, place_a, features, measured = source_a
+        place_b = source_b[1]
+        shape_a = jnp.shape(leaves[0][kernel.leaf])
+        shape_b = jnp.shape(leaves[1][kernel.leaf])
+        for shape, mean in ((shape_a, measured.mean_a), (shape_b, measured.mean_b)):
+            num_features = math.prod(shape[i] for i in features)
+            if mean.shape[-1] != num_features:
+                raise ValueError(
+                    f"kernel {kernel.name!r} has {num_features} features, "
+                    f"its moments are of {mean.shape[-1]}"
+                )
+        sides = (_Side(place_a, shape_a), _Side(place_b, shape_b))
+        axes = dict(spec_a.leaves)[kernel.leaf]
+        parts.append(_Features(kernel, sides, features, axes, known).pool(measured))
     total = parts[0]
     for part in parts[1:]:
         total = over_batch(merge_moments, total.num_samples.ndim)(total, part)
@@ -154,7 +201,11 @@ def activation_sources(
     Raises:
         ValueError: nowhere.
     """
-    readers = [(k, p, k.inputs, moments.inputs[k.name]) for k, p in spec.readers(group) if k.name in moments.inputs]
+    readers = [
+        (k, p, k.inputs, moments.inputs[k.name])
+        for k, p in spec.readers(group)
+        if k.name in moments.inputs
+    ]
     if readers:
         return readers
     axes = {name: len(leaf) for name, leaf in spec.leaves}
@@ -165,7 +216,9 @@ def activation_sources(
     ]
     if not writers:
         have = sorted([*moments.inputs, *moments.outputs])
-        raise ValueError(f"there are no moments of the activations of group {group!r}, only for {have}")
+        raise ValueError(
+            f"there are no moments of the activations of group {group!r}, only for {have}"
+        )
     return writers
 
 
@@ -189,13 +242,17 @@ class _Features(NamedTuple):
         """The moments of the group's neurons, all else counting as samples."""
         a, b = self.sides
         mean_a = self._rows(self._unflatten(moments.mean_a, a), a)
-        mean_b = self._rows(self._align(self._unflatten(moments.mean_b, b), len(self.kernel.batch)), b)
+        mean_b = self._rows(
+            self._align(self._unflatten(moments.mean_b, b), len(self.kernel.batch)), b
+        )
         share = mean_a.shape[-1]
         count = jnp.full(mean_a.shape[:-2], moments.num_samples.reshape(-1)[0])
         centre_a, centre_b = mean_a.mean(-1, keepdims=True), mean_b.mean(-1, keepdims=True)
 
         def between(x: Array, y: Array) -> Array:
-            return count[..., None, None] * jnp.matmul(x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
+            return count[..., None, None] * jnp.matmul(
+                x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST
+            )
 
         apart_a, apart_b = mean_a - centre_a, mean_b - centre_b
         return Moments(
@@ -222,7 +279,9 @@ class _Features(NamedTuple):
         for i in self.features:
             if i != self.sides[1].place.axis:
                 axes[position[i]] = tuple(
-                    dataclasses.replace(segment, batch_axes=tuple(position[b] for b in segment.batch_axes))
+                    dataclasses.replace(
+                        segment, batch_axes=tuple(position[b] for b in segment.batch_axes)
+                    )
                     for segment in self.axes[i]
                 )
         return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))
@@ -232,7 +291,12 @@ class _Features(NamedTuple):
         return side.place.rows(mean, (*self.kernel.batch, *self.features))
 
     def _within(
-        self, centred: Array | None, first: _Side, second: _Side, *, align: tuple[bool, bool] = (False, False)
+        self,
+        centred: Array | None,
+        first: _Side,
+        second: _Side,
+        *,
+        align: tuple[bool, bool] = (False, False),
     ) -> Array:
         """The sum over everything but the group's neurons of the diagonal blocks of `[*batch, features, features]`."""
         assert centred is not None  # one-hot vectors are no group's activations
@@ -247,7 +311,9 @@ class _Features(NamedTuple):
         neuron_a, neuron_b, outer, inner = (len(first.shape) + i for i in range(4))
 
         def labels(neuron: int) -> list[int]:
-            return [j for i in self.features for j in ((outer, neuron, inner) if i == axis else (i,))]
+            return [
+                j for i in self.features for j in ((outer, neuron, inner) if i == axis else (i,))
+            ]
 
         kept = [*first.place.segment.batch_axes, neuron_a, neuron_b]
         return jnp.einsum(array, [*self.kernel.batch, *labels(neuron_a), *labels(neuron_b)], kept)

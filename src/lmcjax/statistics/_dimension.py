@@ -19,7 +19,11 @@ def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
     """
     shape = jnp.shape(matrix)
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"matrix has shape {shape}, expected a square one; use jax.vmap for batches")
+        raise ValueError(
+            f"matrix has shape {shape}, expected a square one; use jax.vmap for batches"
+        )
     matrix = jnp.asarray(matrix, accumulation_dtype(matrix))
-    matrix = matrix / jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))  # squares neither overflow nor vanish
+    matrix = matrix / jax.lax.stop_gradient(
+        jnp.max(jnp.abs(matrix))
+    )  # squares neither overflow nor vanish
     return jnp.trace(matrix) ** 2 / jnp.sum(matrix * matrix.T)

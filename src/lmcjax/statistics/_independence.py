@@ -17,7 +17,9 @@ _SHARE = 4  # probes that are used per input of a kernel: one for so many, lest 
 class IndependenceTest(NamedTuple):
     """The result of `independence_test`; `vmap` prepends axes to every field."""
 
-    effect: Float[Array, ""]  # within - across, in standard deviations over permutations; > 0: attraction
+    effect: Float[
+        Array, ""
+    ]  # within - across, in standard deviations over permutations; > 0: attraction
     p_value: Float[Array, ""]  # two-sided
     within: Float[Array, ""]  # mean similarity of two neurons of one network, between 0 and 1
     across: Float[Array, ""]  # of two networks
@@ -25,7 +27,10 @@ class IndependenceTest(NamedTuple):
 
 
 def independence_test(
-    key: Key[Array, ""], neurons: Num[ArrayLike, "num_networks n num_coordinates"], *, num_permutations: int = 999
+    key: Key[Array, ""],
+    neurons: Num[ArrayLike, "num_networks n num_coordinates"],
+    *,
+    num_permutations: int = 999,
 ) -> IndependenceTest:
     """Do neurons of one network attract or repel each other, more than neurons of different networks do?
 
@@ -55,9 +60,13 @@ def independence_test(
     """
     shape = jnp.shape(neurons)
     if len(shape) != 3 or min(shape[:2]) < 2 or shape[2] < 1:
-        raise ValueError(f"neurons have shape {shape}, expected [networks, neurons, coordinates], at least [2, 2, 1]")
+        raise ValueError(
+            f"neurons have shape {shape}, expected [networks, neurons, coordinates], at least [2, 2, 1]"
+        )
     if num_permutations < 1:
-        raise ValueError(f"a permutation test permutes at least once, not num_permutations={num_permutations}")
+        raise ValueError(
+            f"a permutation test permutes at least once, not num_permutations={num_permutations}"
+        )
     num_networks, n, _ = shape
     flat = jnp.asarray(neurons, accumulation_dtype(neurons)).reshape(num_networks * n, -1)
     finite = jnp.isfinite(flat).all()
@@ -90,7 +99,9 @@ def independence_test(
     spread = jnp.std(null)
     effect = jnp.where(spread > 0, (observed - null.mean()) / jnp.where(spread > 0, spread, 1), 0)
     values = {"effect": effect, "p_value": p_value, "within": within, "across": within - observed}
-    return IndependenceTest(**{name: jnp.where(finite, v, jnp.nan) for name, v in values.items()}, finite=finite)
+    return IndependenceTest(
+        **{name: jnp.where(finite, v, jnp.nan) for name, v in values.items()}, finite=finite
+    )
 
 
 def _similarities(points: Array) -> Array:
@@ -102,7 +113,9 @@ def _similarities(points: Array) -> Array:
     inner = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
     squared = jnp.maximum(norms[:, None] + norms - 2 * inner, 0)
     mean = squared.mean()
-    return jnp.where(jnp.eye(len(points), dtype=bool), 0, jnp.exp(-squared / jnp.where(mean > 0, mean, 1)))
+    return jnp.where(
+        jnp.eye(len(points), dtype=bool), 0, jnp.exp(-squared / jnp.where(mean > 0, mean, 1))
+    )
 
 
 def neuron_coordinates(
@@ -149,17 +162,27 @@ def neuron_coordinates(
     for group in names:
         columns = []
         for kernel, place in spec.writers(group):
-            plain = place.segment.outer == place.segment.inner == 1 and not (kernel.batch or kernel.lookup)
+            plain = place.segment.outer == place.segment.inner == 1 and not (
+                kernel.batch or kernel.lookup
+            )
             others = kernel.outputs(jnp.ndim(leaves[kernel.leaf]))
             if not plain or len(others) > 1 or kernel.feature_groups > 1 or kernel.name not in seen:
-                raise ValueError(f"group {group!r} is not one axis of outputs of kernel {kernel.name!r}: leave it out")
+                raise ValueError(
+                    f"group {group!r} is not one axis of outputs of kernel {kernel.name!r}: leave it out"
+                )
             inputs = _thin(seen[kernel.name])
             outputs = kernel_outputs(kernel, leaves[kernel.leaf], inputs)
             outputs = _inverse_root(inputs) @ outputs if common_frame else outputs
-            columns.append(jax.lax.slice_in_dim(outputs, place.offset, place.offset + place.size, axis=1).T)
+            columns.append(
+                jax.lax.slice_in_dim(outputs, place.offset, place.offset + place.size, axis=1).T
+            )
         for place in spec.places(group):
             leaf = jnp.asarray(leaves[place.leaf])
-            if place.leaf not in kernel_leaves and leaf.ndim == 1 and place.segment.role == "writes":
+            if (
+                place.leaf not in kernel_leaves
+                and leaf.ndim == 1
+                and place.segment.role == "writes"
+            ):
                 columns.append(place.rows(leaf, (0,)))
         dtype = accumulation_dtype(*columns)
         found[group] = jnp.concatenate([column.astype(dtype) for column in columns], axis=1)

@@ -32,15 +32,23 @@ def _outer_sum(x: Array, y: Array) -> Array:
     return jnp.matmul(x.T, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def sample_moments(a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_samples n_b"]) -> Moments:
+def sample_moments(
+    a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_samples n_b"]
+) -> Moments:
     """The moments of one batch of activations, accumulated in float32 at least, in float64 where x64 is on.
 
     Raises:
         ValueError: the batches differ in the number of samples or are empty.
     """
     shapes = jnp.shape(a), jnp.shape(b)
-    if (len(shapes[0]), len(shapes[1])) != (2, 2) or shapes[0][0] != shapes[1][0] or shapes[0][0] == 0:
-        raise ValueError(f"a and b are activations [num_samples, n] of as many samples, not {shapes[0]}, {shapes[1]}")
+    if (
+        (len(shapes[0]), len(shapes[1])) != (2, 2)
+        or shapes[0][0] != shapes[1][0]
+        or shapes[0][0] == 0
+    ):
+        raise ValueError(
+            f"a and b are activations [num_samples, n] of as many samples, not {shapes[0]}, {shapes[1]}"
+        )
     dtype = accumulation_dtype(a, b, least=jnp.result_type(float))
     a, b = jnp.asarray(a, dtype), jnp.asarray(b, dtype)
     first_a, first_b = a[0], b[0]
@@ -48,7 +56,14 @@ def sample_moments(a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_sa
     mean_a, mean_b = jnp.mean(a, axis=0), jnp.mean(b, axis=0)
     count = jnp.asarray(a.shape[0], dtype)
     a, b = a - mean_a, b - mean_b
-    return Moments(count, first_a + mean_a, first_b + mean_b, _outer_sum(a, a), _outer_sum(b, b), _outer_sum(a, b))
+    return Moments(
+        count,
+        first_a + mean_a,
+        first_b + mean_b,
+        _outer_sum(a, a),
+        _outer_sum(b, b),
+        _outer_sum(a, b),
+    )
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
@@ -105,20 +120,29 @@ def stream_moments(
 
     def values(params: PyTree, x: PyTree) -> dict[str, Array]:
         named = activations(params, x).items()
-        return {name: jnp.asarray(v, accumulation_dtype(v, least=jnp.result_type(float))) for name, v in named}
+        return {
+            name: jnp.asarray(v, accumulation_dtype(v, least=jnp.result_type(float)))
+            for name, v in named
+        }
 
     first = jax.tree.map(lambda x: x[:1], inputs)
     origin_a, origin_b = (
-        {name: value[..., :1, :] for name, value in values(params, first).items()} for params in (params_a, params_b)
+        {name: value[..., :1, :] for name, value in values(params, first).items()}
+        for params in (params_a, params_b)
     )
 
     def of_batch(x: PyTree) -> dict[str, Moments]:
         """Measured from the first sample: means stay small, and merging them costs no digits."""
         a, b = values(params_a, x), values(params_b, x)
-        return {n: _measure(a[n] - origin_a[n], b[n] - origin_b[n], one_hot=n in one_hot) for n in a}
+        return {
+            n: _measure(a[n] - origin_a[n], b[n] - origin_b[n], one_hot=n in one_hot) for n in a
+        }
 
     def merge(first: dict[str, Moments], second: dict[str, Moments]) -> dict[str, Moments]:
-        return {name: over_batch(merge_moments, m.num_samples.ndim)(m, second[name]) for name, m in first.items()}
+        return {
+            name: over_batch(merge_moments, m.num_samples.ndim)(m, second[name])
+            for name, m in first.items()
+        }
 
     def add_batch(total: dict[str, Moments], start: Array) -> tuple[dict[str, Moments], None]:
         batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, batch_size), inputs)
@@ -128,9 +152,15 @@ def stream_moments(
     end = num_samples - num_samples % batch_size
     total = of_batch(jax.tree.map(lambda x: x[:batch_size], inputs))
     total, _ = jax.lax.scan(add_batch, total, jnp.arange(batch_size, end, batch_size))
-    total = total if end == num_samples else merge(total, of_batch(jax.tree.map(lambda x: x[end:], inputs)))
+    total = (
+        total
+        if end == num_samples
+        else merge(total, of_batch(jax.tree.map(lambda x: x[end:], inputs)))
+    )
     return {
-        n: m._replace(mean_a=m.mean_a + origin_a[n][..., 0, :], mean_b=m.mean_b + origin_b[n][..., 0, :])
+        n: m._replace(
+            mean_a=m.mean_a + origin_a[n][..., 0, :], mean_b=m.mean_b + origin_b[n][..., 0, :]
+        )
         for n, m in total.items()
     }
 
@@ -143,10 +173,14 @@ def count_samples(inputs: PyTree) -> int:
     """
     counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(inputs)}
     if len(counts) != 1 or counts == {()}:
-        raise ValueError(f"inputs have a leading axis of samples, not {jax.tree.map(jnp.shape, inputs)}")
+        raise ValueError(
+            f"inputs have a leading axis of samples, not {jax.tree.map(jnp.shape, inputs)}"
+        )
     ((num_samples,),) = counts
     if num_samples == 0:
-        raise ValueError(f"moments of an empty data set: inputs have shapes {jax.tree.map(jnp.shape, inputs)}")
+        raise ValueError(
+            f"moments of an empty data set: inputs have shapes {jax.tree.map(jnp.shape, inputs)}"
+        )
     return num_samples
 
 
@@ -189,5 +223,9 @@ def cross_correlation(moments: Moments) -> Float[Array, "n n_b"]:
         return jnp.where(squared == 0, 0, jax.lax.rsqrt(jnp.where(squared == 0, 1, squared)))
 
     assert moments.centred_ab is not None  # one-hot vectors are no neurons
-    correlation = inverse_norm(moments.centred_aa)[:, None] * moments.centred_ab * inverse_norm(moments.centred_bb)
+    correlation = (
+        inverse_norm(moments.centred_aa)[:, None]
+        * moments.centred_ab
+        * inverse_norm(moments.centred_bb)
+    )
     return jnp.clip(correlation, -1, 1)  # rounding

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-from lmcjax.matching import Similarity
+from lmcjax.matching import SimilarityName
 from lmcjax.models import MODELS, takes_width
 from lmcjax.training import Optimizer
 
@@ -79,7 +79,7 @@ class Sweep:
         for name, convert in _GRIDS.items():
             given = getattr(self, name)
             object.__setattr__(self, name, _distinct(name, given, convert))
-        for name, allowed in (("optimizers", get_args(Optimizer)), ("matchings", get_args(Similarity))):
+        for name, allowed in (("optimizers", get_args(Optimizer)), ("matchings", get_args(SimilarityName))):
             for value in getattr(self, name):
                 if value not in allowed:
                     raise ValueError(f"{name}: {value!r} is not one of {allowed}{_did_you_mean(str(value), allowed)}")

@@ -10,8 +10,19 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lmcjax.batching import network_map
 from lmcjax.data import evenly_spaced
-from lmcjax.evaluation import BarrierResult, LossAndAccuracy, batched_loss, cross_entropy_and_accuracy, linear_barrier
-from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise
+from lmcjax.evaluation import (
+    BarrierResult,
+    LossAndAccuracy,
+    batched_loss,
+    cross_entropy_and_accuracy,
+    linear_barrier,
+)
+from lmcjax.matching import (
+    SimilarityName,
+    approximate_dimensions,
+    match_layerwise,
+    similarity_from_name,
+)
 from lmcjax.models import Network
 from lmcjax.statistics import activation_moments
 from lmcjax.symmetry import PermutationSpec, drop_padding, identity_permutations, permute
@@ -39,7 +50,7 @@ class Compared(NamedTuple):
 def compare_pair(
     network: Network,
     spec: PermutationSpec,
-    similarities: Sequence[Similarity],
+    similarities: Sequence[SimilarityName],
     num_points: int,
     moment_samples: int | None,
     params_a: PyTree,
@@ -51,13 +62,15 @@ def compare_pair(
     moments = None
     if set(similarities) - {"weights"}:
         moments = activation_moments(network.apply, spec, params_a, params_b, evenly_spaced(train[0], moment_samples))
-    matched = [match_layerwise(spec, params_a, params_b, similarity=s, moments=moments) for s in similarities]
-    dimensions = [
-        {g: jnp.asarray(jnp.nan) for g in spec.groups}  # correlations have none
-        if s == "correlation"
-        else approximate_dimensions(spec, params_a, similarity=s, moments=moments)
-        for s in similarities
-    ]
+    matched = []
+    dimensions = []
+    for name in similarities:
+        similarity = similarity_from_name(name, moments)
+        matched.append(match_layerwise(spec, params_a, params_b, similarity=similarity))
+        if name == "correlation":  # which has no dimension
+            dimensions.append({group: jnp.asarray(jnp.nan) for group in spec.groups})
+        else:
+            dimensions.append(approximate_dimensions(spec, params_a, similarity=similarity))
     identity = identity_permutations(spec)
     permutations = {g: jnp.stack([identity[g], *(m.permutations[g] for m in matched)]) for g in spec.groups}
 
@@ -86,8 +99,8 @@ def compare_pair(
         endpoint_loss=values.loss[:, 0, jnp.array([0, -1])],
         endpoint_accuracy=values.accuracy[:, 0, jnp.array([0, -1])],
         approximate_dimension=by_group(dimensions),
-        similarity_reached=by_group([m.objective for m in matched]),
-        similarity_of_identity=by_group([m.identity_objective for m in matched]),
+        similarity_reached=by_group([m.similarity for m in matched]),
+        similarity_of_identity=by_group([m.identity_similarity for m in matched]),
         converged=jnp.stack([m.converged for m in matched]) if matched else jnp.zeros(0, bool),
         permutations=permutations,
     )
@@ -98,7 +111,7 @@ def compiled_comparison(
     network: Network,
     spec: PermutationSpec,
     wide: PermutationSpec,
-    similarities: tuple[Similarity, ...],
+    similarities: tuple[SimilarityName, ...],
     num_points: int,
     moment_samples: int | None,
     devices: tuple[jax.Device, ...],

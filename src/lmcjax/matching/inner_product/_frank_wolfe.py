@@ -1,4 +1,4 @@
-"""Weight matching of all groups at once over the Birkhoff polytope, by Frank and Wolfe's algorithm."""
+"""Weight matching of all groups at once over the Birkhoff polytope, by Frank and Wolfe."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
@@ -194,9 +194,7 @@ def _add(terms: Sequence[Array]) -> Array:
     return sum(terms[1:], terms[0])
 
 
-def _between(
-    here: dict[str, Array], there: dict[str, Array], t: Array | float
-) -> dict[str, Array]:
+def _between(here: dict[str, Array], there: dict[str, Array], t: Array | float) -> dict[str, Array]:
     """The matrices at t on the segment from `here` (0) to `there` (1)."""
     return {group: (1 - t) * matrix + t * there[group] for group, matrix in here.items()}
 

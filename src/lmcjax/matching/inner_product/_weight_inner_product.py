@@ -10,7 +10,13 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 
 from lmcjax._dtypes import accumulation_dtype, check_real
 from lmcjax.matching._assignments import matched_similarity
-from lmcjax.matching._pair import Pair, are_permutations, in_unit_of_their_own, is_floating, make_pair
+from lmcjax.matching._pair import (
+    Pair,
+    are_permutations,
+    in_unit_of_their_own,
+    is_floating,
+    make_pair,
+)
 from lmcjax.matching._similarities import KernelMetric, Weights, metric_of
 from lmcjax.matching._similarity import Similarity, inner_products, rows
 from lmcjax.symmetry import (

@@ -37,8 +37,8 @@ def match_layerwise(
     """Match B's neurons to A's one layer after the other, each by one exact linear assignment.
 
     For each group in the spec's order, with the permutations found so far applied to B, the
-    permutation maximises the summed similarity `sum_i M[i, p[i]]`. M is `W_A W_B^T` for `Weights()`,
-    `W_A S W_B^T` for `Covariance(moments)`, the cross covariance of the group's activations for
+    permutation maximises the summed similarity `sum_i M[i, p[i]]`. M is `W_A W_B^T` for
+    `Weights()`, `W_A S W_B^T` for `Covariance(moments)`, the cross covariance of the group's activations for
     `Activations(moments)`, their correlation for `Correlation(moments)`, or what a similarity of
     your own says. Only incoming kernels enter the first two: biases and outgoing weights do not.
     Several kernels that write one group add up.
@@ -145,9 +145,7 @@ def _repeat(
         after_total = sum(after.similarity.values(), jnp.zeros(()))
         improved = after_total > before_total + _ROUNDING * jnp.abs(before_total)
         kept = jax.tree.map(lambda new, old: jnp.where(improved, new, old), after, best)
-        kept = kept._replace(
-            iterations=best.iterations + 1, finite=best.finite & after.finite
-        )
+        kept = kept._replace(iterations=best.iterations + 1, finite=best.finite & after.finite)
         return _Best(kept, improved)
 
     start = _Best(_in_final_places(terms, first, certify), jnp.asarray(True))

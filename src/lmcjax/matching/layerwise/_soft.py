@@ -48,8 +48,8 @@ def match_soft(
         params_a: the network that stays, traced.
         params_b: the network whose neurons are mixed, traced; the same leaves, groups of any sizes.
         similarity: as for `match_layerwise`. `Covariance` reads A's moments only, so those of
-            `activation_moments(apply, spec, params_a, params_a, inputs)` will do. The others compare
-            both networks' activations; where these differ in width, ask for
+            `activation_moments(apply, spec, params_a, params_a, inputs)` will do. The others
+            compare both networks' activations; where these differ in width, ask for
             `activation_moments(apply_a, spec, params_a, params_b, inputs, apply_b=apply_b)`.
         temperature: of the entropic plan, traced, above 0, in standard deviations of the
             similarity. None: the exact plan. A traced one that is not above 0 gives alignments of
@@ -126,7 +126,7 @@ class _Plan(NamedTuple):
 class _PlanOptions(NamedTuple):
     """How plans are made; arguments as of `match_soft`."""
 
-    temperature: float | Array | None
+    temperature: float | Float[ArrayLike, ""] | None
     threshold: float
     sinkhorn_iterations: int
     backend: AssignmentBackend

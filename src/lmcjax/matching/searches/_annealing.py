@@ -126,7 +126,9 @@ def match_annealing(
 
     def advance(state: _State, step: Array) -> tuple[_State, Array]:
         key_of_swap, key_of_chance = jax.random.split(jax.random.fold_in(key_of_steps, step))
-        proposal = _random_proposal(pair.spec, key_of_swap, propose, state.permutations, state.value)
+        proposal = _random_proposal(
+            pair.spec, key_of_swap, propose, state.permutations, state.value
+        )
         now = jnp.asarray(at_step(schedule, step), state.value.dtype)
         # exp(-D / T) > u for u uniform, as D < T e for e exponential: nothing is divided by T
         threshold = now * jax.random.exponential(key_of_chance, (), state.value.dtype)
@@ -162,9 +164,7 @@ def match_annealing(
     return matching._replace(finite=finite, converged=finite)
 
 
-def _where(
-    condition: Array, yes: Mapping[str, Array], no: Mapping[str, Array]
-) -> dict[str, Array]:
+def _where(condition: Array, yes: Mapping[str, Array], no: Mapping[str, Array]) -> dict[str, Array]:
     return {group: jnp.where(condition, yes[group], no[group]) for group in yes}
 
 

@@ -164,9 +164,7 @@ def _loss_on_the_line(
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
 
-    def loss_of_pair(
-        params_a: PyTree, params_b: PyTree, key: Key[Array, ""]
-    ) -> Float[Array, ""]:
+    def loss_of_pair(params_a: PyTree, params_b: PyTree, key: Key[Array, ""]) -> Float[Array, ""]:
         inputs = jnp.asarray(data[0])
         labels = jnp.asarray(data[1])
         key_of_t, key_of_batch = jax.random.split(key)
