@@ -16,7 +16,10 @@ from lmcjax.transport import AssignmentCertificate
 _FORMAT = "lmcjax.Matching"
 _VERSION = "2"
 _BY_GROUP = ("permutations", "similarity", "identity_similarity", "alignments")
-_PARTS = {"total": TotalSimilarity, "search": Search}  # fields that have fields of their own
+_PARTS: dict[str, Any] = {
+    "total": TotalSimilarity,
+    "search": Search,
+}  # fields that have fields of their own
 
 
 class _Name(NamedTuple):
@@ -62,37 +65,56 @@ def load_matching(path: str | os.PathLike[str]) -> Matching:
             f"this lmcjax reads version {_VERSION}: match the networks again"
         )
 
-    fields: dict[str, Any] = {field: {} for field in _BY_GROUP}
-    parts: dict[str, dict[str, Array]] = {field: {} for field in _PARTS}
-    certificates: dict[str, dict[str, Array]] = {}
+    contents = _Contents()
     for key, tensor in tensors.items():
         name = _read_name(key)
         if name is None:
             raise ValueError(f"{where} is no saved matching: it holds a tensor {key!r}")
-        array = jnp.asarray(tensor)
-        if name.field == "certificates":
-            certificates.setdefault(name.group, {})[name.part] = array
-        elif name.part:
-            parts[name.field][name.part] = array
-        elif name.group:
-            fields[name.field][name.group] = array
-        else:
-            fields[name.field] = array
+        contents.add(name, jnp.asarray(tensor))
+    return contents.matching(where)
 
-    fields["alignments"] = fields["alignments"] or None
-    for field, kind in _PARTS.items():
-        if parts[field]:
-            fields[field] = _whole(kind, parts[field], field, where)
-    if certificates:
-        proofs = {}
-        for group, of_group in certificates.items():
-            proofs[group] = _whole(AssignmentCertificate, of_group, f"certificates/{group}", where)
-        fields["certificates"] = proofs
-    required = [name for name in Matching._fields if name not in Matching._field_defaults]
-    missing = [name for name in required if name not in fields]
-    if missing:
-        raise ValueError(f"{where} is no saved matching: it lacks {missing}")
-    return Matching(**fields)
+
+class _Contents:
+    """The arrays of a file, by field."""
+
+    def __init__(self) -> None:
+        self.fields: dict[str, Any] = {field: {} for field in _BY_GROUP}
+        self.parts: dict[str, dict[str, Array]] = {field: {} for field in _PARTS}
+        self.certificates: dict[str, dict[str, Array]] = {}
+
+    def add(self, name: _Name, array: Array) -> None:
+        """Put an array where its name says."""
+        if name.field == "certificates":
+            self.certificates.setdefault(name.group, {})[name.part] = array
+        elif name.part:
+            self.parts[name.field][name.part] = array
+        elif name.group:
+            self.fields[name.field][name.group] = array
+        else:
+            self.fields[name.field] = array
+
+    def matching(self, where: str) -> Matching:
+        """The matching, once all arrays are there.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        fields = dict(self.fields)
+        fields["alignments"] = fields["alignments"] or None
+        for field, kind in _PARTS.items():
+            if self.parts[field]:
+                fields[field] = _whole(kind, self.parts[field], field, where)
+        if self.certificates:
+            proofs = {}
+            for group, values in self.certificates.items():
+                name = f"certificates/{group}"
+                proofs[group] = _whole(AssignmentCertificate, values, name, where)
+            fields["certificates"] = proofs
+        required = [name for name in Matching._fields if name not in Matching._field_defaults]
+        missing = [name for name in required if name not in fields]
+        if missing:
+            raise ValueError(f"{where} is no saved matching: it lacks {missing}")
+        return Matching(**fields)
 
 
 def _named_arrays(matching: Matching) -> dict[str, Array]:

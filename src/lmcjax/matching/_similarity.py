@@ -66,8 +66,8 @@ class KernelSimilarity(Similarity):
     """A similarity of the rows of the kernels that write a group: `sum_kernels f(W_A) W_B^T`.
 
     W has a row per neuron; entries that belong to other outputs (a head's channels) lie side by
-    side in it. Override `weigh` to weigh A's rows, or `compare` to compare rows by something else than
-    their inner product.
+    side in it. Override `weigh` to weigh A's rows, or `compare` to compare rows by something else
+    than their inner product.
     """
 
     def weigh(self, kernel: Kernel, leaf: Array) -> Array:
@@ -113,7 +113,7 @@ def total(terms: Sequence[Term], alignments: Alignments | Permutations) -> Array
 
 
 def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Place]]:
-    """The kernels that write a group; all leaves that do, where no kernel does (a learned state)."""
+    """The kernels that write a group; if there are none (a learned state), all leaves that do."""
     kernels = list(spec.writers(group))
     if kernels:
         return kernels

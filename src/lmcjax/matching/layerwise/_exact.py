@@ -38,10 +38,10 @@ def match_layerwise(
 
     For each group in the spec's order, with the permutations found so far applied to B, the
     permutation maximises the summed similarity `sum_i M[i, p[i]]`. M is `W_A W_B^T` for
-    `Weights()`, `W_A S W_B^T` for `Covariance(moments)`, the cross covariance of the group's activations for
-    `Activations(moments)`, their correlation for `Correlation(moments)`, or what a similarity of
-    your own says. Only incoming kernels enter the first two: biases and outgoing weights do not.
-    Several kernels that write one group add up.
+    `Weights()`, `W_A S W_B^T` for `Covariance(moments)`, the cross covariance of the group's
+    activations for `Activations(moments)`, their correlation for `Correlation(moments)`, or what a
+    similarity of your own says. Only incoming kernels enter the first two: biases and outgoing
+    weights do not. Several kernels that write one group add up.
 
     Where groups depend on each other in a circle (residual streams), the first pass over the groups
     sums for each group only those terms whose other groups are matched already (all terms, if there

@@ -141,7 +141,7 @@ def _project(
     num_passes: int,
     backend: AssignmentBackend,
 ) -> dict[str, Array]:
-    """Coordinate descent on `<C, P B>`: each group by one assignment, the others in their places."""
+    """Coordinate descent on `<C, P B>`: each group by one assignment, the others in place."""
     towards = pair._replace(leaves_a={**pair.leaves_a, **target})
     inner_product = compare_weights(towards, Weights())
     permutations = dict(permutations)
