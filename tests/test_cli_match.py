@@ -15,12 +15,20 @@ import lmcjax
 from lmcjax import cli
 from lmcjax.cli._checkpoint import permute_checkpoint
 from lmcjax.matching import Matching
-from lmcjax.symmetry import PermutationSpec, fixed, named_leaves, permute, random_permutations, writes
+from lmcjax.symmetry import (
+    PermutationSpec,
+    fixed,
+    named_leaves,
+    permute,
+    random_permutations,
+    writes,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SIZES = ["--dataset", "digits", "--width", "8", "--num-hidden-layers", "2", "--num-points", "3"]
-MODEL, BY_SPEC = ["--model", "mlp", *SIZES], ["--spec", "spec.toml", "--method", "weights"]
+MODEL = ["--model", "mlp", *SIZES]
+BY_SPEC = ["--spec", "spec.toml", "--similarity", "weights"]
 SPEC = """
 [axes]
 "Dense_0/kernel" = ["", "writes first"]
@@ -33,7 +41,9 @@ SPEC = """
 
 
 def write(path, params):
-    save_file({name: np.array(leaf, order="C") for name, leaf in named_leaves(params).items()}, path)
+    save_file(
+        {name: np.array(leaf, order="C") for name, leaf in named_leaves(params).items()}, path
+    )
 
 
 @pytest.fixture
@@ -60,20 +70,36 @@ def fails(capsys, *arguments):
     return error
 
 
-OTHER_METHODS = ("weights", "activations", "correlation", "frank-wolfe", "sinkhorn", "annealing")
+METHODS = {
+    "covariance": ["--similarity", "covariance"],
+    "descent by weights": [
+        *("--method", "coordinate_descent", "--similarity", "weights", "--restarts", "8")
+    ],
+}
+SLOW_METHODS = {
+    "weights": ["--similarity", "weights"],
+    "activations": ["--method", "layerwise", "--similarity", "activations"],
+    "correlation": ["--similarity", "correlation"],
+    "descent by covariance": ["--method", "coordinate_descent", "--restarts", "8"],
+    "Frank-Wolfe by weights": ["--method", "frank_wolfe", "--similarity", "weights"],
+    "Frank-Wolfe by covariance": ["--method", "frank_wolfe"],
+    "Sinkhorn": ["--method", "sinkhorn"],
+    "annealing": ["--method", "annealing"],
+}
 
 
 @pytest.mark.parametrize(
     "method",
     [
-        ["covariance"],
-        ["coordinate-descent", "--restarts", "8"],
-        *(pytest.param([name], marks=pytest.mark.slow) for name in OTHER_METHODS),
+        *(pytest.param(options, id=name) for name, options in METHODS.items()),
+        *(
+            pytest.param(options, id=name, marks=pytest.mark.slow)
+            for name, options in SLOW_METHODS.items()
+        ),
     ],
-    ids=lambda method: method[0],
 )
 def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
-    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", *method])
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, *method])
     aligned = load_file("matched/aligned.safetensors")
     for name, leaf in named_leaves(checkpoints).items():
         np.testing.assert_array_equal(aligned[name], leaf)
@@ -81,10 +107,17 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
     assert report["distance"]["aligned"] == 0 < report["distance"]["as given"]
     test = report["test"]
     assert test["aligned"]["barrier"] < 1e-5
-    assert test["aligned"]["loss half-way"] == pytest.approx(test["as given"]["loss of A"], rel=1e-5)
-    assert test["as given"]["loss half-way"] != pytest.approx(test["as given"]["loss of A"], rel=1e-3)
+    assert test["aligned"]["loss half-way"] == pytest.approx(
+        test["as given"]["loss of A"], rel=1e-5
+    )
+    assert test["as given"]["loss half-way"] != pytest.approx(
+        test["as given"]["loss of A"], rel=1e-3
+    )
     matching = Matching.load("matched/matching.safetensors")
-    assert {g: p.shape for g, p in matching.permutations.items()} == {"Dense_0": (8,), "Dense_1": (8,)}
+    assert {g: p.shape for g, p in matching.permutations.items()} == {
+        "Dense_0": (8,),
+        "Dense_1": (8,),
+    }
     printed = capsys.readouterr().out
     for expected in ("Dense_1", "barrier", "matched/aligned.safetensors"):
         assert expected in printed
@@ -92,19 +125,24 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
 
 @pytest.mark.slow
 def test_learned_from_the_loss(checkpoints, capsys):
-    how = ["--method", "straight-through", "--objective", "midpoint", "--steps", "20"]
+    how = ["--method", "straight_through", "--loss", "midpoint_loss", "--iterations", "20"]
     cli.main(["match", "a", "b", "--model", "mlp", *SIZES, *how])
     test = json.loads(Path("matched/report.json").read_text())["test"]
     assert test["aligned"]["loss half-way"] < test["as given"]["loss half-way"]
-    assert "matching by straight-through, compilation included, 20 steps" in capsys.readouterr().out
+    assert "matching by straight_through, compilation included, 20 steps" in capsys.readouterr().out
 
 
 def test_by_a_spec_in_a_file(checkpoints):
-    cli.main(["match", "a", "b", "--spec", "spec.toml", "--method", "weights", "--out", "here"])
+    cli.main(["match", "a", "b", *BY_SPEC, "--out", "here"])
     aligned = load_file("here/aligned.safetensors")
     for name, leaf in named_leaves(checkpoints).items():
         np.testing.assert_array_equal(aligned[name], leaf)
-    assert "test" not in json.loads(Path("here/report.json").read_text())
+    report = json.loads(Path("here/report.json").read_text())
+    assert "test" not in report
+    assert report["method"] == "layerwise"
+    assert report["options"] == {"similarity": "weights"}
+    for group in ("first", "second"):
+        assert report["similarity"][group] > report["similarity_of_identity"][group]
 
 
 DTYPES = (
@@ -126,7 +164,10 @@ def random_entries(dtype, shape, rng):
 
 def raw_leaves(path):
     """Dtype, shape and bytes of every leaf, as the file has them."""
-    return {name: (leaf["dtype"], leaf["shape"], leaf["data"]) for name, leaf in deserialize(Path(path).read_bytes())}
+    return {
+        name: (leaf["dtype"], leaf["shape"], leaf["data"])
+        for name, leaf in deserialize(Path(path).read_bytes())
+    }
 
 
 @pytest.mark.filterwarnings("error")
@@ -137,7 +178,10 @@ def test_every_dtype_keeps_its_bytes(rng, tmp_path, monkeypatch):
     for dtype in dtypes:
         moved = random_entries(dtype, (6, 5), rng)
         a |= {f"moved/{dtype.name}": moved, f"kept/{dtype.name}": random_entries(dtype, (3,), rng)}
-        b |= {f"moved/{dtype.name}": moved[order], f"kept/{dtype.name}": random_entries(dtype, (3,), rng)}
+        b |= {
+            f"moved/{dtype.name}": moved[order],
+            f"kept/{dtype.name}": random_entries(dtype, (3,), rng),
+        }
         table += [f'"moved/{dtype.name}" = ["writes hidden", ""]', f'"kept/{dtype.name}" = [""]']
     a["step"], b["step"] = np.array(2**40 + 1), np.array(2**40 + 3)  # no axis at all
     b["kept/float64"] = np.array([-0.0, 5e-324, 1 + 2**-50])  # which float32 does not have
@@ -153,8 +197,15 @@ def test_every_dtype_keeps_its_bytes(rng, tmp_path, monkeypatch):
     with safe_open("matched/aligned.safetensors", "numpy") as file:
         assert file.metadata() == {"trained_on": "digits", "aligned_to": "a", "from": "b"}
     distance = json.loads(Path("matched/report.json").read_text())["distance"]
-    for name, prefixes in {"as given": ("moved", "kept", "step"), "aligned": ("kept", "step")}.items():
-        squares = [np.sum((a[k].astype(float) - b[k].astype(float)) ** 2) for k in a if k.startswith(prefixes)]
+    for name, prefixes in {
+        "as given": ("moved", "kept", "step"),
+        "aligned": ("kept", "step"),
+    }.items():
+        squares = [
+            np.sum((a[k].astype(float) - b[k].astype(float)) ** 2)
+            for k in a
+            if k.startswith(prefixes)
+        ]
         assert distance[name] == pytest.approx(np.sqrt(sum(squares)), rel=1e-12)
 
 
@@ -179,7 +230,7 @@ def test_networks_of_different_dtypes(checkpoints):
     narrower = {name: leaf.astype(jnp.bfloat16) for name, leaf in load_file("a").items()}
     save_file(narrower, "a")
     save_file(wider, "b")
-    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--method", "weights"])
+    cli.main(["match", "a", "b", "--model", "mlp", *SIZES, "--similarity", "weights"])
     aligned = load_file("matched/aligned.safetensors")
     for name, leaf in named_leaves(checkpoints).items():
         assert aligned[name].dtype == np.float64
@@ -189,9 +240,11 @@ def test_networks_of_different_dtypes(checkpoints):
 
 
 def test_results_are_replaced_only_if_asked(checkpoints, capsys):
-    arguments = ["a", "b", "--spec", "spec.toml", "--method", "weights"]
+    arguments = ["a", "b", *BY_SPEC]
     cli.main(["match", *arguments])
-    assert "matched/aligned.safetensors is already there; --overwrite replaces it" in fails(capsys, *arguments)
+    assert "matched/aligned.safetensors is already there; --overwrite replaces it" in fails(
+        capsys, *arguments
+    )
     cli.main(["match", *arguments, "--overwrite"])
 
 
@@ -266,18 +319,44 @@ def misname_spec(params):
         (misname_spec, BY_SPEC, "the spec names leaf 'Dense_9/bias'"),
         (None, [], "give one of --model, --apply and --spec"),
         (None, [*MODEL, "--apply", "a.b:c"], "give one of --model, --apply and --spec"),
-        (None, ["--spec", "spec.toml"], "--method covariance needs the program of the networks"),
-        (None, [*BY_SPEC[:2], "--method", "sinkhorn", "--objective", "midpoint"], "sinkhorn needs the program"),
+        (None, BY_SPEC[:2], "--similarity covariance needs the program of the networks"),
         (
             None,
-            [*MODEL, "--steps", "3"],
-            "of sinkhorn, straight-through, annealing, not of covariance",
+            [*BY_SPEC[:2], "--method", "sinkhorn", "--loss", "midpoint_loss"],
+            "--loss midpoint_loss needs the program of the networks",
         ),
-        (None, [*MODEL, "--restarts", "3"], "--restarts are of coordinate-descent, not of covariance"),
+        (
+            None,
+            [*MODEL, "--iterations", "3"],
+            "--iterations is for --method sinkhorn, straight_through, annealing, not for layerwise",
+        ),
+        (
+            None,
+            [*MODEL, "--loss", "weight_distance"],
+            "--loss is for --method sinkhorn, straight_through, annealing, not for layerwise",
+        ),
+        (
+            None,
+            [*MODEL, "--restarts", "3"],
+            "--restarts is for --method coordinate_descent, not for layerwise",
+        ),
+        (
+            None,
+            [*MODEL, "--method", "annealing", "--similarity", "weights"],
+            "--similarity is for --method layerwise, coordinate_descent, frank_wolfe, "
+            "not for annealing",
+        ),
+        (
+            None,
+            [*MODEL, "--method", "frank_wolfe", "--similarity", "activations"],
+            "--method frank_wolfe compares by weights or covariance, not by activations",
+        ),
         (None, ["--apply", "no.module:apply"], "cannot import 'no.module'"),
     ],
 )
-def test_mistakes_are_one_line_and_write_nothing(change, arguments, message, checkpoints, capsys, tmp_path):
+def test_mistakes_are_one_line_and_write_nothing(
+    change, arguments, message, checkpoints, capsys, tmp_path
+):
     if change is not None:
         change(checkpoints)
     before = sorted(tmp_path.iterdir())

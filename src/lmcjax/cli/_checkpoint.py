@@ -3,13 +3,15 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from lmcjax.symmetry import Permutations, PermutationSpec, permute_leaf
+from lmcjax.models import Network
+from lmcjax.symmetry import Permutations, PermutationSpec, named_leaves, permute_leaf, rebuild
 
 # The names that a file gives to its dtypes. Complex numbers are missing since no matching compares
 # them, and dtypes of 4 and 6 bits since several of their entries share a byte.
@@ -101,6 +103,52 @@ def permute_checkpoint(
 def in_float32(leaves: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """What checkpoints without a program are compared in, whatever their own dtypes are."""
     return {name: jnp.asarray(leaf.astype(jnp.float32)) for name, leaf in leaves.items()}
+
+
+def params_of_network(path: Path, leaves: Mapping[str, np.ndarray], network: Network) -> PyTree:
+    """The leaves in the structure and the dtypes of the network's parameters.
+
+    Args:
+        path: of the file that they come from, for messages.
+        leaves: by name.
+        network: whose `init` gives the structure, the shapes and the dtypes.
+
+    Raises:
+        ValueError: names or shapes are not those of the network, or a leaf has fractions where
+            the network has integers; names the first.
+    """
+    expected_params = jax.eval_shape(network.init, jax.random.key(0))
+    expected = named_leaves(expected_params)
+    _check_names(path, leaves, expected)
+    converted = {}
+    for name, like in expected.items():
+        leaf = leaves[name]
+        if leaf.shape != like.shape:
+            raise ValueError(
+                f"{path}: {name!r} has shape {leaf.shape}, the network's has {like.shape}"
+            )
+        has_fractions = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if has_fractions and not jnp.issubdtype(like.dtype, jnp.inexact):
+            raise ValueError(
+                f"{path}: {name!r} has dtype {leaf.dtype}, the network's has {like.dtype}"
+            )
+        converted[name] = jnp.asarray(leaf.astype(like.dtype))
+    return rebuild(expected_params, converted)
+
+
+def _check_names(path: Path, leaves: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuse a file that lacks a leaf of the network, or has one more."""
+    missing = [name for name in expected if name not in leaves]
+    if missing:
+        raise ValueError(
+            f"{path}: lacks {missing[0]!r}, which the network has; the file has {sorted(leaves)}"
+        )
+    foreign = sorted(leaves.keys() - expected.keys())
+    if foreign:
+        raise ValueError(
+            f"{path}: has {foreign[0]!r}, which the network lacks; "
+            f"the network has {sorted(expected)}"
+        )
 
 
 def distance(leaves_a: Mapping[str, np.ndarray], leaves_b: Mapping[str, np.ndarray]) -> float:
