@@ -36,15 +36,19 @@ class Outcome(NamedTuple):
 
 
 def chain(network: lmcjax.FlaxNetwork, rate: float, key: Array, data: Any, test: Any) -> Outcome:
-    """Train two, discover, measure, match by covariance, permute, and the barriers with and without."""
+    """Train two, discover, measure, match by covariance, permute; barriers with and without."""
     config = lmcjax.TrainConfig(rate, network, num_steps=NUM_STEPS, batch_size=BATCH)
     a, b = (lmcjax.train(config, jax.random.fold_in(key, i), data).params for i in (0, 1))
     spec = lmcjax.discover(network.apply, a, data[0])
     moments = lmcjax.activation_moments(network.apply, spec, a, b, data[0])
-    matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+    matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments))
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, test)
-    aligned = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=11)
-    return Outcome(aligned.midpoint_loss, lmcjax.linear_barrier(loss, a, b, num_points=11).midpoint_loss)
+    aligned = lmcjax.linear_barrier(
+        loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=11
+    )
+    return Outcome(
+        aligned.midpoint_loss, lmcjax.linear_barrier(loss, a, b, num_points=11).midpoint_loss
+    )
 
 
 def main() -> None:
@@ -52,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=64)
     parser.add_argument("--repetitions", type=int, default=2)
-    parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS, help="of both hidden layers")
+    parser.add_argument(
+        "--widths", type=int, nargs="+", default=WIDTHS, help="of both hidden layers"
+    )
     options = parser.parse_args()
     lmcjax.use_all_cores()
     dataset = lmcjax.load_dataset("mnist5k")
@@ -76,7 +82,9 @@ def main() -> None:
             for field, values in zip(Outcome._fields, outcome, strict=True):
                 expected = [getattr(r, field) for r in loop]
                 np.testing.assert_allclose(values, expected, rtol=0.1, err_msg=name)
-                np.testing.assert_allclose(np.mean(values), np.mean(expected), rtol=0.005, err_msg=name)
+                np.testing.assert_allclose(
+                    np.mean(values), np.mean(expected), rtol=0.005, err_msg=name
+                )
         calls, together, mapped_time = (timing[name] for name in ("calls", "vmap", "map"))
         row = [f"{width}-{width}", options.pairs]
         row += [f"{np.mean(found.midpoint):.3f}", f"{np.mean(found.unmatched):.3f}"]
@@ -88,13 +96,15 @@ def main() -> None:
     write_result(
         "chain",
         title="Two seeds to a barrier, for many pairs",
-        note=f"""Train two MLPs on {NUM_TRAIN} MNIST digits ({NUM_STEPS} steps of {BATCH}), discover their symmetry,
-measure moments, match by covariance, permute, and the loss at 11 points of the line to the matched and to the unmatched
-network on {NUM_TEST} test digits: one function. *A call per pair*: the jitted function in a Python loop, on one core's
-device. *vmap*: all pairs in one call of `jax.jit(jax.vmap(...))`, on one device. *network_map*: all in one call of
-`lmcjax.network_map`, on a CPU one device per core and a loop within. Mean midpoint losses over the pairs; the three
-agree to 0.5 %, and in every pair to 10 % (rounding can tip a neuron's match), or the benchmark fails. Medians over
-{options.repetitions} repetitions in turns; a ratio above 1: one call is faster.""",
+        note=f"""Train two MLPs on {NUM_TRAIN} MNIST digits ({NUM_STEPS} steps of {BATCH}),
+discover their symmetry, measure moments, match by covariance, permute, and the loss at 11 points
+of the line to the matched and to the unmatched network on {NUM_TEST} test digits: one function.
+*A call per pair*: the jitted function in a Python loop, on one core's device. *vmap*: all pairs
+in one call of `jax.jit(jax.vmap(...))`, on one device. *network_map*: all in one call of
+`lmcjax.network_map`, on a CPU one device per core and a loop within. Mean midpoint losses over
+the pairs; the three agree to 0.5 %, and in every pair to 10 % (rounding can tip a neuron's
+match), or the benchmark fails. Medians over {options.repetitions} repetitions in turns; a ratio
+above 1: one call is faster.""",
         columns=COLUMNS,
         rows=rows,
     )

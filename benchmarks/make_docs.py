@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, str]] = {
     "benchmarks/matching.py": {
         "--only": "mlp",
         "--pairs": "2",
-        "--steps": "1",
+        "--iterations": "1",
         "--epochs": "1",
         "--mlp-width": "8",
     },

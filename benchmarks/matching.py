@@ -1,4 +1,4 @@
-"""Every matching on two trained architectures: what it reaches, and how long it takes for 1 and for 16 pairs."""
+"""Every matching on two trained architectures: what it reaches, and seconds for 1 and 16 pairs."""
 
 import argparse
 import functools
@@ -16,7 +16,7 @@ from jaxtyping import Array, PyTree
 import lmcjax
 from _report import write_result
 from lmcjax.data import evenly_spaced
-from lmcjax.matching import weight_inner_product
+from lmcjax.matching import SIMILARITIES, similarity_from_name, weight_inner_product
 from lmcjax.models import Network, resnet20
 from lmcjax.symmetry import apply_soft
 
@@ -45,10 +45,15 @@ class Task(NamedTuple):
     num_seen: int  # training samples on which activations are compared
 
     def pairs(self, count: int) -> tuple[PyTree, PyTree]:
-        """The first so many pairs of different networks, each side with a leading axis; spread over the networks."""
-        every = sorted(itertools.combinations(range(NUM_NETWORKS), 2), key=lambda pair: (pair[1] - pair[0], pair[0]))
+        """So many pairs of different networks, spread over the networks; a leading axis."""
+        every = sorted(
+            itertools.combinations(range(NUM_NETWORKS), 2),
+            key=lambda pair: (pair[1] - pair[0], pair[0]),
+        )
         first, second = np.array(every[:count]).T
-        return jax.tree.map(lambda leaf: leaf[first], self.params), jax.tree.map(lambda leaf: leaf[second], self.params)
+        return jax.tree.map(lambda leaf: leaf[first], self.params), jax.tree.map(
+            lambda leaf: leaf[second], self.params
+        )
 
 
 def mean_cross_entropy(logits: Array, labels: Array) -> Array:
@@ -60,7 +65,10 @@ def trained(network: Network, rate: float, epochs: int, train: tuple[Array, Arra
     num_steps = epochs * (len(train[1]) // 100)
     config = lmcjax.TrainConfig(rate, network, num_steps, optimizer="adam")
     train_one = jax.jit(lmcjax.train)
-    networks = [jax.device_get(train_one(config, jax.random.key(i), train).params) for i in range(NUM_NETWORKS)]
+    networks = [
+        jax.device_get(train_one(config, jax.random.key(i), train).params)
+        for i in range(NUM_NETWORKS)
+    ]
     return jax.tree.map(lambda *leaves: np.stack(leaves), *networks)
 
 
@@ -70,12 +78,17 @@ def mlp_task(epochs: int, width: int) -> Task:
     network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * 3, 10), data.input_shape)
     train, test = (tuple(map(jnp.asarray, part)) for part in (data.train, data.test))
     return Task(
-        f"MLP 784-{width}-{width}-{width}-10", network, trained(network, 1e-3, epochs, train), train, test, 1000
+        f"MLP 784-{width}-{width}-{width}-10",
+        network,
+        trained(network, 1e-3, epochs, train),
+        train,
+        test,
+        1000,
     )
 
 
 def resnet_task(epochs: int, width: int) -> Task:
-    """On Fashion-MNIST at half its size in each direction, 2,000 images to train and 1,000 to test."""
+    """On Fashion-MNIST at half its size in each direction: 2,000 images to train, 1,000 to test."""
     data = lmcjax.load_dataset("fashion-mnist")
 
     def small(part: Any, count: int) -> tuple[Array, Array]:
@@ -84,53 +97,78 @@ def resnet_task(epochs: int, width: int) -> Task:
 
     network = lmcjax.FlaxNetwork(resnet20(width), (14, 14, 1))
     train, test = small(data.train, 2000), small(data.test, 1000)
-    return Task(f"ResNet-20, width {width}", network, trained(network, 3e-3, epochs, train), train, test, 200)
+    return Task(
+        f"ResNet-20, width {width}",
+        network,
+        trained(network, 3e-3, epochs, train),
+        train,
+        test,
+        200,
+    )
 
 
 Data = tuple[Array, Array]
 Match = Callable[[PyTree, PyTree, Array, Data], lmcjax.Matching]
 
 
-def methods(task: Task, spec: lmcjax.PermutationSpec, steps: int) -> dict[str, Match]:
+def methods(task: Task, spec: lmcjax.PermutationSpec, iterations: int) -> dict[str, Match]:
     """Every matching, with what it needs to see computed in its own time."""
 
-    def moments(a: PyTree, b: PyTree, data: Data) -> lmcjax.ActivationMoments:
+    def make_similarity(name: str, a: PyTree, b: PyTree, data: Data) -> lmcjax.Similarity:
+        if name == "weights":
+            return lmcjax.Weights()
         inputs = evenly_spaced(data[0], task.num_seen)
-        return lmcjax.activation_moments(task.network.apply, spec, a, b, inputs, batch_size=task.num_seen)
+        moments = lmcjax.activation_moments(
+            task.network.apply, spec, a, b, inputs, batch_size=task.num_seen
+        )
+        return similarity_from_name(name, moments)
 
-    def layerwise(a: PyTree, b: PyTree, key: Array, data: Data, similarity: Any) -> lmcjax.Matching:
-        seen = None if similarity == "weights" else moments(a, b, data)
-        return lmcjax.match_layerwise(spec, a, b, similarity=similarity, moments=seen)
+    def layerwise(a: PyTree, b: PyTree, key: Array, data: Data, name: str) -> lmcjax.Matching:
+        similarity = make_similarity(name, a, b, data)
+        return lmcjax.match_layerwise(spec, a, b, similarity=similarity)
 
-    def weights(a: PyTree, b: PyTree, key: Array, data: Data, metric: bool = False, restarts: int = 1) -> Any:
-        options: dict[str, Any] = {"key": key, "order": spec.groups} if restarts > 1 else {}
-        seen = moments(a, b, data) if metric else None
-        return lmcjax.match_weights(spec, a, b, restarts=restarts, metric=seen, certify=False, **options)
+    def descent(
+        a: PyTree, b: PyTree, key: Array, data: Data, name: str = "weights", restarts: int = 1
+    ) -> lmcjax.Matching:
+        options: dict[str, Any] = {}
+        if restarts > 1:
+            options = {"key": key, "order": spec.groups}
+        similarity = make_similarity(name, a, b, data)
+        return lmcjax.match_coordinate_descent(
+            spec, a, b, similarity=similarity, restarts=restarts, **options
+        )
 
-    def by_weights(a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any) -> lmcjax.Matching:
+    def by_weights(
+        a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any
+    ) -> lmcjax.Matching:
         return match(spec, a, b, **options)
 
-    def learned(a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any) -> lmcjax.Matching:
+    def learned(
+        a: PyTree, b: PyTree, key: Array, data: Data, match: Any, **options: Any
+    ) -> lmcjax.Matching:
         loss = lmcjax.midpoint_loss(task.network.apply, mean_cross_entropy, data, batch_size=100)
-        return match(spec, a, b, key=key, objective=loss, num_steps=steps, **options)
+        return match(spec, a, b, key=key, loss=loss, num_iterations=iterations, **options)
 
-    similarities = ("weights", "covariance", "activations", "correlation")
-    soft = functools.partial(by_weights, match=lmcjax.match_soft, similarity="weights")
-    sinkhorn = {"match": lmcjax.match_sinkhorn, "max_iterations": 200}
+    soft = functools.partial(by_weights, match=lmcjax.match_soft, similarity=lmcjax.Weights())
+    sinkhorn = {"match": lmcjax.match_sinkhorn, "sinkhorn_iterations": 200}
     return {
-        **{f"layerwise, {name}": functools.partial(layerwise, similarity=name) for name in similarities},
-        "weights": weights,
-        "weights, covariance metric": functools.partial(weights, metric=True),
-        "weights, best of 8 starts": functools.partial(weights, restarts=8),
-        "Frank-Wolfe": functools.partial(by_weights, match=lmcjax.match_frank_wolfe, certify=False),
+        **{f"layerwise, {name}": functools.partial(layerwise, name=name) for name in SIMILARITIES},
+        "weights": descent,
+        "weights, covariance metric": functools.partial(descent, name="covariance"),
+        "weights, best of 8 starts": functools.partial(descent, restarts=8),
+        "Frank-Wolfe": functools.partial(by_weights, match=lmcjax.match_frank_wolfe),
         "soft, exact, weights": soft,
         "soft, temperature 0.3, weights": functools.partial(soft, temperature=0.3),
-        f"Sinkhorn, weights, {steps} steps": functools.partial(by_weights, num_steps=steps, **sinkhorn),
-        f"Sinkhorn, loss half-way, {steps} steps": functools.partial(learned, **sinkhorn),
-        f"straight-through, loss half-way, {steps} steps": functools.partial(
+        f"Sinkhorn, weights, {iterations} steps": functools.partial(
+            by_weights, num_iterations=iterations, **sinkhorn
+        ),
+        f"Sinkhorn, loss half-way, {iterations} steps": functools.partial(learned, **sinkhorn),
+        f"straight-through, loss half-way, {iterations} steps": functools.partial(
             learned, match=lmcjax.match_straight_through
         ),
-        "annealing, weights, 20,000 swaps": lambda a, b, key, data: lmcjax.match_annealing(spec, a, b, key=key),
+        "annealing, weights, 20,000 swaps": lambda a, b, key, data: lmcjax.match_annealing(
+            spec, a, b, key=key
+        ),
     }
 
 
@@ -140,14 +178,16 @@ def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def measure(task: Task, num_pairs: int, steps: int) -> list[list[str | int | float]]:
+def measure(task: Task, num_pairs: int, iterations: int) -> list[list[str | int | float]]:
     """All methods on the pairs of one task."""
     first = jax.tree.map(lambda leaf: leaf[0], task.params)
     spec = lmcjax.discover(task.network.apply, first, task.train[0][:2]).bind(first)
     side_a, side_b = task.pairs(num_pairs)
     one = [jax.tree.map(lambda leaf: leaf[0], side) for side in (side_a, side_b)]
     keys = jax.random.split(jax.random.key(0), num_pairs)
-    test_loss = jax.jit(lambda p: mean_cross_entropy(task.network.apply(p, task.test[0]), task.test[1]))
+    test_loss = jax.jit(
+        lambda p: mean_cross_entropy(task.network.apply(p, task.test[0]), task.test[1])
+    )
     half_way = jax.jit(lambda a, b: test_loss(jax.tree.map(lambda x, y: (x + y) / 2, a, b)))
     product = jax.jit(functools.partial(weight_inner_product, spec))
     aligner = {
@@ -155,7 +195,10 @@ def measure(task: Task, num_pairs: int, steps: int) -> list[list[str | int | flo
         False: jax.jit(functools.partial(lmcjax.permute, spec)),
     }
     own = np.array(
-        [float(test_loss(jax.tree.map(lambda leaf, i=i: leaf[i], task.params))) for i in range(NUM_NETWORKS)]
+        [
+            float(test_loss(jax.tree.map(lambda leaf, i=i: leaf[i], task.params)))
+            for i in range(NUM_NETWORKS)
+        ]
     )
     print(f"{task.name}: the networks' own test loss {own.mean():.3f}", flush=True)
 
@@ -163,27 +206,42 @@ def measure(task: Task, num_pairs: int, steps: int) -> list[list[str | int | flo
         """The mean inner product, and the barrier half-way, over the pairs."""
         barriers, products = [], []
         for i in range(num_pairs):
-            a, b, act = (jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (side_a, side_b, acting))
+            a, b, act = (
+                jax.tree.map(lambda leaf, i=i: leaf[i], tree) for tree in (side_a, side_b, acting)
+            )
             ends = (float(test_loss(a)) + float(test_loss(b))) / 2
             barriers.append(float(half_way(a, aligner[soft](act, b))) - ends)
             products.append(float(product(act, a, b)))
-        return f"{np.mean(products):.4g}", f"{np.mean(barriers):.3f} ± {np.std(barriers, ddof=1):.3f}"
+        return (
+            f"{np.mean(products):.4g}",
+            f"{np.mean(barriers):.3f} ± {np.std(barriers, ddof=1):.3f}",
+        )
 
     identity = {g: np.stack([p] * num_pairs) for g, p in lmcjax.identity_permutations(spec).items()}
-    rows: list[list[str | int | float]] = [[task.name, "none", *judge(identity, False), "", "", "", "", ""]]
-    for name, match in methods(task, spec, steps).items():
+    rows: list[list[str | int | float]] = [
+        [task.name, "none", *judge(identity, False), "", "", "", "", ""]
+    ]
+    for name, match in methods(task, spec, iterations).items():
         single, batch = jax.jit(match), jax.jit(lmcjax.network_map(match, in_axes=(0, 0, 0, None)))
         cold, _ = seconds(lambda single=single: single(*one, keys[0], task.train))
         warm = min(
-            seconds(lambda single=single: single(*one, keys[0], task.train))[0] for _ in range(3 if cold < 20 else 1)
+            seconds(lambda single=single: single(*one, keys[0], task.train))[0]
+            for _ in range(3 if cold < 20 else 1)
         )
         cold_batch, found = seconds(lambda batch=batch: batch(side_a, side_b, keys, task.train))
         warm_batch = (
-            seconds(lambda batch=batch: batch(side_a, side_b, keys, task.train))[0] if cold_batch < 60 else cold_batch
+            seconds(lambda batch=batch: batch(side_a, side_b, keys, task.train))[0]
+            if cold_batch < 60
+            else cold_batch
         )
         soft = not found.permutations
         quality = judge(jax.device_get(found.alignments if soft else found.permutations), soft)
-        row = [task.name, name, *quality, *(f"{t:.2g}" for t in (warm, cold, warm_batch, cold_batch))]
+        row = [
+            task.name,
+            name,
+            *quality,
+            *(f"{t:.2g}" for t in (warm, cold, warm_batch, cold_batch)),
+        ]
         rows.append([*row, f"{num_pairs * warm / warm_batch:.2f}"])
         print(*rows[-1], sep="\t", flush=True)
     return rows
@@ -194,7 +252,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=("mlp", "resnet"))
     parser.add_argument("--pairs", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=30, help="of the learned matchings")
+    parser.add_argument("--iterations", type=int, default=30, help="of the searches")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--mlp-width", type=int, default=512)
     parser.add_argument("--resnet-width", type=int, default=16)
@@ -205,22 +263,23 @@ def main() -> None:
     tasks = {"mlp": (mlp_task, options.mlp_width), "resnet": (resnet_task, options.resnet_width)}
     for name, (task, width) in tasks.items():
         if options.only in (None, name):
-            rows += measure(task(options.epochs, width), options.pairs, options.steps)
+            rows += measure(task(options.epochs, width), options.pairs, options.iterations)
     if options.dry:
         return
     write_result(
         "matching",
         title="Every matching on trained networks",
-        note=f"""{options.pairs} pairs among {NUM_NETWORKS} networks of an architecture, trained with Adam for
-{options.epochs}
-epochs: MLPs on 4,000 digits (mnist5k); ResNet-20 with layer norm on 2,000 images of Fashion-MNIST at half their
-size in each direction. What a method needs to see of the data is part of its time: moments of activations on
-1,000 digits or 200 images, batches of 100 for losses. *Inner product*: of all weights, A with B aligned, mean
-over pairs; soft ones mix B by their alignments. *Test barrier half-way*: loss at t = 1/2 less the mean of the
-ends, on 1,000 test images, nats, mean ± standard deviation over pairs (they share networks, so these are not
-{options.pairs} independent draws). One pair: `jax.jit(match)`, the fastest of three calls; {options.pairs}
-pairs: one call of `jax.jit(network_map(match))`, one device per core. Cold: the first call, compilation
-included. Last column: as many single calls over one call; calls of a minute and more are timed once.""",
+        note=f"""{options.pairs} pairs among {NUM_NETWORKS} networks of an architecture, trained
+with Adam for {options.epochs} epochs: MLPs on 4,000 digits (mnist5k); ResNet-20 with layer norm
+on 2,000 images of Fashion-MNIST at half their size in each direction. What a method needs to see
+of the data is part of its time: moments of activations on 1,000 digits or 200 images, batches of
+100 for losses. *Inner product*: of all weights, A with B aligned, mean over pairs; soft ones mix
+B by their alignments. *Test barrier half-way*: loss at t = 1/2 less the mean of the ends, on
+1,000 test images, nats, mean ± standard deviation over pairs (they share networks, so these are
+not {options.pairs} independent draws). One pair: `jax.jit(match)`, the fastest of three calls;
+{options.pairs} pairs: one call of `jax.jit(network_map(match))`, one device per core. Cold: the
+first call, compilation included. Last column: as many single calls over one call; calls of a
+minute and more are timed once.""",
         columns=COLUMNS,
         rows=rows,
     )

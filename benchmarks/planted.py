@@ -1,7 +1,6 @@
-"""How many planted permutations come back exactly, network by network and similarity by similarity."""
+"""How many planted permutations come back exactly, by network and by similarity."""
 
 import argparse
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,10 +13,10 @@ from jaxtyping import Array
 
 import lmcjax
 from _report import write_result
-from lmcjax.matching import Similarity
+from lmcjax.matching import SimilarityName, similarity_from_name
 from lmcjax.symmetry import invert, perturb
 
-SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
+SIMILARITIES: tuple[SimilarityName, ...] = ("weights", "covariance", "activations")
 NUM_SAMPLES = 32
 
 
@@ -68,7 +67,9 @@ class Stacked(nn.Module):
 
             @nn.compact
             def __call__(self, x: Array, _: None) -> tuple[Array, None]:
-                return x + nn.Dense(x.shape[-1])(nn.relu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))), None
+                return x + nn.Dense(x.shape[-1])(
+                    nn.relu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
+                ), None
 
         layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=6)
         return nn.Dense(10)(layers(2 * self.width)(nn.Dense(self.width)(x), None)[0])
@@ -98,8 +99,10 @@ def subjects() -> Iterator[Subject]:
         yield Subject(name, module, tokens)
 
 
-def recovered(subject: Subject, similarity: Similarity, repetitions: int) -> tuple[list[float], list[bool], list[int]]:
-    """Per repetition: the share of neurons that came back, whether all did, and the passes it took."""
+def recovered(
+    subject: Subject, name: SimilarityName, repetitions: int
+) -> tuple[list[float], list[bool], list[int]]:
+    """The share of neurons that came back, whether all did, and the passes: by repetition."""
     x = subject.draw(jax.random.key(0), NUM_SAMPLES)
     shapes = jax.eval_shape(lambda: subject.module.init(jax.random.key(0), x)["params"])
 
@@ -108,20 +111,23 @@ def recovered(subject: Subject, similarity: Similarity, repetitions: int) -> tup
 
     spec = lmcjax.discover(apply, shapes, x)
 
-    @functools.partial(jax.jit, static_argnums=1)
-    def once(key: Array, similarity: Similarity) -> tuple[Array, Array, Array]:
+    @jax.jit
+    def once(key: Array) -> tuple[Array, Array, Array]:
         keys = [jax.random.fold_in(key, i) for i in range(3)]
         params = perturb(keys[0], subject.module.init(keys[1], x)["params"])
         planted = lmcjax.random_permutations(keys[2], spec)
         shuffled = lmcjax.permute(spec, invert(spec, planted), params)
         moments = None
-        if similarity != "weights":
+        if name != "weights":
             moments = lmcjax.activation_moments(apply, spec, params, shuffled, x)
-        matching = lmcjax.match_layerwise(spec, params, shuffled, similarity=similarity, moments=moments)
-        right = jnp.concatenate([(matching.permutations[g] == planted[g]).ravel() for g in spec.groups])
+        similarity = similarity_from_name(name, moments)
+        matching = lmcjax.match_layerwise(spec, params, shuffled, similarity=similarity)
+        right = jnp.concatenate(
+            [(matching.permutations[g] == planted[g]).ravel() for g in spec.groups]
+        )
         return right.mean(), right.all(), matching.iterations
 
-    results = [once(jax.random.key(1 + i), similarity) for i in range(repetitions)]
+    results = [once(jax.random.key(1 + i)) for i in range(repetitions)]
     shares, exact, passes = (np.array(values) for values in zip(*results, strict=True))
     return list(shares), list(exact), list(passes)
 
@@ -130,7 +136,9 @@ def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=10)
-    parser.add_argument("--only", default="", help="only networks whose names begin like this; nothing is stored")
+    parser.add_argument(
+        "--only", default="", help="only networks whose names begin like this; nothing is stored"
+    )
     options = parser.parse_args()
     rows = []
     for subject in subjects():
@@ -140,8 +148,19 @@ def main() -> None:
         for similarity in SIMILARITIES:
             start = time.perf_counter()
             shares, exact, passes = recovered(subject, similarity, options.repetitions)
-            row += [f"{sum(exact)}/{len(exact)}", f"{100 * np.mean(shares):.1f}", f"{np.mean(passes):.1f}"]
-            print(*row[:1], similarity, *row[-3:], f"{time.perf_counter() - start:.0f} s", sep="\t", flush=True)
+            row += [
+                f"{sum(exact)}/{len(exact)}",
+                f"{100 * np.mean(shares):.1f}",
+                f"{np.mean(passes):.1f}",
+            ]
+            print(
+                *row[:1],
+                similarity,
+                *row[-3:],
+                f"{time.perf_counter() - start:.0f} s",
+                sep="\t",
+                flush=True,
+            )
         rows.append(row)
     if options.only:
         return
@@ -151,10 +170,11 @@ def main() -> None:
     write_result(
         "planted",
         title="Planted permutations",
-        note=f"""All groups of a random network (fresh, every leaf perturbed) are shuffled at once; `match_layerwise`
-matches the copy to the original. *exact*: how many of {options.repetitions} networks came back without a single wrong
-neuron; beside it the share of neurons that did, and the mean number of passes over the groups. Moments over
-{NUM_SAMPLES} random inputs: neurons that none of them wakes have no activations to be told apart by.""",
+        note=f"""All groups of a random network (fresh, every leaf perturbed) are shuffled at
+once; `match_layerwise` matches the copy to the original. *exact*: how many of
+{options.repetitions} networks came back without a single wrong neuron; beside it the share of
+neurons that did, and the mean number of passes over the groups. Moments over {NUM_SAMPLES}
+random inputs: neurons that none of them wakes have no activations to be told apart by.""",
         columns=columns,
         rows=rows,
     )

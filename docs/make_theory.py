@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 
 import lmcjax
 from lmcjax.evaluation import diagnose
+from lmcjax.matching import similarity_from_name
 from lmcjax.statistics import independence_test, neuron_coordinates
 from lmcjax.theory import (
     calibrate_wasserstein_rate,
@@ -139,7 +140,9 @@ def _programs(width: int) -> tuple[Any, Any, Any, Callable[..., Any]]:
 
     def compare(a: Any, b: Any, inputs: jax.Array, labels: jax.Array, similarity: str) -> Any:
         moments = lmcjax.activation_moments(network.apply, spec, a, b, inputs)
-        matching = lmcjax.match_layerwise(spec, a, b, similarity=similarity, moments=moments)
+        matching = lmcjax.match_layerwise(
+            spec, a, b, similarity=similarity_from_name(similarity, moments)
+        )
         aligned = lmcjax.permute(spec, matching.permutations, b)
         moments = lmcjax.activation_moments(network.apply, spec, a, aligned, inputs)
         loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels))

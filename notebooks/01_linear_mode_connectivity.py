@@ -103,7 +103,8 @@ print(f"barrier from A to its own shuffle: {barrier_of(params_a, shuffled).heigh
 # (Neurons that never fire are alike, so their order can be lost; it does not matter for the function.)
 
 # %%
-undone = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity="weights"))(params_a, shuffled)
+match = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights()))
+undone = match(params_a, shuffled)
 found = lmcjax.compose(spec, undone.permutations, shuffle)
 for group, permutation in found.items():
     print(f"{group}: {np.sum(permutation == np.arange(width))} of {width} neurons are back in their place")
@@ -132,7 +133,7 @@ print(f"barrier: {barrier_of(params_a, lmcjax.permute(spec, undone.permutations,
 def match(a, b, inputs):
     """B matched to A by covariance, and the moments it took."""
     moments = lmcjax.activation_moments(network.apply, spec, a, b, inputs)
-    return lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments), moments
+    return lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments)), moments
 
 
 matching, moments = match(params_a, params_b, data.train.inputs)
@@ -141,12 +142,13 @@ permuted_b = lmcjax.permute(spec, matching.permutations, params_b)
 matched = barrier_of(params_a, permuted_b)
 print(f"the matching is finite: {matching.finite}, and converged: {matching.converged}")
 for group in spec.groups:
-    print(f"{group}: similarity {matching.identity_objective[group]:.0f} -> {matching.objective[group]:.0f}")
+    as_trained, permuted = matching.identity_similarity[group], matching.similarity[group]
+    print(f"{group}: similarity {as_trained:.0f} -> {permuted:.0f}")
 print(f"barrier permuted: {matched.height:.3f} nats, as trained it was {as_trained.height:.3f}")
 print(f"half-way: accuracy {100 * matched.midpoint.accuracy:.1f} %, it was {100 * as_trained.midpoint.accuracy:.1f} %")
 
 # %% [markdown]
-# `objective` is what the assignment reached, `identity_objective` what leaving B in its order would have given.
+# `similarity` is what the assignment reached, `identity_similarity` what leaving B in its order would have given.
 # B is still the same function. Only the road from A to B has changed:
 
 # %%

@@ -123,7 +123,7 @@ def compare(network):
 
     def one(a, b, x):
         moments = lmcjax.activation_moments(network.apply, spec, a, b, x)
-        matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+        matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments))
         b = lmcjax.permute(spec, matching.permutations, b)
         moments = lmcjax.activation_moments(network.apply, spec, a, b, x)  # of B in its new order
         bound = propagate(spec, a, b, moments, num_points=3)

@@ -21,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import lmcjax
+from lmcjax.matching import SIMILARITIES, similarity_from_name
 
 # This notebook is run whenever the library changes; LMCJAX_NOTEBOOK_SIZE=tiny makes that a matter of seconds, with
 # networks too small and too little trained to show much. Without it you get what the text talks about.
@@ -136,12 +137,12 @@ for similarity in results.similarity.values:
 # Now one pair of the deepest and widest, at the middle of the rates, and all matchings of this kind. Beside the
 # layer-by-layer ones there are two that maximise the inner product of *all* weights, incoming, outgoing and biases:
 #
-# - `match_weights` is Git Re-Basin's algorithm: one layer after the other, again and again, until no layer improves.
-#   The outcome depends on the start; `restarts` takes the best of several.
+# - `match_coordinate_descent` is Git Re-Basin's algorithm: one layer after the other, again and again, until no layer
+#   improves. The outcome depends on the start; `restarts` takes the best of several.
 # - `match_frank_wolfe` moves all layers at once, inside the doubly stochastic matrices, and rounds in the end (C2M3's
 #   algorithm, for two networks).
 #
-# Both take `metric=moments`, and then compare weights in the covariance norm.
+# Both take `similarity=Covariance(moments)`, and then compare weights in the covariance norm.
 
 # %%
 rate = sweep.learning_rates[len(sweep.learning_rates) // 2]
@@ -156,25 +157,50 @@ barrier_of = jax.jit(lambda a, b: lmcjax.linear_barrier(loss, a, b, num_points=1
 diagnose = jax.jit(lmcjax.diagnose, static_argnums=0)
 
 
-def layerwise(similarity):
+def layerwise(name):
     """A layer-by-layer matching as a function of two networks and their moments."""
-    return lambda a, b, m: lmcjax.match_layerwise(spec, a, b, similarity=similarity, moments=m)
+
+    def match(a, b, moments):
+        return lmcjax.match_layerwise(spec, a, b, similarity=similarity_from_name(name, moments))
+
+    return match
 
 
-matchers = {similarity: layerwise(similarity) for similarity in ("weights", "covariance", "activations", "correlation")}
-matchers["match_weights"] = lambda a, b, m: lmcjax.match_weights(spec, a, b, key=jax.random.key(0), restarts=4)
-matchers["match_frank_wolfe"] = lambda a, b, m: lmcjax.match_frank_wolfe(spec, a, b)
-matchers["match_weights, metric"] = lambda a, b, m: lmcjax.match_weights(
-    spec, a, b, key=jax.random.key(0), restarts=4, metric=m
-)
-matchers["match_frank_wolfe, metric"] = lambda a, b, m: lmcjax.match_frank_wolfe(spec, a, b, metric=m)
+def descent(name):
+    """Coordinate descent, the best of four starts."""
+
+    def match(a, b, moments):
+        similarity = similarity_from_name(name, moments)
+        key = jax.random.key(0)
+        return lmcjax.match_coordinate_descent(
+            spec, a, b, similarity=similarity, key=key, restarts=4, certify=True
+        )
+
+    return match
+
+
+def frank_wolfe(name):
+    """All layers at once."""
+
+    def match(a, b, moments):
+        return lmcjax.match_frank_wolfe(spec, a, b, similarity=similarity_from_name(name, moments))
+
+    return match
+
+
+matchers = {name: layerwise(name) for name in SIMILARITIES}
+matchers["descent, weights"] = descent("weights")
+matchers["Frank-Wolfe, weights"] = frank_wolfe("weights")
+matchers["descent, covariance"] = descent("covariance")
+matchers["Frank-Wolfe, covariance"] = frank_wolfe("covariance")
 if tiny:  # each algorithm once; they take a second to compile
-    matchers = {name: matchers[name] for name in ("covariance", "match_weights", "match_frank_wolfe, metric")}
+    some = ("covariance", "descent, weights", "Frank-Wolfe, covariance")
+    matchers = {name: matchers[name] for name in some}
 
 # %% [markdown]
 # Every matching is a pure function, gives the same kind of result, and compiles as a whole; the seconds are those of a
 # second call. *Share removed* is how much of the squared distance $\|A - B\|^2$ between the networks the permutation
-# takes away. Expect the barriers to differ, the metric to cost far more than the rest, and the share removed to be a
+# takes away. Expect the barriers to differ, the covariance to cost far more than the rest, and the share removed to be a
 # poor guide to the barrier.
 
 # %%
@@ -195,8 +221,9 @@ for name, matcher in matchers.items():
 # %%
 figure, panel = plt.subplots(figsize=(8, 4), layout="constrained")
 styles = {"as trained": ("#999999", "-"), **{m: (c, "-") for m, c in COLOURS.items() if m != "none"}}
-styles |= {"correlation": ("#CC79A7", "-"), "match_weights": ("#0072B2", "--"), "match_frank_wolfe": ("#56B4E9", "--")}
-styles |= {"match_weights, metric": ("#D55E00", "--"), "match_frank_wolfe, metric": ("#E69F00", "--")}
+styles |= {"correlation": ("#CC79A7", "-")}
+styles |= {"descent, weights": ("#0072B2", "--"), "Frank-Wolfe, weights": ("#56B4E9", "--")}
+styles |= {"descent, covariance": ("#D55E00", "--"), "Frank-Wolfe, covariance": ("#E69F00", "--")}
 for name, line in lines.items():
     colour, style = styles[name]
     panel.plot(line.points, line.losses, style, color=colour, label=name)
@@ -212,20 +239,21 @@ plt.show()
 # ## How sure is a matching?
 #
 # Each assignment is exact, and can prove it by dual potentials, whose `gap` bounds how much any other permutation of
-# that layer could gain (`match_layerwise` has them with `certify=True`). For `match_weights` the proof is of each layer
-# with the others in place, a local optimum; `restart_objectives` show how far local optima differ.
+# that layer could gain: `certify=True` asks for these certificates. For `match_coordinate_descent` the proof is of each
+# layer with the others in place, a local optimum; `total.restarts` show how far local optima differ.
 
 # %%
-matching = matchings["match_weights"]
-for group, certificate in matching.certificate.items():
-    print(f"{group}: gap {certificate.gap:.1e} of {matching.objective[group]:.1f}")
-print("inner product of each restart:", np.round(matching.restart_objectives, 1))
+matching = matchings["descent, weights"]
+for group, certificate in matching.certificates.items():
+    print(f"{group}: gap {certificate.gap:.1e} of {matching.similarity[group]:.1f}")
+print("inner product of each restart:", np.round(matching.total.restarts, 1))
 
 # %% [markdown]
 # ## When which
 #
-# - *Data and the program*: `match_layerwise` with `"activations"` or `"covariance"`. Try both, they cost little.
-# - *Checkpoints alone, or data that you may not touch*: `match_frank_wolfe`, or `match_weights` with restarts.
+# - *Data and the program*: `match_layerwise` with `Activations` or `Covariance`. Try both, they cost little.
+# - *Checkpoints alone, or data that you may not touch*: `match_frank_wolfe`, or `match_coordinate_descent` with
+#   restarts.
 # - *Networks trained at large rates, to the end*: any; naive matching may do as well.
 # - *Thousands of pairs*: `jax.vmap` of `match_layerwise`, one batch of exact assignments per layer.
 # - *Residual networks, attention, networks of different widths*: see `04_any_network`.

@@ -123,11 +123,16 @@ barrier_of = jax.jit(lambda a, b: lmcjax.linear_barrier(loss, a, b, num_points=2
 def match(a, b, inputs):
     """B matched to A by three similarities, and B in its new orders."""
     moments = lmcjax.activation_moments(apply, spec, a, b, inputs)
-    matchings = {
-        similarity: lmcjax.match_layerwise(spec, a, b, similarity=similarity, moments=moments)
-        for similarity in ("weights", "covariance", "activations")
+    similarities = {
+        "weights": lmcjax.Weights(),
+        "covariance": lmcjax.Covariance(moments),
+        "activations": lmcjax.Activations(moments),
     }
-    return matchings, {name: lmcjax.permute(spec, found.permutations, b) for name, found in matchings.items()}
+    matchings, permuted = {}, {}
+    for name, similarity in similarities.items():
+        matchings[name] = lmcjax.match_layerwise(spec, a, b, similarity=similarity)
+        permuted[name] = lmcjax.permute(spec, matchings[name].permutations, b)
+    return matchings, permuted
 
 
 matchings, permuted = match(params_a, params_b, data.train.inputs)
@@ -239,7 +244,7 @@ params_n = jax.jit(lmcjax.train)(narrow_config, jax.random.key(2), data.train).p
 def match_widths(a, b, inputs):
     """B softly matched to A, and B in A's shapes."""
     moments = lmcjax.activation_moments(apply, spec, a, b, inputs, apply_b=apply)
-    soft = lmcjax.match_soft(spec, a, b, similarity="activations", moments=moments)
+    soft = lmcjax.match_soft(spec, a, b, similarity=lmcjax.Activations(moments))
     return soft, lmcjax.apply_soft(spec, soft.alignments, b)
 
 

@@ -12,11 +12,12 @@ from lmcjax.symmetry import Permutations, PermutationSpec, check_same_shapes, na
 from lmcjax.theory import ExponentFit
 
 _ADVICE = {
-    "barrier": "wider layers, a larger learning rate, similarity='covariance' or 'activations'",
+    "barrier": "wider layers, a larger learning rate, "
+    "similarity=Covariance(moments) or Activations(moments)",
     "reduction": "another similarity; independence_test, since dependent neurons need not find a partner; "
     "gaussian_matching_lower_bound, which says how near the best matching of this width can come",
-    "exponent": "approximate_dimensions: more width hardly helps where many dimensions count; match in the norm of "
-    "what the layer sees (similarity='covariance'), which has fewer",
+    "exponent": "approximate_dimensions: more width hardly helps where many dimensions count; "
+    "match in the norm of what the layer sees (similarity=Covariance(moments)), which has fewer",
 }
 
 

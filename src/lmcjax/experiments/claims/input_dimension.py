@@ -17,7 +17,7 @@ from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import label_end, number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, slopes
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
-from lmcjax.matching import match_layerwise
+from lmcjax.matching import Covariance, match_layerwise
 from lmcjax.plots import COLOURS, plain_log_ticks, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.sweep import Sweep
@@ -70,7 +70,7 @@ def _measure(
 ) -> dict[str, Array]:
     """Covariance matching is blind to the weights of inputs that are always 0."""
     moments = activation_moments(apply, spec, a, b, train[0])
-    matching = match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+    matching = match_layerwise(spec, a, b, similarity=Covariance(moments))
     return linear_error(apply, a, permute(spec, matching.permutations, b), test[0])
 
 

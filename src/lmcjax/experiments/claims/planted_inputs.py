@@ -18,14 +18,19 @@ from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate
 from lmcjax.experiments.summary import MATCHING_NAMES
 from lmcjax.interpolation import interpolate
-from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise
+from lmcjax.matching import (
+    SimilarityName,
+    approximate_dimensions,
+    match_layerwise,
+    similarity_from_name,
+)
 from lmcjax.models import MLP, FlaxNetwork
 from lmcjax.plots import COLOURS, PALETTE, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.symmetry import mlp_spec, permute
 
 _DIM, _OUTPUTS, _SAMPLES = 32, 10, 1000
-_SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
+_SIMILARITIES: tuple[SimilarityName, ...] = ("weights", "covariance", "activations")
 _SIZES = {  # widths, alphas, betas, pairs
     "tiny": ((8, 16), (0.0, 2.0), (0.0, 2.0), 4),
     "small": ((32, 128, 512), (0.0, 0.5, 1.0, 2.0, 3.0), (0.0, 1.0, 2.0), 16),
@@ -66,12 +71,13 @@ def _compare(
         return jax.nn.relu(fresh @ params["Dense_0"]["kernel"])
 
     found: dict[str, list[Array]] = {"layer": [], "midpoint": [], "sigma_cost": [], "dimension": []}
-    for similarity in _SIMILARITIES:
-        matching = match_layerwise(spec, a, b, similarity=similarity, moments=moments)
+    for name in _SIMILARITIES:
+        similarity = similarity_from_name(name, moments)
+        matching = match_layerwise(spec, a, b, similarity=similarity)
         aligned = permute(spec, matching.permutations, b)
         difference = spread[:, None] * (a["Dense_0"]["kernel"] - aligned["Dense_0"]["kernel"])
         chord = (network.apply(a, fresh) + network.apply(b, fresh)) / 2
-        (dimension,) = approximate_dimensions(spec, a, similarity=similarity, moments=moments).values()
+        (dimension,) = approximate_dimensions(spec, a, similarity=similarity).values()
         found["layer"].append(jnp.mean((layer(a) - layer(aligned)) ** 2))
         found["midpoint"].append(jnp.mean((network.apply(interpolate(a, aligned, 0.5), fresh) - chord) ** 2))
         found["sigma_cost"].append(jnp.sum(difference**2) / width)

@@ -18,7 +18,7 @@ from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import label_end, number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
-from lmcjax.matching import match_weights, weight_distance
+from lmcjax.matching import match_coordinate_descent, weight_distance
 from lmcjax.plots import COLOURS, tidy
 from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute
@@ -57,7 +57,7 @@ def _measure(
 ) -> dict[str, Array]:
     del train
     inputs, _ = test
-    aligned = permute(spec, match_weights(spec, a, b, certify=False).permutations, b)
+    aligned = permute(spec, match_coordinate_descent(spec, a, b).permutations, b)
     both = jax.tree.map(lambda *sides: jnp.stack(sides), aligned, b)
     found = jax.lax.map(lambda other: linear_error(apply, a, other, inputs), both)
     along = linear_barrier(batched_loss(apply, cross_entropy_and_accuracy, test), a, aligned, num_points=11)
