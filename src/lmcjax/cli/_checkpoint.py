@@ -1,11 +1,13 @@
 """Checkpoints: safetensors files whose keys are the parameters' paths, in the files' own dtypes."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from lmcjax.symmetry import Permutations, PermutationSpec, permute_leaf
 
@@ -94,3 +96,17 @@ def permute_checkpoint(
         permuted = np.asarray(permute_leaf((*axes, ()), permutations, entries))
         moved[name] = permuted.view(leaf.dtype)[..., 0]
     return moved
+
+
+def in_float32(leaves: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """What checkpoints without a program are compared in, whatever their own dtypes are."""
+    return {name: jnp.asarray(leaf.astype(jnp.float32)) for name, leaf in leaves.items()}
+
+
+def distance(leaves_a: Mapping[str, np.ndarray], leaves_b: Mapping[str, np.ndarray]) -> float:
+    """The Euclidean distance of all leaves together, in float64."""
+    total = 0.0
+    for name, leaf in leaves_a.items():
+        difference = leaf.astype(float) - leaves_b[name].astype(float)
+        total += float((difference**2).sum())
+    return math.sqrt(total)

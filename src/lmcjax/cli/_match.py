@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import inspect
 import json
-import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
@@ -16,7 +15,6 @@ from lmcjax.cli._plot import wide_console
 from lmcjax.cli._progress import show_stage, show_steps
 
 if TYPE_CHECKING:
-    import numpy as np
     from jaxtyping import Array, PyTree
 
     from lmcjax.cli._checkpoint import Checkpoint
@@ -97,13 +95,13 @@ class Match:
         files = [self.out / name for name in ("aligned.safetensors", "matching.safetensors", "report.json")]
         if not self.overwrite and (there := [file for file in files if file.exists()]):
             raise FileExistsError(f"{there[0]} is already there; --overwrite replaces it")
-        from lmcjax.cli._checkpoint import Checkpoint, permute_checkpoint, read_checkpoint
+        from lmcjax.cli._checkpoint import Checkpoint, distance, in_float32, permute_checkpoint, read_checkpoint
         from lmcjax.symmetry import permute, spec_from_table
 
         file_a, file_b = read_checkpoint(self.a), read_checkpoint(self.b)
         if self.spec is not None:
             spec, network, dataset = spec_from_table(_read_table(self.spec)), None, None
-            params_a, params_b = _in_float32(file_a.leaves), _in_float32(file_b.leaves)
+            params_a, params_b = in_float32(file_a.leaves), in_float32(file_b.leaves)
         else:
             network, dataset = self._network()
             params_a = _as_params(self.a, file_a.leaves, network)
@@ -114,8 +112,8 @@ class Match:
         report = self._report(matching)
         aligned = permute_checkpoint(bound, matching.permutations, file_b.leaves)
         report["distance"] = {
-            "as given": _distance(file_a.leaves, file_b.leaves),
-            "aligned": _distance(file_a.leaves, aligned),
+            "as given": distance(file_a.leaves, file_b.leaves),
+            "aligned": distance(file_a.leaves, aligned),
         }
         if network is not None and dataset is not None:
             others = {"as given": params_b, "aligned": permute(bound, matching.permutations, params_b)}
@@ -304,22 +302,6 @@ def _as_params(path: Path, leaves: dict[str, Any], network: "Network") -> "PyTre
             raise ValueError(f"{path}: {name!r} has dtype {leaf.dtype}, the network's has {dtype}")
         converted[name] = jnp.asarray(leaf.astype(dtype))
     return rebuild(expected, converted)
-
-
-def _in_float32(leaves: dict[str, "np.ndarray"]) -> dict[str, "Array"]:
-    """What two checkpoints without a program are compared in, whatever their own dtypes are."""
-    import jax.numpy as jnp
-
-    return {name: jnp.asarray(leaf.astype(jnp.float32)) for name, leaf in leaves.items()}
-
-
-def _distance(leaves_a: dict[str, "np.ndarray"], leaves_b: dict[str, "np.ndarray"]) -> float:
-    """The Euclidean distance of all leaves, in float64."""
-    total = 0.0
-    for name, leaf in leaves_a.items():
-        difference = leaf.astype(float) - leaves_b[name].astype(float)
-        total += float((difference**2).sum())
-    return math.sqrt(total)
 
 
 def _discover(network: "Network", params: "PyTree", dataset: "Dataset") -> "PermutationSpec":
