@@ -77,8 +77,8 @@ def match_annealing(
         The best permutations, with the objective's trace. `converged` says no more than `finite`.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, no
-            group with two neurons.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or
+            the start, fewer than one step, no group with two neurons.
 
     Source: Entezari et al. (2022), Section 4 and Appendix.
     """

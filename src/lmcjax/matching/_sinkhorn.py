@@ -125,8 +125,8 @@ def match_sinkhorn(
         threshold.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
-            objective that is no scalar.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or
+            the start, fewer than one step, an objective that is no scalar.
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".
     """
