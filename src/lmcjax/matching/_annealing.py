@@ -80,7 +80,7 @@ def match_annealing(
         False also if a traced temperature was negative or nan at some step.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, no
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or the start, fewer than one step, no
             group with two neurons, a known temperature that is negative or nan.
 
     Source: Entezari et al. (2022), Section 4 and Appendix.

@@ -128,7 +128,7 @@ def match_sinkhorn(
         threshold. `finite` is False if a traced temperature was not above 0 at some step.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
             objective that is no scalar, a known temperature that is not above 0.
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".

@@ -70,7 +70,7 @@ def match_soft(
         pass all plans were exact or met their margins to the threshold.
 
     Raises:
-        ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
+        ValueError: a leaf is complex, parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
             inside groups (channels of heads), an exact plan between sizes with a large common multiple, a known
             temperature that is not above 0.
 
