@@ -129,7 +129,9 @@ def test_a_traced_temperature_below_0_is_flagged(rng):
     @jax.vmap
     def match(first, second):
         schedule = lambda step: jnp.where(step == 7, second, first)  # noqa: E731
-        return match_annealing(mlp_spec(1), a, b, key=jax.random.key(0), num_steps=40, temperature=schedule)
+        return match_annealing(
+            mlp_spec(1), a, b, key=jax.random.key(0), num_steps=40, temperature=schedule
+        )
 
     first, second = jnp.array([0.0, -1.0, 2.0, np.nan]), jnp.array([0.0, -1.0, -1.0, np.nan])
     found = match(first, second)

@@ -223,7 +223,9 @@ def test_a_traced_temperature_that_is_not_above_0_is_flagged(small_pairs):
     assert clean.finite.tolist() == [True] * 4
     assert found.finite.tolist() == [True, False, False, True]
     assert not found.converged[1:3].any()
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::3], m) for m in (found, clean)))
+    chex.assert_trees_all_equal(
+        *(jax.tree.map(lambda v: np.asarray(v)[::3], m) for m in (found, clean))
+    )
     for group, p in found.permutations.items():
         assert (np.sort(p) == np.arange(p.shape[-1])).all()
         assert np.isnan(found.alignments[group][1]).all()

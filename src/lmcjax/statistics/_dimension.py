@@ -8,7 +8,8 @@ from lmcjax._dtypes import accumulation_dtype
 
 
 def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
-    """`Dim(M) = (tr M)^2 / tr(M^2)` of a symmetric positive semi-definite matrix: between 1 and its rank.
+    """`Dim(M) = (tr M)^2 / tr(M^2)` of a symmetric positive semi-definite matrix: between 1 and its
+    rank.
 
     A pure number, unchanged by scaling M; nan for M = 0. Traced, differentiable.
 

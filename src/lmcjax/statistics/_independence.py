@@ -1,4 +1,6 @@
-"""Are a layer's neurons independent? Neurons of many networks, seen in common coordinates, permuted over networks."""
+"""Are a layer's neurons independent? Neurons of many networks, seen in common coordinates, permuted
+over networks.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -32,30 +34,35 @@ def independence_test(
     *,
     num_permutations: int = 999,
 ) -> IndependenceTest:
-    """Do neurons of one network attract or repel each other, more than neurons of different networks do?
+    """Do neurons of one network attract or repel each other, more than neurons of different
+    networks do?
 
-    Null hypothesis: all neurons are independent draws from one law, hence exchangeable over networks. The statistic is
-    the mean of `k(z_i, z_j) = exp(-||z_i - z_j||^2 / s)` over pairs within networks less that over pairs across them,
-    coordinates standardised and s the mean squared distance, both over all neurons. Its law under the null comes from
-    permuting neurons over networks:
+    Null hypothesis: all neurons are independent draws from one law, hence exchangeable over
+        networks. The statistic is
+    the mean of `k(z_i, z_j) = exp(-||z_i - z_j||^2 / s)` over pairs within networks less that over
+    pairs across them, coordinates standardised and s the mean squared distance, both over all
+    neurons. Its law under the null comes from permuting neurons over networks:
 
-        p = min(1, 2 min(P_+, P_-)),   P_+ = (1 + number of permutations with no smaller statistic) / (1 + permutations)
+        p = min(1, 2 min(P_+, P_-)),   P_+ = (1 + number of permutations with no smaller statistic)
+        / (1 + permutations)
 
-    and P_- likewise. At exchangeability the test is exact: it rejects at level a with probability a at most. A small p
-    says "not exchangeable": neurons may depend on each other, or on something that their network's neurons share, such
-    as a random scale or the coordinates they are seen in; see `neuron_coordinates` for the latter. Dependence that
-    leaves pairs' distances alone is not seen.
+    and P_- likewise. At exchangeability the test is exact: it rejects at level a with probability a
+    at most. A small p says "not exchangeable": neurons may depend on each other, or on something
+    that their network's neurons share, such as a random scale or the coordinates they are seen in;
+    see `neuron_coordinates` for the latter. Dependence that leaves pairs' distances alone is not
+    seen.
 
     Args:
         key: a PRNG key.
-        neurons: traced; the same layer of independently trained networks, a row per neuron in coordinates that mean the
-            same in all networks, such as `neuron_coordinates`.
+        neurons: traced; the same layer of independently trained networks, a row per neuron in
+            coordinates that mean the same in all networks, such as `neuron_coordinates`.
         num_permutations: static.
 
     Raises:
         ValueError: fewer than 2 networks or 2 neurons, or no permutations.
 
-    Source: the permutation test of Gretton et al. (2012), applied to the paper's assumption of independent neurons
+    Source: the permutation test of Gretton et al. (2012), applied to the paper's assumption of
+        independent neurons
     (Sections 3 and 5).
     """
     shape = jnp.shape(neurons)
@@ -127,19 +134,21 @@ def neuron_coordinates(
     groups: Sequence[str] | None = None,
     common_frame: bool = True,
 ) -> dict[str, Float[Array, "n num_coordinates"]]:
-    """A network's neurons in coordinates that mean the same in every network: what they say to common probe inputs.
+    """A network's neurons in coordinates that mean the same in every network: what they say to
+    common probe inputs.
 
-    Weights beyond the first layer live in coordinates of their own network; pre-activations `z = Phi w` on P probes,
-    Phi `[P, fan_in]` what the layer sees of them, do not. But all neurons of a network share Phi, which is random:
-    their pre-activations are dependent through it even where their weights are independent, and a test of them rejects
-    fresh networks (how often: `docs/theory.md`). In the common frame a neuron is
-    `(Phi Phi^T)^(-1/2) Phi w`: its weights in an orthonormal basis that belongs to the probes. Independent isotropic
-    Gaussian weights are then independent standard normal in every layer of every network, and `independence_test` is
-    exact. With `common_frame=False`, the pre-activations themselves.
+    Weights beyond the first layer live in coordinates of their own network; pre-activations `z =
+    Phi w` on P probes, Phi `[P, fan_in]` what the layer sees of them, do not. But all neurons of a
+    network share Phi, which is random: their pre-activations are dependent through it even where
+    their weights are independent, and a test of them rejects fresh networks (how often:
+    `docs/theory.md`). In the common frame a neuron is `(Phi Phi^T)^(-1/2) Phi w`: its weights in an
+    orthonormal basis that belongs to the probes. Independent isotropic Gaussian weights are then
+    independent standard normal in every layer of every network, and `independence_test` is exact.
+    With `common_frame=False`, the pre-activations themselves.
 
-    Of P samples (a convolution's patches count), at most a quarter as many as the kernel has inputs are used, evenly
-    spaced. Vectors that write the group (biases) are further coordinates. `vmap` over networks gives what
-    `independence_test` takes.
+    Of P samples (a convolution's patches count), at most a quarter as many as the kernel has inputs
+    are used, evenly spaced. Vectors that write the group (biases) are further coordinates. `vmap`
+    over networks gives what `independence_test` takes.
 
     Args:
         apply: static; `apply(params, inputs)`.
@@ -150,7 +159,8 @@ def neuron_coordinates(
         common_frame: static.
 
     Raises:
-        ValueError: a group whose neurons are not one axis of dense kernels or convolutions, or an unknown one.
+        ValueError: a group whose neurons are not one axis of dense kernels or convolutions, or an
+            unknown one.
     """
     spec = spec.bind(params)
     names = spec.groups if groups is None else tuple(groups)

@@ -14,10 +14,11 @@ NamedActivations: TypeAlias = Callable[[PyTree, Any], Mapping[str, Array]]
 
 
 class Moments(NamedTuple):
-    """Moments of the activations of networks A and B at one place; `vmap` prepends axes to every field.
+    """Moments of the activations of networks A and B at one place; `vmap` prepends axes to every
+    field.
 
-    Sums are centred (about the mean of the samples seen), so that large means cost no digits. Of one-hot vectors only
-    the means are kept, which say all; their sums are None.
+    Sums are centred (about the mean of the samples seen), so that large means cost no digits. Of
+    one-hot vectors only the means are kept, which say all; their sums are None.
     """
 
     num_samples: Float[Array, ""]  # N
@@ -35,7 +36,8 @@ def _outer_sum(x: Array, y: Array) -> Array:
 def sample_moments(
     a: Num[ArrayLike, "num_samples n"], b: Num[ArrayLike, "num_samples n_b"]
 ) -> Moments:
-    """The moments of one batch of activations, accumulated in float32 at least, in float64 where x64 is on.
+    """The moments of one batch of activations, accumulated in float32 at least, in float64 where
+    x64 is on.
 
     Raises:
         ValueError: the batches differ in the number of samples or are empty.
@@ -67,9 +69,11 @@ def sample_moments(
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
-    """The moments of two sets of samples together: exact in real arithmetic, associative up to rounding.
+    """The moments of two sets of samples together: exact in real arithmetic, associative up to
+    rounding.
 
-    With `d = mean_2 - mean_1`: `C = C_1 + C_2 + N_1 N_2 / (N_1 + N_2) d d^T` (Chan, Golub and LeVeque 1983).
+    With `d = mean_2 - mean_1`: `C = C_1 + C_2 + N_1 N_2 / (N_1 + N_2) d d^T` (Chan, Golub and
+    LeVeque 1983).
     """
     count = first.num_samples + second.num_samples
     share = second.num_samples / count
@@ -101,10 +105,12 @@ def stream_moments(
     """The moments of both networks' activations on the same inputs, in batches.
 
     Args:
-        activations: static; `activations(params, inputs)` names the activations `[*batch, num_samples, n]` to measure.
+        activations: static; `activations(params, inputs)` names the activations `[*batch,
+            num_samples, n]` to measure.
         params_a, params_b: the two networks' parameters, traced.
         inputs: arrays with a leading axis of samples, traced; the last batch may be short.
-        batch_size: static, samples per batch; it sets memory and speed, the result changes by rounding only.
+        batch_size: static, samples per batch; it sets memory and speed, the result changes by
+            rounding only.
         one_hot: static, names of those that are one-hot vectors.
 
     Returns:
@@ -200,7 +206,9 @@ def _measure(a: Array, b: Array, one_hot: bool) -> Moments:
 
 
 def second_moment(moments: Moments, *, ddof: int = 0) -> Float[Array, "n n"]:
-    """The uncentred second moment of A, `sum_x phi_A phi_A^T / (N - ddof)`; the paper divides by N - 1 (Section 6)."""
+    """The uncentred second moment of A, `sum_x phi_A phi_A^T / (N - ddof)`; the paper divides by N
+    - 1 (Section 6).
+    """
     if moments.centred_aa is None:  # one-hot vectors
         total = moments.num_samples * jnp.diag(moments.mean_a)
     else:
@@ -215,7 +223,9 @@ def cross_covariance(moments: Moments, *, ddof: int = 1) -> Float[Array, "n n_b"
 
 
 def cross_correlation(moments: Moments) -> Float[Array, "n n_b"]:
-    """Pearson's correlation of every neuron of A with every neuron of B, in [-1, 1]; 0 for a constant neuron."""
+    """Pearson's correlation of every neuron of A with every neuron of B, in [-1, 1]; 0 for a
+    constant neuron.
+    """
 
     def inverse_norm(centred: Array | None) -> Array:
         assert centred is not None
