@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
 from lmcjax.statistics._moments import (
     Moments,
@@ -237,7 +237,7 @@ def bound_group_moments(
         group, moments, permutations: as for `group_moments`.
     """
     spec_a, spec_b = specs
-    known: dict[str, Array] = {}
+    known: dict[str, ArrayLike] = {}
     if permutations is not None:
         known = {**identity_permutations(spec_a), **permutations}
     sources_a = activation_sources(spec_a, group, moments)
