@@ -29,7 +29,14 @@ COLOURS = {
     "correlation": "#CC79A7",
 }
 PALETTE = ("#000000", "#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00", "#CC79A7", "#999999")
-MARKERS = {"network": "x", "none": "v", "weights": "o", "covariance": "s", "activations": "^", "correlation": "D"}
+MARKERS = {
+    "network": "x",
+    "none": "v",
+    "weights": "o",
+    "covariance": "s",
+    "activations": "^",
+    "correlation": "D",
+}
 
 
 def tidy(axes: Axes) -> None:
@@ -38,30 +45,50 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _curve(axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-") -> None:
-    """A mean along the one dimension that it has, with its band of one standard deviation; bars between categories."""
+def _curve(
+    axes: Axes, name: str, label: str, mean: xr.DataArray, std: xr.DataArray, line: str = "-"
+) -> None:
+    """A mean along the one dimension that it has, with its band of one standard deviation; bars
+    between categories.
+    """
     (dimension,) = mean.dims
     x, colour = mean[dimension].values, COLOURS[name]
     if x.dtype.kind not in "if":
-        axes.errorbar(x, mean, std, linestyle="", capsize=4, label=label, color=colour, marker=MARKERS[name])
+        axes.errorbar(
+            x, mean, std, linestyle="", capsize=4, label=label, color=colour, marker=MARKERS[name]
+        )
         return
-    axes.plot(x, mean, linestyle=line, label=label, color=colour, marker=MARKERS[name], markersize=5)
+    axes.plot(
+        x, mean, linestyle=line, label=label, color=colour, marker=MARKERS[name], markersize=5
+    )
     if not np.isnan(std).all():
         low = np.maximum(mean - std, 0.02 * mean) if axes.get_yscale() == "log" else mean - std
         axes.fill_between(x, low, mean + std, color=colour, alpha=0.15, linewidth=0)
 
 
 def _plot_losses(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", yscale="log", title="Half-way between two networks", ylabel="test loss at t = 1/2 (nats)")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        title="Half-way between two networks",
+        ylabel="test loss at t = 1/2 (nats)",
+    )
     losses = measured(results, "midpoint_loss")
     for matching in results.matching.values:
-        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching)))
+        _curve(
+            axes, matching, MATCHING_NAMES[matching], *mean_and_std(losses.sel(matching=matching))
+        )
     _curve(axes, "network", "the networks themselves", *mean_and_std(own_loss(results)), line=":")
     plain_log_ticks(axes)
 
 
 def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", yscale="log", title="What the matchings compare", ylabel="approximate dimension")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        title="What the matchings compare",
+        ylabel="approximate dimension",
+    )
     lines = ("-", "--", ":", "-.")
     for similarity in results.similarity.values:
         dimensions = results["approximate_dimension"].sel(similarity=similarity)
@@ -77,10 +104,16 @@ def _plot_dimensions(axes: Axes, results: xr.Dataset) -> None:
 
 
 def _plot_barriers(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", title="Barrier between two networks", ylabel="test barrier, loss minus chord (nats)")
+    axes.set(
+        xscale="log",
+        title="Barrier between two networks",
+        ylabel="test barrier, loss minus chord (nats)",
+    )
     barriers = measured(results, "barrier")
     for matching in results.matching.values:
-        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching)))
+        _curve(
+            axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching))
+        )
     axes.set_ylim(bottom=0)
 
 
@@ -92,7 +125,8 @@ def plain_log_ticks(axes: Axes) -> None:
 
 
 def plot_figure2(results: xr.Dataset) -> Figure:
-    """The paper's two panels, midpoint loss and approximate dimension by learning rate, and the barrier with them.
+    """The paper's two panels, midpoint loss and approximate dimension by learning rate, and the
+    barrier with them.
 
     Lines are means, bands one standard deviation over pairs.
 
@@ -121,11 +155,15 @@ def _plot_along(axes: Axes, results: xr.Dataset, name: str, cell: dict[str, Any]
     slice_ = results.sel({other: value for other, value in cell.items() if other != name})
     barriers = measured(slice_, "barrier")
     for matching in results.matching.values:
-        _curve(axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching)))
+        _curve(
+            axes, matching, MATCHING_NAMES[matching], *mean_and_std(barriers.sel(matching=matching))
+        )
     if name in ("width", "learning_rate"):
         axes.set_xscale("log")
     if name in ("width", "num_hidden_layers"):
-        axes.set_xticks(results[name].values, [str(value) for value in results[name].values], minor=False)
+        axes.set_xticks(
+            results[name].values, [str(value) for value in results[name].values], minor=False
+        )
         axes.set_xticks([], minor=True)
     swept = [other for other in AXES if other != name and results.sizes[other] > 1]
     axes.set(title=", ".join(_say(other, cell[other]) for other in swept), xlabel=AXES[name])
@@ -138,7 +176,8 @@ def _say(axis: str, value: Any) -> str:
 
 
 def plot_sweep(results: xr.Dataset) -> Figure:
-    """Test barriers along every axis that was swept, through the cell whose networks have the least test loss.
+    """Test barriers along every axis that was swept, through the cell whose networks have the least
+    test loss.
 
     Lines are means, bands one standard deviation over pairs.
 

@@ -20,7 +20,8 @@ def figure2_sweep(
     seed: int = 0,
     **options: Any,
 ) -> Sweep:
-    """Pairs of networks of one architecture at several learning rates; the same initial weights serve every rate.
+    """Pairs of networks of one architecture at several learning rates; the same initial weights
+    serve every rate.
 
     Args:
         learning_rates: peak rates.
@@ -29,7 +30,8 @@ def figure2_sweep(
         seed: the first takes the seeds 0, 1, ... of a sweep, the next those after them.
         **options: of `Sweep`.
 
-    Source: the paper, Section 6; defaults scaled down from 512 neurons and 50 epochs of 60,000 images.
+    Source: the paper, Section 6; defaults scaled down from 512 neurons and 50 epochs of 60,000
+        images.
     """
     if repetitions < 1:
         raise ValueError(f"repetitions is at least 1, not {repetitions}")
@@ -39,7 +41,9 @@ def figure2_sweep(
 
 
 def is_figure2(results: xr.Dataset) -> bool:
-    """Whether the results of a sweep are of one architecture, so that they can be shown by learning rate alone."""
+    """Whether the results of a sweep are of one architecture, so that they can be shown by learning
+    rate alone.
+    """
     return all(results.sizes[name] == 1 for name in _ARCHITECTURE)
 
 
@@ -52,5 +56,9 @@ def figure2_results(results: xr.Dataset) -> xr.Dataset:
     if not is_figure2(results):
         raise ValueError(f"Figure 2 is of one architecture, not of {dict(results.sizes)}")
     one = results.squeeze(_ARCHITECTURE, drop=True)
-    by_network = {name: one[name].sel(seed=one["seed_of"]) for name in ("training_loss", "training_finite")}
-    return one.drop_dims("seed").assign({name: values.drop_vars("seed") for name, values in by_network.items()})
+    by_network = {
+        name: one[name].sel(seed=one["seed_of"]) for name in ("training_loss", "training_finite")
+    }
+    return one.drop_dims("seed").assign(
+        {name: values.drop_vars("seed") for name, values in by_network.items()}
+    )

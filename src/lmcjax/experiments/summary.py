@@ -33,8 +33,11 @@ def mean_and_std(values: xr.DataArray) -> tuple[xr.DataArray, xr.DataArray]:
     return mean, values.std("pair", ddof=1)
 
 
-def paired_difference(values: xr.DataArray, first: str, second: str, *, confidence: float = 0.95) -> xr.Dataset:
-    """First matching minus second, on the same pairs of networks: mean over pairs and Student's t interval.
+def paired_difference(
+    values: xr.DataArray, first: str, second: str, *, confidence: float = 0.95
+) -> xr.Dataset:
+    """First matching minus second, on the same pairs of networks: mean over pairs and Student's t
+    interval.
 
     Args:
         values: with dimensions `learning_rate`, `pair`, `matching`.
@@ -56,7 +59,11 @@ def spread(mean: float, std: float, digits: int = 3, sign: str = "") -> str:
     """Mean ± standard deviation as text."""
     if np.isnan(mean):
         return "diverged"
-    return f"{mean:{sign}.{digits}f}" if np.isnan(std) else f"{mean:{sign}.{digits}f} ± {std:.{digits}f}"
+    return (
+        f"{mean:{sign}.{digits}f}"
+        if np.isnan(std)
+        else f"{mean:{sign}.{digits}f} ± {std:.{digits}f}"
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -71,8 +78,12 @@ def matching_table(results: xr.Dataset, quantity: str, title: str) -> Table:
     mean, std = mean_and_std(measured(results, quantity))
     table = _table(title, *(MATCHING_NAMES[m] for m in results.matching.values))
     for rate in results.learning_rate.values:
-        cells = ({"learning_rate": rate, "matching": matching} for matching in results.matching.values)
-        table.add_row(f"{rate:.3g}", *(spread(float(mean.sel(cell)), float(std.sel(cell))) for cell in cells))
+        cells = (
+            {"learning_rate": rate, "matching": matching} for matching in results.matching.values
+        )
+        table.add_row(
+            f"{rate:.3g}", *(spread(float(mean.sel(cell)), float(std.sel(cell))) for cell in cells)
+        )
     return table
 
 
@@ -94,7 +105,9 @@ def difference_table(results: xr.Dataset, quantity: str = "midpoint_loss") -> Ta
 
 def endpoint_table(results: xr.Dataset) -> Table:
     """The trained networks themselves: test loss and accuracy, training loss, runs that diverged."""
-    table = _table("The trained networks", "test loss", "test accuracy, %", "last training loss", "diverged")
+    table = _table(
+        "The trained networks", "test loss", "test accuracy, %", "last training loss", "diverged"
+    )
     finite = results["training_finite"]
     quantities = (
         (results["endpoint_loss"].sel(split="test").where(finite), 3),
@@ -106,20 +119,27 @@ def endpoint_table(results: xr.Dataset) -> Table:
         for values, digits in quantities:
             runs = values.sel(learning_rate=rate).values.ravel()
             runs = runs[~np.isnan(runs)]
-            cells.append(spread(float(runs.mean()), float(runs.std(ddof=1)), digits) if runs.size else "diverged")
+            cells.append(
+                spread(float(runs.mean()), float(runs.std(ddof=1)), digits)
+                if runs.size
+                else "diverged"
+            )
         good = finite.sel(learning_rate=rate)
         table.add_row(f"{rate:.3g}", *cells, f"{int((~good).sum())} of {good.size}")
     return table
 
 
 def dimension_table(results: xr.Dataset) -> Table:
-    """Approximate dimensions by similarity and layer, means over pairs; of many layers median, least and most."""
+    """Approximate dimensions by similarity and layer, means over pairs; of many layers median,
+    least and most.
+    """
     dimensions = results["approximate_dimension"].mean("pair")
     few = results.sizes["layer"] <= MANY_LAYERS
     layers = " / ".join(str(number + 1) for number in range(results.sizes["layer"]))
     title = f"layers {layers}" if few else f"median (range) over {results.sizes['layer']} groups"
     table = _table(
-        f"Approximate dimension of network A, {title}", *(MATCHING_NAMES[s] for s in results.similarity.values)
+        f"Approximate dimension of network A, {title}",
+        *(MATCHING_NAMES[s] for s in results.similarity.values),
     )
 
     def cell(values: np.ndarray) -> str:
@@ -129,7 +149,9 @@ def dimension_table(results: xr.Dataset) -> Table:
 
     for rate in results.learning_rate.values:
         row = dimensions.sel(learning_rate=rate)
-        table.add_row(f"{rate:.3g}", *(cell(row.sel(similarity=s).values) for s in results.similarity.values))
+        table.add_row(
+            f"{rate:.3g}", *(cell(row.sel(similarity=s).values) for s in results.similarity.values)
+        )
     return table
 
 
@@ -142,7 +164,9 @@ AXES = {  # of a sweep, with their labels
 
 
 def own_loss(results: xr.Dataset) -> xr.DataArray:
-    """Test loss of the networks themselves by cell and pair, mean of the two; nan where one diverged."""
+    """Test loss of the networks themselves by cell and pair, mean of the two; nan where one
+    diverged.
+    """
     losses = results["endpoint_loss"].sel(split="test")
     return losses.where(np.isfinite(losses)).mean("network", skipna=False)
 
@@ -160,14 +184,24 @@ def best_cell(results: xr.Dataset) -> dict[str, Any]:
 
 
 def sweep_tables(results: xr.Dataset) -> list[Table]:
-    """Of a sweep, by width, depth and optimizer, each at the learning rate with the least test loss: barriers and
+    """Of a sweep, by width, depth and optimizer, each at the learning rate with the least test
+    loss: barriers and
     losses half-way, on the test set."""
     tables = []
     for quantity, title in (("barrier", "Test barrier"), ("midpoint_loss", "Test loss half-way")):
         names = [MATCHING_NAMES[m] for m in results.matching.values]
-        table = _table(f"{title} (nats, mean ± std over pairs)", "layers", "optimizer", "best rate", "own loss", *names)
+        table = _table(
+            f"{title} (nats, mean ± std over pairs)",
+            "layers",
+            "optimizer",
+            "best rate",
+            "own loss",
+            *names,
+        )
         table.columns[0].header = "width"
-        for width, depth, optimizer in itertools.product(*(results[a].values for a in AXES if a != "learning_rate")):
+        for width, depth, optimizer in itertools.product(
+            *(results[a].values for a in AXES if a != "learning_rate")
+        ):
             rows = results.sel(width=[width], num_hidden_layers=[depth], optimizer=[optimizer])
             try:
                 cell = best_cell(rows)
@@ -182,7 +216,9 @@ def sweep_tables(results: xr.Dataset) -> list[Table]:
                 spread(float(mean.sel(matching=m)), float(std.sel(matching=m)), digits=2)
                 for m in results.matching.values
             )
-            table.add_row(*map(str, (width, depth, optimizer)), f"{cell['learning_rate']:.3g}", own, *cells)
+            table.add_row(
+                *map(str, (width, depth, optimizer)), f"{cell['learning_rate']:.3g}", own, *cells
+            )
         tables.append(table)
     return tables
 
@@ -190,8 +226,14 @@ def sweep_tables(results: xr.Dataset) -> list[Table]:
 def figure2_tables(results: xr.Dataset) -> list[Table]:
     """Every table of Figure 2, in reading order."""
     return [
-        matching_table(results, "midpoint_loss", "Test loss half-way, t = 1/2 (nats, mean ± std over pairs)"),
-        matching_table(results, "barrier", "Test barrier, max of loss minus chord (nats, mean ± std over pairs)"),
+        matching_table(
+            results, "midpoint_loss", "Test loss half-way, t = 1/2 (nats, mean ± std over pairs)"
+        ),
+        matching_table(
+            results,
+            "barrier",
+            "Test barrier, max of loss minus chord (nats, mean ± std over pairs)",
+        ),
         difference_table(results),
         endpoint_table(results),
         dimension_table(results),
