@@ -10,7 +10,8 @@ import pytest
 import xarray as xr
 
 import lmcjax
-from lmcjax.experiments.figure2 import figure2_results, figure2_sweep, is_figure2
+from lmcjax.experiments.figure2 import figure2_sweep
+from lmcjax.results import has_one_architecture, of_one_architecture
 from lmcjax.sweep import Sweep, run_sweep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -42,8 +43,8 @@ def test_results_by_learning_rate_alone(few_digits):
         width=4, num_hidden_layers=1, learning_rates=(0.01, 0.1), **TINY | {"repetitions": 2}
     )
     results = run_sweep(sweep, few_digits)
-    assert is_figure2(results)
-    figure = figure2_results(results)
+    assert has_one_architecture(results)
+    figure = of_one_architecture(results)
     assert dict(figure["midpoint_loss"].sizes) == {
         "learning_rate": 2,
         "pair": 2,
@@ -62,7 +63,7 @@ def test_results_by_learning_rate_alone(few_digits):
         )
     several = xr.concat([results, results.assign_coords(width=[8])], "width", data_vars="all")
     with pytest.raises(ValueError, match="Figure 2 is of one architecture"):
-        figure2_results(several)
+        of_one_architecture(several)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_other_networks_go_the_same_way(model, groups, monkeypatch, few_digits):
         keep_permutations=True,
         **TINY,
     )
-    results = figure2_results(run_sweep(sweep, few_digits))
+    results = of_one_architecture(run_sweep(sweep, few_digits))
     assert groups is None or results["layer"].values.tolist() == groups
     ends = results["path_loss"].isel(t=[0, -1])
     expected = results["endpoint_loss"].expand_dims(matching=results.matching, axis=3)

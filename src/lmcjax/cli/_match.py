@@ -95,7 +95,13 @@ class Match:
         files = [self.out / name for name in ("aligned.safetensors", "matching.safetensors", "report.json")]
         if not self.overwrite and (there := [file for file in files if file.exists()]):
             raise FileExistsError(f"{there[0]} is already there; --overwrite replaces it")
-        from lmcjax.cli._checkpoint import Checkpoint, distance, in_float32, permute_checkpoint, read_checkpoint
+        from lmcjax.cli._checkpoint import (
+            Checkpoint,
+            distance,
+            in_float32,
+            permute_checkpoint,
+            read_checkpoint,
+        )
         from lmcjax.symmetry import permute, spec_from_table
 
         file_a, file_b = read_checkpoint(self.a), read_checkpoint(self.b)

@@ -18,7 +18,7 @@ from lmcjax.experiments.claims._drawing import label_end, number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, slopes
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.matching import match_layerwise
-from lmcjax.plots import COLOURS, plain_log_ticks, tidy
+from lmcjax.results import COLOURS, plain_log_ticks, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute

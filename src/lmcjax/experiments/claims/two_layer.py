@@ -19,7 +19,7 @@ from lmcjax.experiments.claims._drawing import label_end, number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.matching import match_weights, weight_distance
-from lmcjax.plots import COLOURS, tidy
+from lmcjax.results import COLOURS, tidy
 from lmcjax.sweep import Sweep
 from lmcjax.symmetry import PermutationSpec, permute
 

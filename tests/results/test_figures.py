@@ -12,14 +12,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lmcjax import cli
-from lmcjax.experiments.summary import MATCHING_NAMES, dimension_table
-from lmcjax.plots import plot_figure2, plot_sweep, save_figure
+from lmcjax.results import MATCHING_LABELS, dimension_table, plot_figure2, plot_sweep, save_figure
 from lmcjax.sweep import _results
 
 
 def make_results(repetitions: int, num_layers: int = 2) -> xr.Dataset:
     rng = np.random.default_rng(0)
-    matchings, similarities = list(MATCHING_NAMES)[:4], list(MATCHING_NAMES)[1:4]
+    matchings, similarities = list(MATCHING_LABELS)[:4], list(MATCHING_LABELS)[1:4]
     by_matching = ("split", "learning_rate", "pair", "matching")
     shape = (1, 3, repetitions, 4)
     return xr.Dataset(
@@ -62,7 +61,7 @@ def test_panels_are_labelled_and_show_the_numbers():
     assert len({to_hex(line.get_color()) for line in losses.lines}) == 5
     by_label = {line.get_label(): line.get_ydata() for line in losses.lines}
     expected = results["midpoint_loss"].sel(split="test", matching="covariance").mean("pair")
-    np.testing.assert_allclose(by_label[MATCHING_NAMES["covariance"]], expected)
+    np.testing.assert_allclose(by_label[MATCHING_LABELS["covariance"]], expected)
 
 
 def test_one_pair_has_no_band(tmp_path):
@@ -236,7 +235,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         return [stem.with_suffix(".png")]
 
-    monkeypatch.setattr("lmcjax.plots.save_figure", keep)
+    monkeypatch.setattr("lmcjax.results.save_figure", keep)
     return figures
 
 
@@ -264,4 +263,4 @@ def test_every_pair_of_swept_axes_goes_through_plot(swept, drawn, tmp_path, caps
         check_sweep_panel(panel, name, results)
     assert figure.axes[0].get_ylabel() == "test barrier, loss minus chord (nats)"
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
-    assert legend == [MATCHING_NAMES[matching] for matching in results.matching.values]
+    assert legend == [MATCHING_LABELS[matching] for matching in results.matching.values]

@@ -6,7 +6,7 @@ import xarray as xr
 from rich.console import Console
 from scipy import stats
 
-from lmcjax.experiments.summary import (
+from lmcjax.results import (
     best_cell,
     matching_table,
     mean_and_std,
