@@ -35,7 +35,7 @@ SMALL: dict[str, dict[str, str]] = {
         "--epochs": "1",
     },
     "benchmarks/planted.py": {"--repetitions": "1", "--only": "LSTM"},
-    "benchmarks/sweep.py": {"--repetitions": "1", "--widths": "4 8 16", "--seeds": "2"},
+    "benchmarks/sweep.py": {"--repetitions": "1", "--widths": "8", "--seeds": "2"},
     "benchmarks/training.py": {"--repetitions": "1", "--widths": "8"},
 }
 

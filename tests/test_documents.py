@@ -25,6 +25,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -357,11 +358,22 @@ class Reader:
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "FREE_PORT": str(port),
         }
-        ran = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600
-        )
-        assert ran.returncode == 0, f"{command}\n{ran.stdout}\n{ran.stderr}"
-        printed.write(ran.stdout)
+        with subprocess.Popen(
+            ["bash", "-c", command],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=600)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+                raise
+        assert process.returncode == 0, f"{command}\n{output}"
+        printed.write(output)
 
 
 @pytest.fixture(scope="module")

@@ -53,12 +53,14 @@ def match_annealing(
     temperature: Schedule | None = None,
     init: Permutations | None = None,
 ) -> Matching:
-    """Simulated annealing: swap two random neurons of B, keep the swap if it helps, or by chance if it does not.
+    """Simulated annealing: swap two random neurons of B, keep the swap if it helps, or by chance if
+    it does not.
 
-    A swap that changes the objective by D is kept with probability `min(1, exp(-D / temperature))`. Groups are drawn in
-    proportion to their neurons. The squared distance of weights is updated by what the two neurons carry (where no
-    group acts on two axes of a leaf and none has batch axes); any other objective is evaluated anew at every step. What
-    comes back is the best of the permutations seen.
+    A swap that changes the objective by D is kept with probability `min(1, exp(-D / temperature))`.
+    Groups are drawn in proportion to their neurons. The squared distance of weights is updated by
+    what the two neurons carry (where no group acts on two axes of a leaf and none has batch axes);
+    any other objective is evaluated anew at every step. What comes back is the best of the
+    permutations seen.
 
     Jittable and vmappable as a whole; without derivative.
 
@@ -66,22 +68,24 @@ def match_annealing(
         spec: static.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are reordered, traced, of the same shapes.
-        key: of the swaps and of their acceptance; an objective that draws gets one key for all steps.
-        objective: static; `objective(params_a, params_b, key)`, smaller is better. Entezari et al. take a loss at the
-            middle of the line, `midpoint_loss`.
+        key: of the swaps and of their acceptance; an objective that draws gets one key for all
+            steps.
+        objective: static; `objective(params_a, params_b, key)`, smaller is better. Entezari et al.
+            take a loss at the middle of the line, `midpoint_loss`.
         num_steps: static, at least 1: swaps that are tried.
-        temperature: traced, or a schedule; at least 0, in the objective's unit. At 0 only swaps that do not
-            hurt are kept. Default: falling geometrically, from the mean change of 16 swaps of the start
-            to a thousandth of that.
+        temperature: traced, or a schedule; at least 0, in the objective's unit. At 0 only swaps
+            that do not hurt are kept. Default: falling geometrically, from the mean change of 16
+            swaps of the start to a thousandth of that.
         init: where to start, traced. Default: the identity.
 
     Returns:
-        The best permutations, with the objective's trace. `converged` says no more than `finite`, which is
-        False also if a traced temperature was negative or nan at some step.
+        The best permutations, with the objective's trace. `converged` says no more than `finite`,
+        which is False also if a traced temperature was negative or nan at some step.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, no
-            group with two neurons, a known temperature that is negative or nan.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or
+            the start, fewer than one step, no group with two neurons, a known temperature that is
+            negative or nan.
 
     Source: Entezari et al. (2022), Section 4 and Appendix.
     """
@@ -138,7 +142,9 @@ def _cooling(first: Array, num_steps: int) -> Schedule:
 
 
 def _random_swap(spec: PermutationSpec, key: Array, use: Callable[[_Swap], tuple]) -> tuple:
-    """`use(swap)` of two different neurons of a random group; groups in proportion to their neurons."""
+    """`use(swap)` of two different neurons of a random group; groups in proportion to their
+    neurons.
+    """
     shapes = {group: shape for group, shape in spec.group_shapes().items() if shape[-1] > 1}
     if not shapes:
         raise ValueError(f"no group has two neurons to swap: {spec.group_shapes()}")
@@ -159,7 +165,9 @@ def _random_swap(spec: PermutationSpec, key: Array, use: Callable[[_Swap], tuple
 
 
 def _simple_places(spec: PermutationSpec) -> dict[str, list[Place]] | None:
-    """Where each group acts, if a swap changes nothing but the inner products of two rows each; None: it may."""
+    """Where each group acts, if a swap changes nothing but the inner products of two rows each;
+    None: it may.
+    """
     places = {group: list(spec.places(group)) for group in spec.groups}
     for group, own in places.items():
         if not is_linear(spec, group) or any(place.segment.batch_axes for place in own):
@@ -170,7 +178,9 @@ def _simple_places(spec: PermutationSpec) -> dict[str, list[Place]] | None:
 def _gain(
     spec: PermutationSpec, places: list[Place], swap: _Swap, params_a: PyTree, params_b: PyTree, found: Permutations
 ) -> Array:
-    """By how much the swap raises `<A, P B>`: the two rows of A against the two of B, crosswise less straight."""
+    """By how much the swap raises `<A, P B>`: the two rows of A against the two of B, crosswise
+    less straight.
+    """
     leaves_a, leaves_b, axes = named_leaves(params_a), named_leaves(params_b), dict(spec.leaves)
     here = jnp.stack([swap.i, swap.j])
     there = jnp.asarray(found[swap.group])[here]

@@ -72,8 +72,9 @@ def match_frank_wolfe(
         was met. Certificates as of `match_weights`.
 
     Raises:
-        ValueError: shapes that differ between the networks or do not fit the spec, an unknown start, a random one
-            without a key, fewer than one iteration, an unknown leaf, a metric that lacks a kernel.
+        ValueError: a complex leaf, shapes that differ between the networks or do not fit the spec,
+            an unknown start, a random one without a key, fewer than one iteration, an unknown leaf,
+            a metric that lacks a kernel.
 
     Source: Frank and Wolfe (1956); Vogelstein et al. (2015) for one group; Crisostomi et al. (2024), C2M3, for all.
     """

@@ -64,8 +64,8 @@ def match_layerwise(
         `Matching`, with `permute(spec, matching.permutations, params_b)` lining up with `params_a`.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec, moments missing or of the wrong size, an
-            unknown option, fewer than one pass.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec,
+            moments missing or of the wrong size, an unknown option, fewer than one pass.
 
     Source: the paper, Section 6; activation matching after Li et al. (2015).
     """

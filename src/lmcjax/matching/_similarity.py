@@ -208,7 +208,7 @@ def approximate_dimensions(
         moments: as for `match_layerwise`, for all but `"weights"`; only A's are used.
 
     Raises:
-        ValueError: an unknown similarity, or moments that are needed and missing.
+        ValueError: an unknown similarity, moments that are needed and missing, or a complex leaf.
 
     Source: the paper, Section 6 and the right panel of its Figure 2.
     """

@@ -46,15 +46,18 @@ def soft_alignments(
     threshold: float = 1e-4,
     max_iterations: int = 1000,
 ) -> SoftAlignments:
-    """The Sinkhorn operator: `argmax_T <X, T> + temperature * entropy(T)` over doubly stochastic T, per group.
+    """The Sinkhorn operator: `argmax_T <X, T> + temperature * entropy(T)` over doubly stochastic T,
+    per group.
 
-    Differentiable in logits and temperature, by implicit differentiation of the fixed point, as `sinkhorn_plan` is.
+    Differentiable in logits and temperature, by implicit differentiation of the fixed point, as
+    `sinkhorn_plan` is.
 
     Args:
         logits: X per group `[*batch, n, n]`, traced, any unit.
-        temperature: traced, above 0, in the unit of the logits; smaller is nearer a permutation, and
-            slower. A traced one that is not above 0 gives matrices of nan.
-        threshold: static; the summed error of the column sums, relative to n, at which iteration stops.
+        temperature: traced, above 0, in the unit of the logits; smaller is nearer a permutation,
+            and slower. A traced one that is not above 0 gives matrices of nan.
+        threshold: static; the summed error of the column sums, relative to n, at which iteration
+            stops.
         max_iterations: static.
 
     Returns:
@@ -63,7 +66,8 @@ def soft_alignments(
     Raises:
         ValueError: a matrix that is not square, a known temperature that is not above 0.
 
-    Source: Mena et al. (2018); implicit differentiation for matching networks: Pena et al. (2023), Section 3.2.
+    Source: Mena et al. (2018); implicit differentiation for matching networks: Pena et al. (2023),
+        Section 3.2.
     """
     check_positive("temperature", temperature)
     alignments, converged, finite = {}, jnp.asarray(True), jnp.asarray(True)
@@ -96,40 +100,45 @@ def match_sinkhorn(
     max_iterations: int = 1000,
     backend: AssignmentBackend = "auto",
 ) -> Matching:
-    """Learn soft permutations that make any differentiable objective small; harden them by exact assignment.
+    """Learn soft permutations that make any differentiable objective small; harden them by exact
+    assignment.
 
-    Per group logits X, `T = soft_alignments(X)`, and gradient steps on `objective(A, apply_soft(T, B))` through
-    Sinkhorn's fixed point. At the end the permutations maximise `sum_i T[i, p[i]]` group by group. All groups and all
-    leaves that they touch are moved at once, whatever the spec: streams, heads and their channels, stacks.
+    Per group logits X, `T = soft_alignments(X)`, and gradient steps on `objective(A, apply_soft(T,
+    B))` through Sinkhorn's fixed point. At the end the permutations maximise `sum_i T[i, p[i]]`
+    group by group. All groups and all leaves that they touch are moved at once, whatever the spec:
+    streams, heads and their channels, stacks.
 
-    Jittable and vmappable as a whole; the soft alignments, their objective and the trace are differentiable in both
-    networks and in the temperature, through all steps.
+    Jittable and vmappable as a whole; the soft alignments, their objective and the trace are
+    differentiable in both networks and in the temperature, through all steps.
 
     Args:
         spec: static.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are mixed and reordered, traced, of the same shapes.
-        objective: static; `objective(params_a, params_b, key)`, smaller is better: `weight_distance`, what
-            `midpoint_loss` or `random_point_loss` return, or any other. Step i has the key `fold_in(key, i)`.
+        objective: static; `objective(params_a, params_b, key)`, smaller is better:
+            `weight_distance`, what `midpoint_loss` or `random_point_loss` return, or any other.
+            Step i has the key `fold_in(key, i)`.
         optimizer: static, of the logits; with any schedule of optax inside. Default: Adam, its rate
             falling from 0.1 to 0 along a cosine.
         num_steps: static, at least 1.
         temperature: traced, or a schedule; above 0, in the logits' unit.
-        init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere, that is,
-            uniform alignments, which prefer no neuron.
+        init: where to start, traced: the logits are 1 there and 0 elsewhere. Default: 0 everywhere,
+            that is, uniform alignments, which prefer no neuron.
         key: for objectives that draw. Default: `jax.random.key(0)`.
         threshold: static, see `soft_alignments`.
         max_iterations: static, of Sinkhorn, per step.
         backend: static, see `linear_assignment`.
 
     Returns:
-        `Matching` with the `alignments` after the last step; `trace` is the loss of the soft alignments, before each
-        step and after the last, `loss` that of the permutations. `converged`: the last Sinkhorn iterations met their
-        threshold. `finite` is False if a traced temperature was not above 0 at some step.
+        `Matching` with the `alignments` after the last step; `trace` is the loss of the soft
+        alignments, before each step and after the last, `loss` that of the permutations.
+        `converged`: the last Sinkhorn iterations met their threshold. `finite` is False if a traced
+        temperature was not above 0 at some step.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step, an
-            objective that is no scalar, a known temperature that is not above 0.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or
+            the start, fewer than one step, an objective that is no scalar, a known temperature that
+            is not above 0.
 
     Source: Pena et al. (2023), "Re-basin via implicit Sinkhorn differentiation".
     """
@@ -154,7 +163,8 @@ def match_sinkhorn(
     if init is None:
         logits = jax.tree.map(jnp.zeros_like, logits)
     state = (logits, optimizer.init(logits), SoftAlignments(logits, jnp.asarray(False), jnp.asarray(True)))
-    # one more than there are steps, for the value after the last: the loop's body is compiled once, and that is slow
+    # one more than there are steps, for the value after the last: the loop's body is compiled once,
+    # and that is slow
     (_, _, soft), values = jax.lax.scan(advance, state, jnp.arange(num_steps + 1))
     hard = {g: assign(t, backend) for g, t in soft.alignments.items()}
     last = jax.random.fold_in(key, num_steps)

@@ -40,39 +40,45 @@ def match_soft(
 ) -> Matching:
     """Transport B's neurons to A's one layer after the other; the networks may differ in width.
 
-    For each group in the spec's order, with the alignments found so far applied to B, `T = n_a argmax_P <P, M>` over
-    plans with uniform margins, M the similarity as `match_layerwise` has it. With such margins that is the plan of the
-    least squared distance of the rows, too. `apply_soft(spec, T, params_b)` has A's shapes; where B's width divides A's
-    and the plan is exact, it computes what B does.
+    For each group in the spec's order, with the alignments found so far applied to B, `T = n_a
+    argmax_P <P, M>` over plans with uniform margins, M the similarity as `match_layerwise` has it.
+    With such margins that is the plan of the least squared distance of the rows, too.
+    `apply_soft(spec, T, params_b)` has A's shapes; where B's width divides A's and the plan is
+    exact, it computes what B does.
 
-    Where groups depend on each other in a circle, the first pass counts for each group the kernels whose other groups
-    are aligned already (all if there are none, with uniform alignments), further passes count all.
+    Where groups depend on each other in a circle, the first pass counts for each group the kernels
+    whose other groups are aligned already (all if there are none, with uniform alignments), further
+    passes count all.
 
-    Jittable and vmappable; with a temperature differentiable in both networks, the moments and the temperature.
+    Jittable and vmappable; with a temperature differentiable in both networks, the moments and the
+    temperature.
 
     Args:
         spec: static; of either network, or not bound.
         params_a: the network that stays, traced.
         params_b: the network whose neurons are mixed, traced; the same leaves, groups of any sizes.
         similarity: static.
-        moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply, spec, params_a,
-            params_a, inputs)` will do; the others compare both networks' activations, and where these differ in width,
-            ask for `activation_moments(apply_a, spec, params_a, params_b, inputs, apply_b=apply_b)`.
-        temperature: of the entropic plan, traced, above 0, in standard deviations of the similarity. None:
-            the exact plan. A traced one that is not above 0 gives alignments of nan.
+        moments: as for `match_layerwise`. Covariance reads A's only, so `activation_moments(apply,
+            spec, params_a, params_a, inputs)` will do; the others compare both networks'
+            activations, and where these differ in width, ask for `activation_moments(apply_a, spec,
+            params_a, params_b, inputs, apply_b=apply_b)`.
+        temperature: of the entropic plan, traced, above 0, in standard deviations of the
+            similarity. None: the exact plan. A traced one that is not above 0 gives alignments of
+            nan.
         num_passes: static, at least 1.
         threshold, max_iterations: static, of the entropic plan, see `sinkhorn_plan`.
         backend: static, of the exact one.
 
     Returns:
-        `Matching` with `alignments` for `apply_soft` and no permutations; columns sum to n_a / n_b. The objective of a
-        group is the sum of its alignment times the similarity, when the group was matched. `converged`: in the last
-        pass all plans were exact or met their margins to the threshold.
+        `Matching` with `alignments` for `apply_soft` and no permutations; columns sum to n_a / n_b.
+        The objective of a group is the sum of its alignment times the similarity, when the group
+        was matched. `converged`: in the last pass all plans were exact or met their margins to the
+        threshold.
 
     Raises:
-        ValueError: parameters do not fit the spec, moments missing or of the wrong size, fewer than one pass, groups
-            inside groups (channels of heads), an exact plan between sizes with a large common multiple, a known
-            temperature that is not above 0.
+        ValueError: a leaf is complex, parameters do not fit the spec, moments missing or of the
+            wrong size, fewer than one pass, groups inside groups (channels of heads), an exact plan
+            between sizes with a large common multiple, a known temperature that is not above 0.
 
     Source: Singh and Jaggi (2020), Model Fusion via Optimal Transport, Section 4.
     """
@@ -121,7 +127,9 @@ def _align(
     max_iterations: int,
     backend: AssignmentBackend,
 ) -> tuple[Array, Array, Array]:
-    """The alignment for one similarity `[n_a, n_b]`, whether it converged, and whether it is finite."""
+    """The alignment for one similarity `[n_a, n_b]`, whether it converged, and whether it is
+    finite.
+    """
     if temperature is None:
         exact = exact_plan(matrix, maximize=True, backend=backend)
         return len(matrix) * exact, jnp.asarray(True), jnp.asarray(True)
@@ -143,7 +151,9 @@ def _by_weights(
     similarity: Similarity,
     kernels: Collection[str] | None,
 ) -> Array:
-    """`W_A W_B^T` or `W_A S W_B^T` with the other groups' alignments applied to B: `[*batch, n_a, n_b]`."""
+    """`W_A W_B^T` or `W_A S W_B^T` with the other groups' alignments applied to B: `[*batch, n_a,
+    n_b]`.
+    """
     leaves_a, leaves_b, axes = named_leaves(params_a), named_leaves(params_b), dict(spec_a.leaves)
     terms = []
     for (kernel, place_a), (_, place_b) in zip(

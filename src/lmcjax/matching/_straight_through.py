@@ -62,7 +62,8 @@ def match_straight_through(
         objective that draws, by chance too.
 
     Raises:
-        ValueError: shapes differ between the networks or do not fit the spec or the start, fewer than one step or pass.
+        ValueError: a leaf is complex, shapes differ between the networks or do not fit the spec or
+            the start, fewer than one step or pass.
 
     Source: Ainsworth et al. (2023), Git Re-Basin, Algorithm 3.
     """

@@ -126,7 +126,8 @@ def weight_inner_product(
         leaf_weights: leaf name to a factor; 1 where none is given.
 
     Raises:
-        ValueError: shapes that differ or do not fit, a metric without a kernel's moments, an unknown leaf.
+        ValueError: a complex leaf or factor, shapes that differ or do not fit, a metric without a
+            kernel's moments, an unknown leaf.
 
     Source: Ainsworth et al. (2023), Section 3.2; the metric after the paper's Section 6.
     """

@@ -83,9 +83,9 @@ def match_weights(
         is one), not the whole matching.
 
     Raises:
-        ValueError: shapes that differ between the networks or do not fit the spec, an order that is not one of all
-            groups, restarts without a key, fewer than one restart or pass, an unknown leaf, a metric that lacks a
-            kernel.
+        ValueError: a complex leaf, shapes that differ between the networks or do not fit the spec,
+            an order that is not one of all groups, restarts without a key, fewer than one restart
+            or pass, an unknown leaf, a metric that lacks a kernel.
 
     Source: Ainsworth et al. (2023), Git Re-Basin, Algorithm 1.
     """
