@@ -235,7 +235,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         return [stem.with_suffix(".png")]
 
-    monkeypatch.setattr("lmcjax.results.save_figure", keep)
+    monkeypatch.setattr("lmcjax.results._style.save_figure", keep)
     return figures
 
 

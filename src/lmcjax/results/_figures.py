@@ -128,7 +128,10 @@ def _plot_along(axes: Axes, results: xr.Dataset, name: str, cell: dict[str, Any]
         values = results[name].values
         axes.set_xticks(values, [str(value) for value in values], minor=False)
         axes.set_xticks([], minor=True)
-    held = [_value_in_words(axis, others[axis]) for axis in others if results.sizes[axis] > 1]
+    held = []
+    for axis in SWEPT_AXES:
+        if axis != name and results.sizes[axis] > 1:
+            held.append(_value_in_words(axis, cell[axis]))
     axes.set(title=", ".join(held), xlabel=SWEPT_AXES[name])
 
 
