@@ -121,6 +121,8 @@ def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
         assert set(result.difference) == set(spec.groups)
         tolerance = 1e-9 if jax.config.jax_enable_x64 else 1e-5
         assert max(result.difference.values()) <= tolerance, result.difference
+        assert result.joint_difference <= tolerance
+        assert result.jointly_holds
         assert (spec.unknown, spec.dead) == ((), ())
         return spec
 

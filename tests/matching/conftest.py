@@ -56,6 +56,28 @@ def attention(params: Any, tokens: Any) -> Any:
     return jnp.einsum("bthc,hce->bte", jnp.einsum("bhts,bshc->bthc", weights, v), params["o"])
 
 
+def experts(params: Any, x: Any) -> Any:
+    """A sum of networks side by side: the kernels of the second layer see each expert's own data."""
+
+    def expert(first: Any, second: Any) -> Any:
+        return jax.nn.leaky_relu(x @ first, 0.1) @ second
+
+    return jax.vmap(expert)(params["up"], params["down"]).sum(0)
+
+
+def expert_stack(params: Any, x: Any) -> Any:
+    """Layers of experts in one scan, with queries and keys inside each expert that no kernel reads."""
+
+    def layer(x: Any, leaves: Any) -> tuple[Any, None]:
+        def expert(up: Any, q: Any, k: Any) -> Any:
+            hidden = jax.nn.leaky_relu(x @ up, 0.1)
+            return jnp.tanh(((hidden @ q) * (hidden @ k)).sum(-1, keepdims=True))
+
+        return x + jax.vmap(expert)(*leaves).sum(0), None
+
+    return jax.lax.scan(layer, x, [params[name] for name in ("up", "q", "k")])[0]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A network and inputs to probe it with."""
@@ -109,6 +131,8 @@ CASES = {
     "attention": Case(
         attention, {"embed": (7, 6), "q": (6, 3, 4), "k": (6, 3, 4), "v": (6, 3, 5), "o": (3, 5, 2)}, TOKENS
     ),
+    "experts": Case(experts, {"up": (4, 3, 5), "down": (4, 5, 2)}, VECTORS),
+    "expert stack": Case(expert_stack, {"up": (2, 4, 3, 5), "q": (2, 4, 5, 3), "k": (2, 4, 5, 3)}, VECTORS),
 }
 
 

@@ -245,6 +245,17 @@ def attention_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> di
     return {"embed": embed, "heads": products(similarity, by_head), "q": by_channel("qk"), "v": by_channel("v")}
 
 
+def experts_similarities(a: Any, b: Any, x: np.ndarray, similarity: str) -> dict[str, np.ndarray]:
+    """Experts by all their channels, channels expert by expert."""
+    said, said_b = (relu(np.einsum("bd,edn->ebn", x, p["up"]), 0.1) for p in (a, b))
+    if similarity == "activations":
+        channels = np.stack([centred(*pair) for pair in zip(said, said_b, strict=True)])
+        return {"experts": centred(said, said_b, 0), "up": channels}
+    by_channel = [products(similarity, [(w_a, w_b, x)]) for w_a, w_b in zip(a["up"], b["up"], strict=True)]
+    by_expert = [(a["up"][..., c].T, b["up"][..., c].T, x) for c in range(5)]
+    return {"experts": products(similarity, by_expert), "up": np.stack(by_channel)}
+
+
 # the leaves' axes that each group acts on, and along which it varies; the first is one that it is known by
 PLACES = {
     "stacked": {
@@ -257,6 +268,10 @@ PLACES = {
         "heads": (("q", 1, None), ("k", 1, None), ("v", 1, None), ("o", 0, None)),
         "q": (("q", 2, 1), ("k", 2, 1)),
         "v": (("v", 2, 1), ("o", 1, 0)),
+    },
+    "experts": {
+        "experts": (("up", 0, None), ("down", 0, None)),
+        "up": (("up", 2, 0), ("down", 1, 0)),
     },
 }
 
@@ -274,7 +289,12 @@ def aligned(places: Any, b: dict[str, np.ndarray], p: dict[str, np.ndarray]) -> 
     return b
 
 
-REFERENCES = {"stacked": stacked_similarities, "depthwise": depthwise_similarities, "attention": attention_similarities}
+REFERENCES = {
+    "stacked": stacked_similarities,
+    "depthwise": depthwise_similarities,
+    "attention": attention_similarities,
+    "experts": experts_similarities,
+}
 
 
 @pytest.mark.parametrize("name", REFERENCES)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,10 +34,15 @@ class ActivationMoments(NamedTuple):
     Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers and the feature
     groups of a convolution are leading axes. Where one leaf makes several kernels (a tied embedding), the second is
     called by the leaf's name and a number, as in `spec.kernels`.
+
+    A kernel with a batch axis that a group permutes (experts side by side, each of which sees data of its own) has
+    in `inputs` the moments of each entry by itself. To compare different entries, `across` has those of all entries
+    together: there the axis is one of the features. In `outputs` it always is.
     """
 
     inputs: dict[str, Moments]  # what each kernel sees
     outputs: dict[str, Moments]  # what it says; only where a group that it writes is read by no kernel
+    across: dict[str, Moments] | None = None  # what it sees, all entries together; None: no group permutes any
 
 
 def activation_moments(
@@ -53,7 +58,8 @@ def activation_moments(
     """The moments of what both networks' kernels see on the same inputs, streamed in batches.
 
     All patches of a convolution count as samples, but never more than a batch of them exists at a time. What is kept
-    are three matrices `[fan_in, fan_in]` per kernel, however many the samples.
+    are three matrices `[fan_in, fan_in]` per kernel, however many the samples; where a group permutes E experts
+    side by side, also three `[E fan_in, E fan_in]`, for the matchings by activations.
 
     Args:
         apply: static; `apply(params, inputs)`.
@@ -74,14 +80,29 @@ def activation_moments(
     else:
         PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
     spec = spec.bind(params_a)
-    unread = {kernel for g in spec.groups if not any(spec.readers(g)) for kernel, _ in spec.writers(g)}
+    kernels = {kernel.name: kernel for kernel in spec.kernels}
+    reading, writing = _joined_inputs(spec), _joined_outputs(spec)
+    unread = {k for g in spec.groups if not any(reading.readers(g)) for k, _ in writing.writers(g)}
+    across = [k for k in reading.kernels if k != kernels[k.name]]
 
     def activations(side: dict[str, PyTree], x: PyTree) -> dict[str, Array]:
         ((name, params),) = side.items()
         program = apply if name == "a" or apply_b is None else apply_b
         leaves, seen = named_leaves(params), kernel_inputs(program, spec, params, x)
-        said = {k.name: kernel_outputs(k, leaves[k.leaf], seen[k.name]) for k in unread if k.name in seen}
-        return {f"inputs {n}": v for n, v in seen.items()} | {f"outputs {n}": v for n, v in said.items()}
+        named = {f"inputs {name}": values for name, values in seen.items()}
+        for joined in unread:
+            if joined.name in seen:
+                kernel, leaf = kernels[joined.name], leaves[joined.leaf]
+                said = kernel_outputs(kernel, leaf, seen[kernel.name])
+                num_axes = jnp.ndim(leaf)
+                before, after = ((*k.batch, None, *k.outputs(num_axes)) for k in (kernel, joined))
+                named[f"outputs {kernel.name}"] = _rearrange(said, jnp.shape(leaf), before, after)
+        for joined in across:
+            if joined.name in seen:
+                before, after = ((*k.batch, None, *k.inputs) for k in (kernels[joined.name], joined))
+                shape = jnp.shape(leaves[joined.leaf])
+                named[f"across {joined.name}"] = _rearrange(seen[joined.name], shape, before, after)
+        return named
 
     if batch_size is None:
         num_samples = count_samples(inputs)
@@ -92,11 +113,57 @@ def activation_moments(
     one_hot = {f"inputs {kernel.name}" for kernel in spec.kernels if kernel.lookup}
     sides = {"a": params_a}, {"b": params_b}
     found = stream_moments(activations, *sides, inputs, batch_size=batch_size, one_hot=one_hot)
-    inputs_of, outputs_of = (
-        {name.removeprefix(side): m for name, m in found.items() if name.startswith(side)}
-        for side in ("inputs ", "outputs ")
-    )
-    return ActivationMoments(inputs_of, outputs_of)
+
+    def of(field: str) -> dict[str, Moments]:
+        return {n.removeprefix(f"{field} "): m for n, m in found.items() if n.startswith(f"{field} ")}
+
+    return ActivationMoments(of("inputs"), of("outputs"), of("across") or None)
+
+
+def _joined_inputs(spec: PermutationSpec) -> PermutationSpec:
+    """The spec with every batch axis that a group permutes among the inputs of its kernel."""
+    kernels = []
+    for kernel in spec.kernels:
+        permuted = _permuted_batch(spec, kernel)
+        if kernel.feature_groups == 1 and not kernel.lookup:
+            inputs = tuple(sorted((*kernel.inputs, *permuted)))
+            kernel = kernel._replace(inputs=inputs, batch=_without(kernel.batch, permuted))
+        kernels.append(kernel)
+    return dataclasses.replace(spec, kernels=tuple(kernels))
+
+
+def _joined_outputs(spec: PermutationSpec) -> PermutationSpec:
+    """The spec with every batch axis that a group permutes among the outputs of its kernel."""
+    kernels = (k._replace(batch=_without(k.batch, _permuted_batch(spec, k))) for k in spec.kernels)
+    return dataclasses.replace(spec, kernels=tuple(kernels))
+
+
+def _permuted_batch(spec: PermutationSpec, kernel: Kernel) -> tuple[int, ...]:
+    """The batch axes of a kernel on which a group acts."""
+    axes = dict(spec.leaves)[kernel.leaf]
+    return tuple(i for i in kernel.batch if axes[i])
+
+
+def _without(axes: tuple[int, ...], some: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i for i in axes if i not in some)
+
+
+def _rearrange(
+    values: Array, shape: tuple[int, ...], before: Sequence[int | None], after: Sequence[int | None]
+) -> Array:
+    """`[*batch, num_samples, features]`, with some of the batch axes among the features.
+
+    Args:
+        values: what a kernel sees or says.
+        shape: of its leaf.
+        before, after: the leaf's axes in the order in which they are laid out, None for the samples; those
+            that follow it are features.
+    """
+    num_batch, kept = before.index(None), after.index(None)
+    lengths = [shape[i] for i in before[num_batch + 1 :] if i is not None]
+    array = values.reshape(*values.shape[: num_batch + 1], *lengths)
+    array = jnp.transpose(array, [before.index(i) for i in after])
+    return array.reshape(*array.shape[: kept + 1], -1)
 
 
 def group_moments(
@@ -151,20 +218,27 @@ def activation_sources(
 ) -> list[tuple[Kernel, Place, tuple[int, ...], Moments]]:
     """Where a group's activations are seen: kernel, place, the leaf's axes that the moments' features are, and these.
 
+    Of a kernel with a batch axis that a group permutes, the features are those of all entries together: neurons of
+    one entry are compared with those of every other.
+
     Raises:
         ValueError: nowhere.
     """
-    readers = [(k, p, k.inputs, moments.inputs[k.name]) for k, p in spec.readers(group) if k.name in moments.inputs]
+    readers = []
+    for kernel, place in _joined_inputs(spec).readers(group):
+        seen = moments.inputs if kernel in spec.kernels else moments.across or {}
+        if kernel.name in seen:
+            readers.append((kernel, place, kernel.inputs, seen[kernel.name]))
     if readers:
         return readers
     axes = {name: len(leaf) for name, leaf in spec.leaves}
     writers = [
         (k, p, k.outputs(axes[k.leaf]), moments.outputs[k.name])
-        for k, p in spec.writers(group)
+        for k, p in _joined_outputs(spec).writers(group)
         if k.name in moments.outputs
     ]
     if not writers:
-        have = sorted([*moments.inputs, *moments.outputs])
+        have = sorted({*moments.inputs, *moments.outputs})
         raise ValueError(f"there are no moments of the activations of group {group!r}, only for {have}")
     return writers
 
