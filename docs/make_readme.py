@@ -6,13 +6,13 @@ from pathlib import Path
 import xarray as xr
 from rich.table import Table
 
-from lmcjax.experiments.figure2 import figure2_results
-from lmcjax.experiments.summary import (
-    MATCHING_NAMES,
+from lmcjax.results import (
+    MATCHING_LABELS,
     dimension_table,
     matching_table,
     mean_and_std,
     measured,
+    of_one_architecture,
     own_loss,
     spread,
 )
@@ -30,7 +30,7 @@ def markdown(table: Table) -> str:
 
 def figure2() -> str:
     """The paper's figure in numbers."""
-    results = figure2_results(xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf"))
+    results = of_one_architecture(xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf"))
     config, seconds = json.loads(results.attrs["config"]), json.loads(results.attrs["seconds"])
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     pairs = results.sizes["pair"]
@@ -49,11 +49,11 @@ and the approximate dimensions that the matchings compare, layers 1 / 2 / 3:
 def networks() -> str:
     """Other networks, each at the rate with the smallest test loss."""
     matchings = ("none", "weights", "covariance", "activations")
-    names = [MATCHING_NAMES[m] for m in matchings]
+    names = [MATCHING_LABELS[m] for m in matchings]
     header = ["network", "neurons in groups", "rate", "the networks themselves", *names]
     rows = [header, ["---", "--:", "--:", *["--:"] * (len(header) - 3)]]
     for path in sorted((ROOT / "docs" / "networks").glob("*.nc")):
-        results = figure2_results(xr.load_dataset(path, engine="h5netcdf"))
+        results = of_one_architecture(xr.load_dataset(path, engine="h5netcdf"))
         own = own_loss(results)
         rate = float(own.mean("pair").idxmin("learning_rate"))
         sizes = results["num_neurons"].values

@@ -89,7 +89,7 @@ panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# (`lmcjax.plots.plot_sweep(results)` draws such a picture for any sweep, a panel per axis that was swept.)
+# (`lmcjax.results.plot_sweep(results)` draws such a picture for any sweep, a panel per axis that was swept.)
 #
 # ## Do matched neurons come nearer?
 #

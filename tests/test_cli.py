@@ -48,7 +48,7 @@ def refuse_to_draw(monkeypatch: pytest.MonkeyPatch, plot: str, results: Path, ca
         assert printed.endswith(f"{results}\n")
         raise TypeError("no\nink")
 
-    monkeypatch.setattr(f"lmcjax.plots.{plot}", fail)
+    monkeypatch.setattr(f"lmcjax.results.{plot}", fail)
 
 
 def test_figure2(tmp_path, capsys, monkeypatch):

@@ -1,4 +1,6 @@
-"""The experiment at a tiny size, end to end; what its numbers are is shown in tests/sweep/test_results.py."""
+"""The experiment at a tiny size, end to end; what its numbers are is shown in
+tests/sweep/test_results.py.
+"""
 
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 import xarray as xr
 
 import lmcjax
-from lmcjax.experiments.figure2 import figure2_results, figure2_sweep, is_figure2
+from lmcjax.experiments.figure2 import figure2_sweep
+from lmcjax.results import has_one_architecture, of_one_architecture
 from lmcjax.sweep import Sweep, run_sweep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -19,7 +22,9 @@ TINY = {"epochs": 1, "batch_size": 40, "repetitions": 1, "num_points": 2, "momen
 @pytest.fixture(scope="module")
 def few_digits() -> lmcjax.Dataset:
     full = lmcjax.load_dataset("mnist5k")
-    splits = [lmcjax.data.Samples(*(array[:80] for array in split)) for split in (full.train, full.test)]
+    splits = [
+        lmcjax.data.Samples(*(array[:80] for array in split)) for split in (full.train, full.test)
+    ]
     return full._replace(train=splits[0], test=splits[1])
 
 
@@ -34,20 +39,31 @@ def test_a_figure_is_a_sweep():
 
 @pytest.mark.slow
 def test_results_by_learning_rate_alone(few_digits):
-    sweep = figure2_sweep(width=4, num_hidden_layers=1, learning_rates=(0.01, 0.1), **TINY | {"repetitions": 2})
+    sweep = figure2_sweep(
+        width=4, num_hidden_layers=1, learning_rates=(0.01, 0.1), **TINY | {"repetitions": 2}
+    )
     results = run_sweep(sweep, few_digits)
-    assert is_figure2(results)
-    figure = figure2_results(results)
-    assert dict(figure["midpoint_loss"].sizes) == {"learning_rate": 2, "pair": 2, "split": 2, "matching": 4}
+    assert has_one_architecture(results)
+    figure = of_one_architecture(results)
+    assert dict(figure["midpoint_loss"].sizes) == {
+        "learning_rate": 2,
+        "pair": 2,
+        "split": 2,
+        "matching": 4,
+    }
     assert figure["training_loss"].dims == ("learning_rate", "pair", "network", "epoch")
     for pair, network in ((0, 0), (1, 0), (1, 1)):
         of_seed = (
-            results["training_loss"].squeeze(["width", "num_hidden_layers", "optimizer"]).isel(seed=2 * pair + network)
+            results["training_loss"]
+            .squeeze(["width", "num_hidden_layers", "optimizer"])
+            .isel(seed=2 * pair + network)
         )
-        np.testing.assert_array_equal(figure["training_loss"].isel(pair=pair, network=network), of_seed)
+        np.testing.assert_array_equal(
+            figure["training_loss"].isel(pair=pair, network=network), of_seed
+        )
     several = xr.concat([results, results.assign_coords(width=[8])], "width", data_vars="all")
     with pytest.raises(ValueError, match="Figure 2 is of one architecture"):
-        figure2_results(several)
+        of_one_architecture(several)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +86,7 @@ def test_other_networks_go_the_same_way(model, groups, monkeypatch, few_digits):
         keep_permutations=True,
         **TINY,
     )
-    results = figure2_results(run_sweep(sweep, few_digits))
+    results = of_one_architecture(run_sweep(sweep, few_digits))
     assert groups is None or results["layer"].values.tolist() == groups
     ends = results["path_loss"].isel(t=[0, -1])
     expected = results["endpoint_loss"].expand_dims(matching=results.matching, axis=3)
@@ -96,7 +112,9 @@ def test_networks_that_there_are_not(model, message):
         figure2_sweep(model=model)
 
 
-def test_a_network_without_symmetries_is_refused_before_it_is_trained(few_digits, tmp_path, monkeypatch):
+def test_a_network_without_symmetries_is_refused_before_it_is_trained(
+    few_digits, tmp_path, monkeypatch
+):
     (tmp_path / "no_neurons.py").write_text(
         "import jax.numpy as jnp\n"
         "init = lambda key: {'w': jnp.ones((784, 10))}\n"

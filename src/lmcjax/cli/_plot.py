@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from lmcjax.experiments.pictures import OnFailure
+    from lmcjax.results import OnFailure
     from lmcjax.sweep import SweepFolder
 
 _NEEDED = {"midpoint_loss", "barrier", "endpoint_loss", "seed_of"}
@@ -79,13 +79,17 @@ def show(results: "xr.Dataset", folder: Path) -> bool:
     Returns:
         Whether the figure was drawn. If it was not, a line on stderr says why, and how to draw it again.
     """
-    from lmcjax.experiments.figure2 import figure2_results, is_figure2
-    from lmcjax.experiments.pictures import draw_picture
-    from lmcjax.experiments.summary import figure2_tables, sweep_tables
+    from lmcjax.results import (
+        draw_picture,
+        figure2_tables,
+        has_one_architecture,
+        of_one_architecture,
+        sweep_tables,
+    )
 
-    one_architecture = is_figure2(results)
+    one_architecture = has_one_architecture(results)
     if one_architecture:
-        results = figure2_results(results)
+        results = of_one_architecture(results)
     tables = figure2_tables(results) if one_architecture else sweep_tables(results)
     console = wide_console()
     for table in tables:
@@ -95,7 +99,7 @@ def show(results: "xr.Dataset", folder: Path) -> bool:
         print(results_file, flush=True)
 
     def draw() -> "Figure":
-        from lmcjax.plots import plot_figure2, plot_sweep
+        from lmcjax.results import plot_figure2, plot_sweep
 
         return plot_figure2(results) if one_architecture else plot_sweep(results)
 

@@ -3,11 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-import xarray as xr
-
 from lmcjax.sweep import Sweep, sweep_from_table
-
-_ARCHITECTURE = ("width", "num_hidden_layers", "optimizer")
 
 
 def figure2_sweep(
@@ -20,7 +16,8 @@ def figure2_sweep(
     seed: int = 0,
     **options: Any,
 ) -> Sweep:
-    """Pairs of networks of one architecture at several learning rates; the same initial weights serve every rate.
+    """Pairs of networks of one architecture at several learning rates; the same initial weights
+    serve every rate.
 
     Args:
         learning_rates: peak rates.
@@ -29,28 +26,11 @@ def figure2_sweep(
         seed: the first takes the seeds 0, 1, ... of a sweep, the next those after them.
         **options: of `Sweep`.
 
-    Source: the paper, Section 6; defaults scaled down from 512 neurons and 50 epochs of 60,000 images.
+    Source: the paper, Section 6; defaults scaled down from 512 neurons and 50 epochs of 60,000
+        images.
     """
     if repetitions < 1:
         raise ValueError(f"repetitions is at least 1, not {repetitions}")
     seeds = range(2 * repetitions * seed, 2 * repetitions * (seed + 1))
     grid = {"widths": width, "num_hidden_layers": num_hidden_layers, "optimizers": optimizer}
     return sweep_from_table({"seeds": seeds, "learning_rates": learning_rates, **grid, **options})
-
-
-def is_figure2(results: xr.Dataset) -> bool:
-    """Whether the results of a sweep are of one architecture, so that they can be shown by learning rate alone."""
-    return all(results.sizes[name] == 1 for name in _ARCHITECTURE)
-
-
-def figure2_results(results: xr.Dataset) -> xr.Dataset:
-    """The results of a sweep over learning rates alone: training, too, by pair and network.
-
-    Raises:
-        ValueError: several architectures.
-    """
-    if not is_figure2(results):
-        raise ValueError(f"Figure 2 is of one architecture, not of {dict(results.sizes)}")
-    one = results.squeeze(_ARCHITECTURE, drop=True)
-    by_network = {name: one[name].sel(seed=one["seed_of"]) for name in ("training_loss", "training_finite")}
-    return one.drop_dims("seed").assign({name: values.drop_vars("seed") for name, values in by_network.items()})

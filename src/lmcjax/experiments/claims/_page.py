@@ -22,7 +22,7 @@ from lmcjax.experiments.claims import (
     two_layer,
 )
 from lmcjax.experiments.claims._claim import Claim, Experiment, Size, Verdict, verdict
-from lmcjax.experiments.pictures import OnFailure, draw_picture
+from lmcjax.results import OnFailure, draw_picture
 
 _log = logging.getLogger("lmcjax")
 EXPERIMENTS: tuple[Experiment, ...] = (

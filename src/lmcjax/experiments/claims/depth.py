@@ -15,8 +15,8 @@ from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
 from lmcjax.experiments.claims._runs import train_sweep
-from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS, plain_log_ticks, tidy
+from lmcjax.results import MATCHING_LABELS, measured
+from lmcjax.results import COLOURS, plain_log_ticks, tidy
 from lmcjax.sweep import Sweep
 from lmcjax.theory import width_upper_bound
 
@@ -211,7 +211,7 @@ def _draw(results: xr.Dataset) -> Figure:
         needed = _widths_needed(results, _barriers(results, matching))
         inside = np.isfinite(needed)
         x = depths + 0.06 * (shift - 1)
-        panels[1].plot(x[inside], needed[inside], "o-", color=COLOURS[matching], label=MATCHING_NAMES[matching])
+        panels[1].plot(x[inside], needed[inside], "o-", color=COLOURS[matching], label=MATCHING_LABELS[matching])
         panels[1].plot(
             x[~inside], np.full((~inside).sum(), 1.15 * widths[-1]), "^", color=COLOURS[matching], mfc="none"
         )

@@ -16,7 +16,7 @@ from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
 from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
-from lmcjax.plots import PALETTE, tidy
+from lmcjax.results import PALETTE, tidy
 from lmcjax.theory import gaussian_matching_lower_bound, matching_lower_bound
 
 _SIZES = {  # widths, dimensions, draws

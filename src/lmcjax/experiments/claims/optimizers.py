@@ -15,8 +15,8 @@ from lmcjax.data import Dataset, load_dataset
 from lmcjax.experiments.claims._claim import Experiment, Size
 from lmcjax.experiments.claims._runs import train_sweep
 from lmcjax.experiments.claims._section_6 import CLAIMS
-from lmcjax.experiments.summary import MATCHING_NAMES, measured
-from lmcjax.plots import COLOURS, plain_log_ticks, tidy
+from lmcjax.results import MATCHING_LABELS, measured
+from lmcjax.results import COLOURS, plain_log_ticks, tidy
 from lmcjax.statistics import independence_test, neuron_coordinates
 from lmcjax.sweep import Sweep, load_networks
 from lmcjax.symmetry import discover
@@ -100,7 +100,7 @@ def _draw(results: xr.Dataset) -> Figure:
         one = results.sel(optimizer=optimizer)
         for matching in one["matching"].values:
             values = one["midpoint_loss"].sel(matching=matching)
-            column[0].plot(rates, values.mean("pair"), "o-", color=COLOURS[matching], label=MATCHING_NAMES[matching])
+            column[0].plot(rates, values.mean("pair"), "o-", color=COLOURS[matching], label=MATCHING_LABELS[matching])
             column[0].fill_between(
                 rates, values.min("pair"), values.max("pair"), color=COLOURS[matching], alpha=0.15, linewidth=0
             )

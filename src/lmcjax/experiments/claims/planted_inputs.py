@@ -16,7 +16,7 @@ from lmcjax.batching import network_map
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import number_ticks
 from lmcjax.experiments.claims._estimates import bootstrap_estimate
-from lmcjax.experiments.summary import MATCHING_NAMES
+from lmcjax.results import MATCHING_LABELS
 from lmcjax.interpolation import interpolate
 from lmcjax.matching import (
     SimilarityName,
@@ -25,7 +25,7 @@ from lmcjax.matching import (
     similarity_from_name,
 )
 from lmcjax.models import MLP, FlaxNetwork
-from lmcjax.plots import COLOURS, PALETTE, tidy
+from lmcjax.results import COLOURS, PALETTE, tidy
 from lmcjax.statistics import activation_moments
 from lmcjax.symmetry import mlp_spec, permute
 
@@ -258,7 +258,7 @@ def _draw_deviations(axes: Axes, results: xr.Dataset) -> None:
     lines = {"weights": "o-", "covariance": "s-", "activations": "^--"}
     for matching, line in lines.items():
         mean = cell["layer"].sel(matching=matching).mean("pair")
-        label, colour = MATCHING_NAMES[matching], COLOURS[matching]
+        label, colour = MATCHING_LABELS[matching], COLOURS[matching]
         axes.plot(results["alpha"], mean, line, color=colour, label=label, markersize=7, markerfacecolor="none")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")

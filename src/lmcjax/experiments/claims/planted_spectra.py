@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
-from lmcjax.plots import PALETTE, tidy
+from lmcjax.results import PALETTE, tidy
 from lmcjax.theory import low_dimensional_width
 
 _DIMS = {1: 8, 2: 8, 3: 32, 5: 32}  # of all directions, by the number k of dominant ones

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import Law, direction_costs, fitted_range
 from lmcjax.experiments.claims._estimates import bootstrap_estimate, difference, exponent_estimate, within_a_quarter
-from lmcjax.plots import PALETTE, tidy
+from lmcjax.results import PALETTE, tidy
 from lmcjax.theory import empirical_wasserstein_rate
 
 _LAWS: tuple[Law, ...] = ("gaussian", "uniform")

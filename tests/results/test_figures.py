@@ -12,14 +12,13 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from lmcjax import cli
-from lmcjax.experiments.summary import MATCHING_NAMES, dimension_table
-from lmcjax.plots import plot_figure2, plot_sweep, save_figure
+from lmcjax.results import MATCHING_LABELS, dimension_table, plot_figure2, plot_sweep, save_figure
 from lmcjax.sweep import _results
 
 
 def make_results(repetitions: int, num_layers: int = 2) -> xr.Dataset:
     rng = np.random.default_rng(0)
-    matchings, similarities = list(MATCHING_NAMES)[:4], list(MATCHING_NAMES)[1:4]
+    matchings, similarities = list(MATCHING_LABELS)[:4], list(MATCHING_LABELS)[1:4]
     by_matching = ("split", "learning_rate", "pair", "matching")
     shape = (1, 3, repetitions, 4)
     return xr.Dataset(
@@ -27,7 +26,10 @@ def make_results(repetitions: int, num_layers: int = 2) -> xr.Dataset:
             "midpoint_loss": (by_matching, rng.uniform(0.1, 2, shape)),
             "barrier": (by_matching, rng.uniform(0, 1, shape)),
             "finite": (by_matching, np.ones(shape, bool)),
-            "endpoint_loss": (("split", *by_matching[1:3], "network"), rng.uniform(0.1, 1, (1, 3, repetitions, 2))),
+            "endpoint_loss": (
+                ("split", *by_matching[1:3], "network"),
+                rng.uniform(0.1, 1, (1, 3, repetitions, 2)),
+            ),
             "approximate_dimension": (
                 ("similarity", "layer", *by_matching[1:3]),
                 rng.uniform(1, 100, (3, num_layers, 3, repetitions)),
@@ -49,14 +51,17 @@ def test_panels_are_labelled_and_show_the_numbers():
     results = make_results(3)
     losses, barriers, dimensions = plot_figure2(results).axes
     assert "nats" in losses.get_ylabel()
-    assert all(axes.get_xlabel() == "peak learning rate" and axes.get_xscale() == "log" for axes in (losses, barriers))
+    assert all(
+        axes.get_xlabel() == "peak learning rate" and axes.get_xscale() == "log"
+        for axes in (losses, barriers)
+    )
     assert len(losses.lines) == 5
     assert len(barriers.lines) == 4
     assert len(dimensions.lines) == 3 * 2
     assert len({to_hex(line.get_color()) for line in losses.lines}) == 5
     by_label = {line.get_label(): line.get_ydata() for line in losses.lines}
     expected = results["midpoint_loss"].sel(split="test", matching="covariance").mean("pair")
-    np.testing.assert_allclose(by_label[MATCHING_NAMES["covariance"]], expected)
+    np.testing.assert_allclose(by_label[MATCHING_LABELS["covariance"]], expected)
 
 
 def test_one_pair_has_no_band(tmp_path):
@@ -71,17 +76,29 @@ def test_many_layers_are_summarised():
     results = make_results(3, num_layers=12)
     dimensions = plot_figure2(results).axes[2]
     assert len(dimensions.lines) == 3
-    expected = results["approximate_dimension"].sel(similarity="weights").median("layer").mean("pair")
+    expected = (
+        results["approximate_dimension"].sel(similarity="weights").median("layer").mean("pair")
+    )
     np.testing.assert_allclose(dimensions.lines[0].get_ydata(), expected)
     cell = dimension_table(results).columns[1]._cells[0]
-    values = results["approximate_dimension"].mean("pair").sel(similarity="weights", learning_rate=1e-3)
-    assert cell == f"{float(values.median()):.3g} ({float(values.min()):.3g} to {float(values.max()):.3g})"
+    values = (
+        results["approximate_dimension"].mean("pair").sel(similarity="weights", learning_rate=1e-3)
+    )
+    assert (
+        cell
+        == f"{float(values.median()):.3g} ({float(values.min()):.3g} to {float(values.max()):.3g})"
+    )
 
 
 def test_a_sweep_has_a_panel_for_every_axis_that_was_swept():
     """Each through the cell of the best networks; the optimizers as categories with bars."""
     rng = np.random.default_rng(0)
-    cell = {"width": [8, 16], "num_hidden_layers": [2], "optimizer": ["sgd", "adam"], "learning_rate": [0.01, 0.1, 1.0]}
+    cell = {
+        "width": [8, 16],
+        "num_hidden_layers": [2],
+        "optimizer": ["sgd", "adam"],
+        "learning_rate": [0.01, 0.1, 1.0],
+    }
     shape = (2, 1, 2, 3, 4, 1, 2)
     own = rng.uniform(0.5, 1, shape)
     own[0, 0, 1, 2] = 0.1
@@ -103,7 +120,9 @@ def test_a_sweep_has_a_panel_for_every_axis_that_was_swept():
     assert by_rate.get_title() == "width 8, adam"
     assert by_width.get_title() == "rate 1, adam"
     assert "nats" in by_width.get_ylabel()
-    expected = results["barrier"].sel(width=8, optimizer="adam", matching="weights").squeeze().mean("pair")
+    expected = (
+        results["barrier"].sel(width=8, optimizer="adam", matching="weights").squeeze().mean("pair")
+    )
     np.testing.assert_allclose(by_rate.lines[1].get_ydata(), expected)
     assert len(by_width.lines) == 2
     assert len(by_optimizer.containers) == 2
@@ -140,7 +159,9 @@ def sweep_results(swept: tuple[str, ...]) -> xr.Dataset:
     The networks at the first value of every axis are the best.
     """
     rng = np.random.default_rng(0)
-    coordinates: dict[str, Any] = {name: SWEPT[name] if name in swept else SINGLE[name] for name in SINGLE}
+    coordinates: dict[str, Any] = {
+        name: SWEPT[name] if name in swept else SINGLE[name] for name in SINGLE
+    }
     layers = [f"Dense_{i}" for i in range(max(coordinates["num_hidden_layers"]))]
     similarities = ["weights", "covariance"]
     coordinates |= {
@@ -170,12 +191,19 @@ def sweep_results(swept: tuple[str, ...]) -> xr.Dataset:
 
 def first_values(names: list[str]) -> str:
     """How a panel says at which cell of a sweep it is."""
-    said = {"width": "width 8", "num_hidden_layers": "1 layer", "learning_rate": "rate 0.001", "optimizer": "sgd"}
+    said = {
+        "width": "width 8",
+        "num_hidden_layers": "1 layer",
+        "learning_rate": "rate 0.001",
+        "optimizer": "sgd",
+    }
     return ", ".join(said[name] for name in names)
 
 
 def check_sweep_panel(panel: Axes, name: str, results: xr.Dataset) -> None:
-    """A curve or bars per matching at all values of an axis, the mean over the pairs at the best cell's others."""
+    """A curve or bars per matching at all values of an axis, the mean over the pairs at the best
+    cell's others.
+    """
     cell = {other: 0 for other in LABELS if other != name}
     expected = results["barrier"].sel(split="test").isel(cell).mean("pair")
     if name == "optimizer":
@@ -197,7 +225,9 @@ def check_sweep_panel(panel: Axes, name: str, results: xr.Dataset) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that a command makes; they are laid out, which asks for all their texts, and not written."""
+    """The figures that a command makes; they are laid out, which asks for all their texts, and not
+    written.
+    """
     figures: list[Figure] = []
 
     def keep(figure: Figure, stem: Path) -> list[Path]:
@@ -205,7 +235,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
         figures.append(figure)
         return [stem.with_suffix(".png")]
 
-    monkeypatch.setattr("lmcjax.plots.save_figure", keep)
+    monkeypatch.setattr("lmcjax.results._style.save_figure", keep)
     return figures
 
 
@@ -218,7 +248,11 @@ def test_every_pair_of_swept_axes_goes_through_plot(swept, drawn, tmp_path, caps
     assert "Test loss half-way" in capsys.readouterr().out
     assert f"{results.sizes['pair']} pairs" in figure.get_suptitle()
 
-    if not {*swept} & {"width", "num_hidden_layers", "optimizer"}:  # one architecture: the paper's figure
+    if not {*swept} & {
+        "width",
+        "num_hidden_layers",
+        "optimizer",
+    }:  # one architecture: the paper's figure
         assert [panel.get_xlabel() for panel in figure.axes] == ["peak learning rate"] * 3
         np.testing.assert_array_equal(figure.axes[0].lines[0].get_xdata(), SWEPT["learning_rate"])
         return
@@ -229,4 +263,4 @@ def test_every_pair_of_swept_axes_goes_through_plot(swept, drawn, tmp_path, caps
         check_sweep_panel(panel, name, results)
     assert figure.axes[0].get_ylabel() == "test barrier, loss minus chord (nats)"
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
-    assert legend == [MATCHING_NAMES[matching] for matching in results.matching.values]
+    assert legend == [MATCHING_LABELS[matching] for matching in results.matching.values]

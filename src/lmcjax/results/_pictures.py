@@ -17,9 +17,10 @@ def draw_picture(
     stem: Path,
     on_failure: OnFailure = _log.warning,
 ) -> list[Path]:
-    """Draw a figure and write it as PNG and PDF; if that fails, say so in a line instead of raising.
+    """Draw a figure and write it as PNG and PDF; if that fails, say so in a line.
 
-    Call it when the numbers are stored and shown: whatever is wrong with a picture is no reason to lose them.
+    Call it when the numbers are stored and shown: whatever is wrong with a picture is no reason to
+    lose them.
 
     Args:
         draw: makes the figure.
@@ -30,7 +31,7 @@ def draw_picture(
         What was written; nothing if the picture failed.
     """
     try:
-        from lmcjax.plots import save_figure
+        from lmcjax.results._style import save_figure
 
         return save_figure(draw(), stem)
     except Exception as error:  # matplotlib and its back ends raise anything

@@ -6,7 +6,7 @@ import xarray as xr
 from rich.console import Console
 from scipy import stats
 
-from lmcjax.experiments.summary import (
+from lmcjax.results import (
     best_cell,
     matching_table,
     mean_and_std,
@@ -30,10 +30,14 @@ def test_paired_interval_is_scipys():
     values = measured(make_results(), "barrier")
     ours = paired_difference(values, "weights", "none")
     for i, rate in enumerate([0.1, 0.2]):
-        reference = stats.ttest_rel(values.values[i, :, 1], values.values[i, :, 0]).confidence_interval(0.95)
+        reference = stats.ttest_rel(
+            values.values[i, :, 1], values.values[i, :, 0]
+        ).confidence_interval(0.95)
         row = ours.sel(learning_rate=rate)
         np.testing.assert_allclose([row["low"], row["high"]], reference)
-        np.testing.assert_allclose(row["mean"], np.mean(values.values[i, :, 1] - values.values[i, :, 0]))
+        np.testing.assert_allclose(
+            row["mean"], np.mean(values.values[i, :, 1] - values.values[i, :, 0])
+        )
 
 
 def test_one_pair_has_no_spread():
@@ -49,7 +53,9 @@ def test_diverged_runs_are_left_out_and_named(diverged):
     results["finite"][0, :diverged, 1] = False
     console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(matching_table(results, "barrier", "title"))
-    row = next(line for line in console.export_text().splitlines() if line.strip().startswith("0.1"))
+    row = next(
+        line for line in console.export_text().splitlines() if line.strip().startswith("0.1")
+    )
     if diverged == 4:
         assert "diverged" in row
     else:
@@ -59,7 +65,12 @@ def test_diverged_runs_are_left_out_and_named(diverged):
 def make_sweep() -> xr.Dataset:
     """Two widths, two depths, three rates; the best networks are wide, deep, at the middle rate."""
     rng = np.random.default_rng(0)
-    cell = {"width": [8, 16], "num_hidden_layers": [1, 2], "optimizer": ["sgd"], "learning_rate": [0.01, 0.1, 1.0]}
+    cell = {
+        "width": [8, 16],
+        "num_hidden_layers": [1, 2],
+        "optimizer": ["sgd"],
+        "learning_rate": [0.01, 0.1, 1.0],
+    }
     shape = (2, 2, 1, 3, 4, 1)
     own = rng.uniform(0.5, 1, (*shape, 2))
     own[1, 1, 0, 1] -= 0.5
@@ -94,5 +105,9 @@ def test_the_tables_of_a_sweep_show_each_architecture_at_its_best_rate():
     lines = console.export_text().splitlines()
     assert sum("none finite" in line for line in lines) == 1
     row = next(line for line in lines if line.split()[:4] == ["16", "2", "sgd", "0.1"])
-    mean = results["barrier"].sel(width=16, num_hidden_layers=2, learning_rate=0.1, matching="weights").mean()
+    mean = (
+        results["barrier"]
+        .sel(width=16, num_hidden_layers=2, learning_rate=0.1, matching="weights")
+        .mean()
+    )
     assert f"{float(mean):.2f} ±" in row
