@@ -44,7 +44,9 @@ class Run:
     def __init__(self, environment: dict[str, str], log: Path, *command: str | Path) -> None:
         self.out, self.err = log.with_suffix(".out"), log.with_suffix(".err")
         with self.out.open("w") as out, self.err.open("w") as err:
-            self.process = subprocess.Popen([*map(str, command)], stdout=out, stderr=err, env=environment)
+            self.process = subprocess.Popen(
+                [*map(str, command)], stdout=out, stderr=err, env=environment
+            )
 
     def wait_for(self, pattern: str, seconds: float = 120) -> None:
         end = time.monotonic() + seconds

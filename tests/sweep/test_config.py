@@ -12,9 +12,18 @@ from lmcjax.sweep import Cell, Sweep, parse_learning_rates, read_sweep, sweep_fr
 
 def test_sequences_of_any_kind_become_tuples():
     sweep = Sweep(
-        seeds=range(4), widths=np.array([8, 4]), learning_rates=["1e-3", 0.1], optimizers="adam", matchings=[]
+        seeds=range(4),
+        widths=np.array([8, 4]),
+        learning_rates=["1e-3", 0.1],
+        optimizers="adam",
+        matchings=[],
     )
-    assert (sweep.seeds, sweep.widths, sweep.optimizers, sweep.matchings) == ((0, 1, 2, 3), (8, 4), ("adam",), ())
+    assert (sweep.seeds, sweep.widths, sweep.optimizers, sweep.matchings) == (
+        (0, 1, 2, 3),
+        (8, 4),
+        ("adam",),
+        (),
+    )
     assert sweep.learning_rates == (0.001, 0.1)
     assert isinstance(sweep.widths[0], int)
     assert hash(sweep) == hash(dataclasses.replace(sweep))
@@ -35,8 +44,13 @@ def test_plain_values_and_back():
 
 def test_toml(tmp_path):
     path = tmp_path / "sweep.toml"
-    path.write_text('dataset = "digits"\nseeds = 4\nwidths = [4, 8]\nlearning_rates = "1e-3:1e-1:3"\nepochs = 2\n')
-    assert read_sweep(path) == (Sweep(range(4), (4, 8), learning_rates=(0.001, 0.01, 0.1), epochs=2), "digits")
+    path.write_text(
+        'dataset = "digits"\nseeds = 4\nwidths = [4, 8]\nlearning_rates = "1e-3:1e-1:3"\nepochs = 2\n'
+    )
+    assert read_sweep(path) == (
+        Sweep(range(4), (4, 8), learning_rates=(0.001, 0.01, 0.1), epochs=2),
+        "digits",
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,4 +109,11 @@ def test_bad_options(options, message):
 
 
 def test_rates():
-    assert parse_learning_rates(["1e-4:1e-1:6"]) == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
+    assert parse_learning_rates(["1e-4:1e-1:6"]) == (
+        0.0001,
+        0.000398,
+        0.00158,
+        0.00631,
+        0.0251,
+        0.1,
+    )

@@ -59,7 +59,9 @@ def undisturbed(shared_folder, environment) -> Undisturbed:
         if not (folder / "sweep" / "results.nc").is_file():
             config.write_text(CONFIG)
             command = [COMMAND, "sweep", config, "--out", folder / "sweep"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=240, env=environment
+            )
             assert done.returncode == 0, done.stderr
             log.write_text(done.stdout)
     results = xr.load_dataset(folder / "sweep" / "results.nc", engine="h5netcdf")
@@ -78,12 +80,16 @@ def finished_alike(undisturbed, same_results) -> Callable[[Path], bool]:
 
 def finished(folder: Path) -> str:
     batches = len(list((folder / "batches").glob("*.safetensors")))
-    epochs = [read_arrays(path)[1]["epoch"] for path in (folder / "checkpoints").glob("*/*.safetensors")]
+    epochs = [
+        read_arrays(path)[1]["epoch"] for path in (folder / "checkpoints").glob("*/*.safetensors")
+    ]
     return f"{batches} batches finished, checkpoints of epochs {epochs}"
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(kills, undisturbed, finished_alike, start, tmp_path):
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(
+    kills, undisturbed, finished_alike, start, tmp_path
+):
     rng = np.random.default_rng(kills)
     killed = rounds = 0
     begin = time.monotonic()
@@ -137,7 +143,9 @@ def test_signals_end_it_after_the_running_call_with_the_command_that_goes_on(
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_and_told_who_computes(undisturbed, finished_alike, start, tmp_path):
+def test_a_second_process_is_refused_and_told_who_computes(
+    undisturbed, finished_alike, start, tmp_path
+):
     folder = tmp_path / "sweep"
     first = start(tmp_path / "first", "sweep", undisturbed.config, "--out", folder)
     first.wait_for(FIRST_LINE)
@@ -196,7 +204,8 @@ def test_progress_in_a_log_is_plain_lines(undisturbed):
     assert done == sorted(done)
     assert set(done) == {0, 16, 32, 48}
     assert re.search(
-        r" 32/48 networks, 6\d%, \d:\d\d:\d\d left; .*training loss [\d.]+, barrier [\d.]+ nats", lines[-2]
+        r" 32/48 networks, 6\d%, \d:\d\d:\d\d left; .*training loss [\d.]+, barrier [\d.]+ nats",
+        lines[-2],
     )
     assert "48/48 networks, 100%, 0:00:00 left" in lines[-1]
     assert "\x1b" not in undisturbed.output

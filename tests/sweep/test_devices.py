@@ -1,6 +1,8 @@
-"""Sweeps on many devices and in several processes: the same numbers, and nothing is sent between devices.
+"""Sweeps on many devices and in several processes: the same numbers, and nothing is sent between
+devices.
 
-JAX counts its devices once, so whatever needs another number of them than the other tests runs in a process of its own.
+JAX counts its devices once, so whatever needs another number of them than the other tests runs in a
+process of its own.
 """
 
 import re
@@ -38,7 +40,11 @@ def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 300)
     """Lines that a program printed; an error, or too long a time, fails the test."""
     code = textwrap.dedent(EIGHT_DEVICES) + textwrap.dedent(program)
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=seconds, check=False
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
@@ -66,15 +72,21 @@ TWICE = """
 def test_eight_devices_give_the_bits_of_one(tmp_path):
     """Batches of other sizes, calls that are filled up, fewer pairs than devices: the same bits.
 
-    In one process. XLA's thread pool on a CPU has a thread per core, or per device if these are more, and cuts large
-    products (here: second moments of 40 neurons over 1,442 images) into sums accordingly: processes with pools of
-    different sizes differ in the last bit of similarities; with `PJRT_NPROC` set alike for both they agree.
+    In one process. XLA's thread pool on a CPU has a thread per core, or per device if these are
+    more, and cuts large products (here: second moments of 40 neurons over 1,442 images) into sums
+    accordingly: processes with pools of different sizes differ in the last bit of similarities;
+    with `PJRT_NPROC` set alike for both they agree.
     """
     of_eight, of_one = on_eight_devices(TWICE, tmp_path)
     assert of_eight == "[(6, 8), (40,)] [10, 10, 10]"  # no multiples of 8
     assert of_one == f"[(6, 8), (40,)] {[2] * 15}"
-    eight, one = (xr.load_dataset(tmp_path / name / "results.nc", engine="h5netcdf") for name in ("eight", "one"))
-    assert np.unique(eight["training_loss"]).size == eight["training_loss"].size == 3 * 10 * 2  # no network twice
+    eight, one = (
+        xr.load_dataset(tmp_path / name / "results.nc", engine="h5netcdf")
+        for name in ("eight", "one")
+    )
+    assert (
+        np.unique(eight["training_loss"]).size == eight["training_loss"].size == 3 * 10 * 2
+    )  # no network twice
     xr.testing.assert_identical(eight.drop_attrs(), one.drop_attrs())
 
 
@@ -89,7 +101,8 @@ PROGRAMS = """
     from lmcjax.training._networks import _compiled
 
     def collectives(compiled):
-        # an operation's name, as the text has it before its operands; on some platforms in two parts, -start and -done
+        # an operation's name, as the text has it before its operands; on some platforms in two
+        # parts, -start and -done
         names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|send|recv"
         return sorted(set(re.findall(rf"\\b({names})(?:-start|-done)?\\(", compiled.as_text())))
 
@@ -179,7 +192,9 @@ cli.main()
 
 def batches_finished(run: Any) -> int:
     """How many batches a process has said it finished itself; waiting for others, it says so."""
-    return len(set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", run.out.read_text())))
+    return len(
+        set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", run.out.read_text()))
+    )
 
 
 @pytest.fixture
@@ -199,7 +214,14 @@ def start_two(start) -> Callable[..., list[Any]]:
     """`start_two(log, *arguments)`: two processes of one job."""
 
     def started(log: Path, *arguments: str | Path) -> list[Any]:
-        job = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
+        job = [
+            "--distributed",
+            "--coordinator",
+            f"localhost:{free_port()}",
+            "--num-processes",
+            "2",
+            "--process-id",
+        ]
         return [start(log.with_name(f"{log.name}{i}"), *arguments, *job, i) for i in range(2)]
 
     return started
@@ -243,7 +265,9 @@ def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_r
     again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
     killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 240
     batches, checkpoints = tmp_path / "killed" / "batches", tmp_path / "killed" / "checkpoints"
-    while not (list(batches.glob("*.safetensors")) and list(checkpoints.glob("0000[1357]/*"))):  # of process 1
+    while not (
+        list(batches.glob("*.safetensors")) and list(checkpoints.glob("0000[1357]/*"))
+    ):  # of process 1
         assert {process.process.poll() for process in killed} == {None}, errors(killed)
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -256,7 +280,9 @@ def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_r
     assert ends(revived) == [0, 0], errors(revived)
     assert sum(batches_finished(process) for process in revived) == 8 - len(times)
     assert {path: path.stat().st_mtime_ns for path in times} == times  # not computed again
-    assert same_results(xr.load_dataset(tmp_path / "killed" / "results.nc", engine="h5netcdf"), alone)
+    assert same_results(
+        xr.load_dataset(tmp_path / "killed" / "results.nc", engine="h5netcdf"), alone
+    )
 
 
 @pytest.mark.parametrize(
@@ -266,7 +292,18 @@ def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_r
         (["--num-processes", "2"], "belong to --distributed"),
         (["--process-id", "0"], "belong to --distributed"),
         (["--join", "--distributed"], "leave out --distributed"),
-        (["--distributed", "--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
+        (
+            [
+                "--distributed",
+                "--coordinator",
+                "localhost",
+                "--num-processes",
+                "2",
+                "--process-id",
+                "0",
+            ],
+            "HOST:PORT",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, config, tmp_path, capsys):
@@ -287,7 +324,11 @@ def test_what_one_process_refuses_ends_both(config, tmp_path, start_two):
     processes = start_two(tmp_path / "log", "sweep", config, "--out", tmp_path / "out")
     assert ends(processes, 60) == [2, 2], errors(processes)
     for process in processes:
-        lines = [line for line in process.err.read_text().splitlines() if line.startswith("lmcjax: error: ")]
+        lines = [
+            line
+            for line in process.err.read_text().splitlines()
+            if line.startswith("lmcjax: error: ")
+        ]
         assert len(lines) == 1
         assert "not the folder of a sweep, it holds ['thesis.tex']" in lines[0]
         assert "Traceback" not in process.err.read_text()

@@ -51,7 +51,9 @@ def four_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
     samples = load_dataset("digits")
-    train, test = (Samples(*(a[:n] for a in s)) for s, n in ((samples.train, 300), (samples.test, 100)))
+    train, test = (
+        Samples(*(a[:n] for a in s)) for s, n in ((samples.train, 300), (samples.test, 100))
+    )
     return Dataset("few digits", train, test, 10, source="digits")
 
 
@@ -110,7 +112,10 @@ def largest_file(size: int) -> Iterator[None]:
 def snapshot(folder: Path) -> dict[str, Any]:
     """Everything in a folder."""
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in files
+    }
 
 
 def one_line(capsys: pytest.CaptureFixture, *arguments: str | Path) -> str:
@@ -130,7 +135,11 @@ def after_epoch(batch: int, epoch: int, act: Callable[[], Any]) -> Callable[[Pro
     seen: list[float] = []
 
     def on_progress(progress: Progress) -> None:
-        if progress.networks_done == 4 * batch and progress.stage == "train" and progress.training_loss > 0:
+        if (
+            progress.networks_done == 4 * batch
+            and progress.stage == "train"
+            and progress.training_loss > 0
+        ):
             seen.append(progress.share)
             if len(seen) == epoch:
                 act()
@@ -162,7 +171,9 @@ def test_after_a_signal_training_goes_on_where_it_stopped(batch, digits, alike, 
 
 
 @pytest.mark.parametrize(("seconds", "lost"), [(0.0, 0), (1e9, 3)])
-def test_after_a_crash_training_goes_on_from_the_newest_checkpoint(seconds, lost, digits, alike, calls, tmp_path):
+def test_after_a_crash_training_goes_on_from_the_newest_checkpoint(
+    seconds, lost, digits, alike, calls, tmp_path
+):
     def run(**options: Any) -> xr.Dataset:
         return run_sweep(SWEEP, digits, tmp_path / "sweep", checkpoint_seconds=seconds, **options)
 
@@ -170,11 +181,15 @@ def test_after_a_crash_training_goes_on_from_the_newest_checkpoint(seconds, lost
         run(on_progress=after_epoch(0, 3, fail))
     assert len(calls) == 3
     assert alike(run())
-    assert len(calls) == 4 * EPOCHS + (lost or 1)  # the epoch that crashed had not been checkpointed
+    assert len(calls) == 4 * EPOCHS + (
+        lost or 1
+    )  # the epoch that crashed had not been checkpointed
 
 
 @pytest.mark.slow
-def test_finished_calls_of_an_unfinished_batch_are_not_trained_again(digits, alike, calls, tmp_path):
+def test_finished_calls_of_an_unfinished_batch_are_not_trained_again(
+    digits, alike, calls, tmp_path
+):
     with pytest.raises(RuntimeError, match="as if killed"):
         run_sweep(SWEEP, digits, tmp_path / "sweep", on_progress=lambda progress: fail())
     SweepFolder(tmp_path / "sweep").change_plan(lambda plan: plan.with_calls(0, 2))
@@ -187,7 +202,12 @@ def test_finished_calls_of_an_unfinished_batch_are_not_trained_again(digits, ali
 
 def test_stopped_while_it_compares_it_loses_one_batch_at_most(digits, alike, calls, tmp_path):
     with pytest.raises(SweepInterrupted):
-        run_sweep(SWEEP, digits, tmp_path / "sweep", on_progress=lambda p: stop() if p.stage == "compare" else None)
+        run_sweep(
+            SWEEP,
+            digits,
+            tmp_path / "sweep",
+            on_progress=lambda p: stop() if p.stage == "compare" else None,
+        )
     assert len(calls) == EPOCHS
     assert alike(run_sweep(SWEEP, digits, tmp_path / "sweep"))
     assert len(calls) <= 5 * EPOCHS
@@ -243,7 +263,12 @@ def test_a_damaged_checkpoint_is_trained_anew(at, digits, alike, tmp_path, caplo
 def test_a_checkpoint_of_two_devices_does_not_stop_one_device(digits, tmp_path):
     sweep = dataclasses.replace(SWEEP, seeds=(0, 1, 2), pairing="all")
     with pytest.raises(SweepInterrupted):
-        run_sweep(sweep, digits, tmp_path / "sweep", on_progress=lambda p: stop() if p.training_loss > 0 else None)
+        run_sweep(
+            sweep,
+            digits,
+            tmp_path / "sweep",
+            on_progress=lambda p: stop() if p.training_loss > 0 else None,
+        )
     one = jax.devices("cpu")[:1]
     results = run_sweep(sweep, digits, tmp_path / "sweep", devices=one)
     assert bool(results.training_finite.all())
@@ -316,7 +341,9 @@ DAMAGES = {
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_damaged_batch_is_named_and_resuming_computes_it_alone(kind, finished, digits, alike, calls, caplog):
+def test_a_damaged_batch_is_named_and_resuming_computes_it_alone(
+    kind, finished, digits, alike, calls, caplog
+):
     damage, message = DAMAGES[kind]
     damage(finished)
     name = str(finished.batch_path(1))
@@ -342,7 +369,9 @@ def test_every_flipped_byte_of_a_batch_is_noticed(finished):
     path = finished.batch_path(0)
     content = path.read_bytes()
     for position in range(len(content)):
-        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :])
+        path.write_bytes(
+            content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+        )
         with pytest.raises(ValueError, match=re.escape(str(path))):
             finished.read_batch(0)
     path.write_bytes(content)
@@ -388,11 +417,18 @@ def test_full_disk_at_a_batch(digits, alike, calls, tmp_path):
             if progress.networks_done == 8:
                 full.enter_context(largest_file(100))
 
-        with pytest.raises(OSError, match=re.escape(f"File too large: '{folder.batch_path(2)}'")) as error:
+        with pytest.raises(
+            OSError, match=re.escape(f"File too large: '{folder.batch_path(2)}'")
+        ) as error:
             run_sweep(SWEEP, digits, folder.path, on_progress=on_progress)
     assert error.value.errno == errno.EFBIG
     assert no_leftovers(folder.path)
-    assert [folder.batch_path(number).is_file() for number in range(4)] == [True, True, False, False]
+    assert [folder.batch_path(number).is_file() for number in range(4)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     before = snapshot(folder.path / "batches")
     calls.clear()
     assert alike(run_sweep(SWEEP, digits, folder.path))
@@ -431,7 +467,10 @@ def test_full_disk_at_the_beginning(size, name, digits, alike, tmp_path):
 
 def test_full_disk_at_a_checkpoint(digits, alike, tmp_path):
     folder = SweepFolder(tmp_path / "sweep")
-    with contextlib.ExitStack() as full, pytest.raises(OSError, match=r"cannot write.*checkpoints") as error:
+    with (
+        contextlib.ExitStack() as full,
+        pytest.raises(OSError, match=r"cannot write.*checkpoints") as error,
+    ):
         run_sweep(
             SWEEP,
             digits,
@@ -470,7 +509,9 @@ def test_full_disk_at_the_results(finished):
 def test_a_folder_that_cannot_be_written_is_named(digits, capsys, tmp_path):
     """Below a regular file, where root can't write either."""
     (tmp_path / "file").write_text("here")
-    with pytest.raises(OSError, match=re.escape(f"cannot write: Not a directory: '{tmp_path / 'file' / 'sweep'}")):
+    with pytest.raises(
+        OSError, match=re.escape(f"cannot write: Not a directory: '{tmp_path / 'file' / 'sweep'}")
+    ):
         run_sweep(SWEEP, digits, tmp_path / "file" / "sweep")
     with pytest.raises(OSError, match=re.escape(str(tmp_path / "file"))):
         run_sweep(SWEEP, digits, tmp_path / "file")
@@ -558,8 +599,9 @@ def test_a_folder_that_holds_other_things_is_refused(name, digits, capsys, tmp_p
     assert str(folder) in str(error.value)
     assert snapshot(folder) == before
     for command in (["sweep", "--resume", folder], ["status", folder]):
-        assert f"no sweep has been started here, there is no such file: '{folder / 'sweep.json'}'" in one_line(
-            capsys, *command
+        assert (
+            f"no sweep has been started here, there is no such file: '{folder / 'sweep.json'}'"
+            in one_line(capsys, *command)
         )
     assert snapshot(folder) == before
 
@@ -591,7 +633,9 @@ def test_while_others_share_the_folder_one_alone_is_refused(finished, digits):
 def test_while_one_computes_alone_nobody_joins(finished, digits):
     with finished.lock():
         for join in (False, True):
-            with pytest.raises(BlockingIOError, match=f"process {os.getpid()} on .* is computing here"):
+            with pytest.raises(
+                BlockingIOError, match=f"process {os.getpid()} on .* is computing here"
+            ):
                 run_sweep(SWEEP, digits, finished.path, join=join)
 
 
@@ -618,17 +662,28 @@ def test_a_look_at_who_computes_keeps_nobody_out(finished):
 
 @pytest.fixture
 def memory_for(monkeypatch) -> Callable[..., list[tuple[int, int]]]:
-    """`memory_for(networks)`: larger calls of training fail; networks and planned `calls` of each are listed."""
+    """`memory_for(networks)`: larger calls of training fail; networks and planned `calls` of each
+    are listed.
+    """
     from lmcjax.sweep import _train
 
     train_in_calls = _train.train_in_calls
 
-    def limit(most: int, folder: SweepFolder, message: str = "RESOURCE_EXHAUSTED: Out of memory allocating"):
+    def limit(
+        most: int,
+        folder: SweepFolder,
+        message: str = "RESOURCE_EXHAUSTED: Out of memory allocating",
+    ):
         tried: list[tuple[int, int]] = []
 
         def limited(states: Any, *args: Any, **options: Any) -> Iterator[Any]:
             networks = len(states.step)
-            tried.append((networks, folder.plan().batches[len(list((folder.path / "batches").glob("*s")))].calls))
+            tried.append(
+                (
+                    networks,
+                    folder.plan().batches[len(list((folder.path / "batches").glob("*s")))].calls,
+                )
+            )
             if networks > most:
                 raise jax.errors.JaxRuntimeError(message)
             yield from train_in_calls(states, *args, **options)
@@ -644,12 +699,16 @@ def compiled_once(monkeypatch) -> None:
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
 
 
-def test_out_of_memory_halves_the_calls_and_changes_no_bit(memory_for, digits, alike, caplog, tmp_path):
+def test_out_of_memory_halves_the_calls_and_changes_no_bit(
+    memory_for, digits, alike, caplog, tmp_path
+):
     folder = SweepFolder(tmp_path / "sweep")
     tried = memory_for(2, folder)
     with caplog.at_level(logging.WARNING):
         assert alike(run_sweep(SWEEP, digits, folder.path))
-    assert tried == [(4, 1)] + 8 * [(2, 2)]  # the plan was changed before the smaller call, and for what follows
+    assert tried == [(4, 1)] + 8 * [
+        (2, 2)
+    ]  # the plan was changed before the smaller call, and for what follows
     assert [batch.calls for batch in folder.plan().batches] == [2, 2, 2, 2]
     assert caplog.text.count("4 networks do not fit into the memory; half as many from now on") == 1
 
@@ -665,7 +724,9 @@ def test_out_of_memory_in_the_middle_halves_what_follows(digits, alike, monkeypa
         networks.append(len(states.step))
         for epoch, result in enumerate(train_in_calls(states, *args, **options)):
             if networks == [4, 4] and epoch == 2:
-                raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 1 byte.")
+                raise jax.errors.JaxRuntimeError(
+                    "RESOURCE_EXHAUSTED: Out of memory allocating 1 byte."
+                )
             yield result
 
     monkeypatch.setattr(_train, "train_in_calls", limited)
@@ -707,9 +768,14 @@ def test_a_diverged_run_is_nan_and_spoils_no_neighbour(digits, capsys, monkeypat
     calm = run(0.2)
     reports.clear()
     wild = run(1e30)
-    assert [batch.units for batch in SweepFolder(tmp_path / "1e+30").plan().batches] == [(0, 6), (6, 12)]
+    assert [batch.units for batch in SweepFolder(tmp_path / "1e+30").plan().batches] == [
+        (0, 6),
+        (6, 12),
+    ]
     lost, kept = wild.isel(learning_rate=2), wild.isel(learning_rate=[0, 1])
-    assert kept.drop_attrs(deep=False).identical(calm.isel(learning_rate=[0, 1]).drop_attrs(deep=False))
+    assert kept.drop_attrs(deep=False).identical(
+        calm.isel(learning_rate=[0, 1]).drop_attrs(deep=False)
+    )
     assert not lost.training_finite.any()
     assert not lost.finite.any()
     assert bool(kept.training_finite.all() and kept.finite.all())
@@ -768,7 +834,9 @@ def test_status_of_an_unfinished_sweep_with_a_damaged_batch(finished, capsys):
 
 def test_status_gives_the_command_that_goes_on_in_one_piece(finished, capsys):
     finished.batch_path(3).unlink()
-    folder = finished.path.rename(finished.path.with_name("a [bold]folder with quite a long name" * 3))
+    folder = finished.path.rename(
+        finished.path.with_name("a [bold]folder with quite a long name" * 3)
+    )
     capsys.readouterr()
     cli.main(["status", str(folder)])
     assert f"  go on     lmcjax sweep --resume '{folder}'\n" in capsys.readouterr().out

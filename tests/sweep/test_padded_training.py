@@ -1,4 +1,6 @@
-"""Networks of several widths in one program: what a run gives does not depend on its neighbours or its padding."""
+"""Networks of several widths in one program: what a run gives does not depend on its neighbours or
+its padding.
+"""
 
 from pathlib import Path
 
@@ -39,18 +41,30 @@ def programs(epochs: int = 2, **options: object) -> Programs:
     return Programs(sweep, lmcjax.load_dataset("digits"))
 
 
-def train(programs: Programs, widths: tuple[int, ...], cells: list[Cell], seeds: list[int], tmp_path: Path) -> Trained:
+def train(
+    programs: Programs, widths: tuple[int, ...], cells: list[Cell], seeds: list[int], tmp_path: Path
+) -> Trained:
     devices = jax.local_devices()[: len(cells)]
     padding = programs.padding(widths[0], widths[-1], 1)
     group = Group(1, cells[0].optimizer, widths, padding, len(cells), 0.0, 0)
     data = replicate(tuple(programs.dataset.train), devices)
-    arguments = (programs, group, cells, seeds, data, devices, Checkpoints(tmp_path / "none", np.inf))
+    arguments = (
+        programs,
+        group,
+        cells,
+        seeds,
+        data,
+        devices,
+        Checkpoints(tmp_path / "none", np.inf),
+    )
     trained = train_call(*arguments, lambda done, losses: True, keep=False)
     assert trained is not None
     return trained
 
 
-def both_ways(programs: Programs, optimizer: str, tmp_path: Path) -> list[tuple[Trained, Trained, int, int]]:
+def both_ways(
+    programs: Programs, optimizer: str, tmp_path: Path
+) -> list[tuple[Trained, Trained, int, int]]:
     """Networks of two widths together, and two of them alone."""
     cells = [Cell(width, 1, optimizer, rate) for width in WIDTHS for rate in (0.05, 0.1)]
     seeds = [3, 1, 2, 3]
@@ -77,7 +91,8 @@ def test_initial_weights_are_the_same_bits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "adamw"))]
+    "optimizer",
+    ["sgd", *(pytest.param(name, marks=pytest.mark.slow) for name in ("adam", "adamw"))],
 )
 def test_alone_or_beside_others(optimizer, tmp_path):
     """Losses to 1e-5 after the first epoch; padding stays exactly zero."""
@@ -119,7 +134,9 @@ def test_where_zeros_would_not_stay_they_are_masked(sigmoid, tmp_path):
 def test_what_normalises_over_its_width_is_refused_by_name(model):
     sweep = Sweep(range(2), (8, 12), 1, model=model)
     ours = Programs(sweep, lmcjax.load_dataset("digits"))
-    with pytest.raises(ValueError, match=f"{model}: neurons of zeros change what networks of width 8 compute"):
+    with pytest.raises(
+        ValueError, match=f"{model}: neurons of zeros change what networks of width 8 compute"
+    ):
         ours.padding(8, 12, 1)
 
 
@@ -135,7 +152,9 @@ def test_a_scale_by_the_width_is_refused(tmp_path, monkeypatch):
         "    return FunctionNetwork(init, lambda p, x: jnp.tanh(x.reshape(len(x), 64) @ p['w']) @ p['v'] / width)\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    ours = Programs(Sweep(range(2), (4, 8), model="mean_field:build"), lmcjax.load_dataset("digits"))
+    ours = Programs(
+        Sweep(range(2), (4, 8), model="mean_field:build"), lmcjax.load_dataset("digits")
+    )
     with pytest.raises(ValueError, match="scales with their number"):
         ours.padding(4, 8, 3)
     assert jnp.isfinite(ours.operations(4, 3))

@@ -23,32 +23,46 @@ def dataset() -> lmcjax.Dataset:
 @pytest.mark.parametrize("pairing", ["disjoint", "all"])
 @pytest.mark.slow
 def test_every_network_is_in_one_batch_and_every_pair_in_one_unit(dataset, pairing):
-    sweep = Sweep(range(6), (4, 6, 30), (1, 2), (0.1, 0.2), ("sgd", "adam"), pairing=pairing, epochs=1)
+    sweep = Sweep(
+        range(6), (4, 6, 30), (1, 2), (0.1, 0.2), ("sgd", "adam"), pairing=pairing, epochs=1
+    )
     plan = make_plan(Programs(sweep, dataset), jax.local_devices())
     networks = [tuple(n) for batch in range(len(plan.batches)) for n in plan.networks(sweep, batch)]
     assert sorted(networks) == list(itertools.product(range(len(sweep.cells)), range(6)))
     units = [unit for batch in range(len(plan.batches)) for unit in plan.units(sweep, batch)]
     pairs = [(u[0].cell, a.seed, b.seed) for u in units for a, b in itertools.combinations(u, 2)]
-    assert sorted(pairs) == sorted((cell, a, b) for cell in range(len(sweep.cells)) for a, b in sweep.pairs)
+    assert sorted(pairs) == sorted(
+        (cell, a, b) for cell in range(len(sweep.cells)) for a, b in sweep.pairs
+    )
     assert sum(group.num_networks for group in plan.groups) == sweep.num_networks
     assert plan_from_dict(json.loads(json.dumps(plan.asdict()))) == plan
     assert plan == make_plan(Programs(sweep, dataset), jax.local_devices())
 
 
-@pytest.mark.parametrize(("compilation", "step"), [(1.5, 2e-4), (0.0, 0.0), (100.0, 0.0), (0.05, 1e-3)])
-def test_groups_take_the_least_time_that_little_waste_allows(dataset, monkeypatch, compilation, step):
+@pytest.mark.parametrize(
+    ("compilation", "step"), [(1.5, 2e-4), (0.0, 0.0), (100.0, 0.0), (0.05, 1e-3)]
+)
+def test_groups_take_the_least_time_that_little_waste_allows(
+    dataset, monkeypatch, compilation, step
+):
     """Against every way to cut the widths."""
     monkeypatch.setitem(planning._COMPILATION, "cpu", compilation)
     monkeypatch.setitem(planning._STEP, "cpu", step)
     widths = (8, 16, 20, 40, 64)
     programs, devices = Programs(Sweep(range(8), widths, epochs=3), dataset), jax.local_devices()
     best = np.inf
-    for cuts in itertools.chain.from_iterable(itertools.combinations(range(1, 5), k) for k in range(5)):
+    for cuts in itertools.chain.from_iterable(
+        itertools.combinations(range(1, 5), k) for k in range(5)
+    ):
         groups = [widths[a:b] for a, b in itertools.pairwise((0, *cuts, 5))]
         if all(planning._waste(programs, group, 3) <= 0.5 for group in groups):
-            best = min(best, sum(planning._seconds(programs, group, 3, devices) for group in groups))
+            best = min(
+                best, sum(planning._seconds(programs, group, 3, devices) for group in groups)
+            )
     chosen = make_plan(programs, devices).groups
-    assert sum(planning._seconds(programs, group.widths, 3, devices) for group in chosen) == pytest.approx(best)
+    assert sum(
+        planning._seconds(programs, group.widths, 3, devices) for group in chosen
+    ) == pytest.approx(best)
     assert all(group.waste <= 0.5 for group in chosen)
     if compilation == 100.0:
         assert len(chosen) < 5
@@ -69,9 +83,13 @@ def test_batches_follow_memory(dataset, monkeypatch):
     monkeypatch.setattr(planning, "networks_per_call", lambda *_: 8)
     plan = make_plan(Programs(sweep, dataset), jax.local_devices())
     assert [len(plan.networks(sweep, batch)) for batch in range(len(plan.batches))] == [8, 8, 8, 6]
-    whole = Sweep(range(10), 8, 1, (0.1, 0.2, 0.3), pairing="all")  # a cell of 10 does not fit into one call
+    whole = Sweep(
+        range(10), 8, 1, (0.1, 0.2, 0.3), pairing="all"
+    )  # a cell of 10 does not fit into one call
     plan = make_plan(Programs(whole, dataset), jax.local_devices())
-    assert [(len(plan.networks(whole, i)), batch.calls) for i, batch in enumerate(plan.batches)] == [(10, 2)] * 3
+    assert [
+        (len(plan.networks(whole, i)), batch.calls) for i, batch in enumerate(plan.batches)
+    ] == [(10, 2)] * 3
     assert plan.per_call(whole, plan.batches[0], 2) == 6
 
 
@@ -90,5 +108,7 @@ def test_unpaddable_models_get_a_program_per_width_and_the_reason(dataset):
 
 
 def test_a_batch_larger_than_the_data(dataset):
-    with pytest.raises(ValueError, match="batch size 5000 is larger than the training set of 1442 samples"):
+    with pytest.raises(
+        ValueError, match="batch size 5000 is larger than the training set of 1442 samples"
+    ):
         Programs(Sweep(range(2), batch_size=5000), dataset)

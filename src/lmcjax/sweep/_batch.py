@@ -78,7 +78,9 @@ class Batches:
             chosen = [networks[min(i, len(networks) - 1)] for i in range(first, first + per_call)]
             real = min(per_call, len(networks) - first)
 
-            def after_epoch(done: int, losses: np.ndarray, first: int = first, real: int = real) -> bool:
+            def after_epoch(
+                done: int, losses: np.ndarray, first: int = first, real: int = real
+            ) -> bool:
                 self.progress.under_way = (first * self.sweep.epochs + real * done) * epoch_work
                 finite = losses[:real, -1][np.isfinite(losses[:real, -1])]
                 self.progress.training_loss = finite.mean() if finite.size else np.nan
@@ -102,7 +104,9 @@ class Batches:
             parts.append(trained)
         return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(networks)], *parts)
 
-    def _compare(self, number: int, group: Group, trained: Trained) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _compare(
+        self, number: int, group: Group, trained: Trained
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """All pairs of a batch in the order of its units, width by width."""
         self.progress.stage = "compare"
         pairs: dict[int, list[tuple[int, int]]] = {}  # by width, rising as the units are
@@ -121,7 +125,9 @@ class Batches:
         arrays = {name: value for name, value in merged._asdict().items() if name != "permutations"}
         return arrays, _stack_padded(permutations)
 
-    def _compare_width(self, number: int, group: Group, width: int, trained: Trained, pairs: np.ndarray) -> Compared:
+    def _compare_width(
+        self, number: int, group: Group, width: int, trained: Trained, pairs: np.ndarray
+    ) -> Compared:
         depth = group.num_hidden_layers
         own, wide = (self.programs.program(w, depth) for w in (width, group.widths[-1]))
         compare = compiled_comparison(
@@ -134,7 +140,9 @@ class Batches:
             self.devices,
         )
         on_cpu = self.devices[0].platform == "cpu"
-        most = _PAIRS_ON_A_CPU * len(self.devices) if on_cpu else self.networks_per_call(number) // 2
+        most = (
+            _PAIRS_ON_A_CPU * len(self.devices) if on_cpu else self.networks_per_call(number) // 2
+        )
         chunk = max(1, min(most, self._most_pairs(self.plan.batches[number].group, width)))
         chunk = -(-chunk // len(self.devices)) * len(self.devices)
         base, work = self.progress.under_way, self.programs.comparing_work(width, depth)
@@ -145,15 +153,22 @@ class Batches:
             self.progress.check_signals()
 
         sides = [jax.tree.map(lambda leaf, s=s: leaf[pairs[:, s]], trained.params) for s in (0, 1)]
-        return map_in_chunks(compare, chunk, sides, (self.train, self.test), on_progress=on_progress)
+        return map_in_chunks(
+            compare, chunk, sides, (self.train, self.test), on_progress=on_progress
+        )
 
     def _most_pairs(self, group: int, width: int) -> int:
         """Pairs of one width in any batch of a group: calls need not be larger."""
         if (group, width) not in self._most:
             batches = [
-                units for units, batch in zip(self.units, self.plan.batches, strict=True) if batch.group == group
+                units
+                for units, batch in zip(self.units, self.plan.batches, strict=True)
+                if batch.group == group
             ]
-            counts = (sum(math.comb(len(u), 2) for u in units if self._cell(u[0]).width == width) for units in batches)
+            counts = (
+                sum(math.comb(len(u), 2) for u in units if self._cell(u[0]).width == width)
+                for units in batches
+            )
             self._most[group, width] = max(counts)
         return self._most[group, width]
 
@@ -169,13 +184,20 @@ class Batches:
 
 
 def _in_one_array(permutations: Sequence[Any]) -> np.ndarray:
-    """`[pairs, matchings, groups, neurons]`, filled up with -1; stacked layers and heads lie end to end."""
+    """`[pairs, matchings, groups, neurons]`, filled up with -1; stacked layers and heads lie end to
+    end.
+    """
     flat = [p.reshape(*p.shape[:2], -1) for p in permutations]
     return _stack_padded([p[:, :, None] for p in flat], axis=2)
 
 
 def _stack_padded(arrays: list[np.ndarray], axis: int = 0) -> np.ndarray:
-    """Arrays whose last axes differ in length, one after the other along an axis, filled up with -1."""
+    """Arrays whose last axes differ in length, one after the other along an axis, filled up with
+    -1.
+    """
     longest = max(array.shape[-1] for array in arrays)
-    filled = [np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])], constant_values=-1) for a in arrays]
+    filled = [
+        np.pad(a, [(0, 0)] * (a.ndim - 1) + [(0, longest - a.shape[-1])], constant_values=-1)
+        for a in arrays
+    ]
     return np.concatenate(filled, axis=axis)

@@ -33,7 +33,8 @@ class Cell(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Every combination of widths, depths, optimizers and learning rates, with every seed; hashable.
+    """Every combination of widths, depths, optimizers and learning rates, with every seed;
+    hashable.
 
     Sequences of any kind are accepted, single values too, and are kept as tuples.
 
@@ -42,20 +43,27 @@ class Sweep:
     ((0.001, 0.01, 0.1), 6, 24, 12)
 
     Attributes:
-        seeds: one network per cell and seed; its initial weights and shuffles follow from `jax.random.key(seed)`, so
-            that networks of one seed start alike in all cells of one architecture.
-        widths: neurons in each hidden layer; of other models, channels of the first stage or features of the stream.
-        num_hidden_layers: hidden layers; of the transformer, its layers. Other models have their own depth.
-        learning_rates: peak rates; also as text, `"low:high:count"`, evenly spaced in the logarithm.
-        optimizers: of `"sgd"` with momentum 0.9, `"sgd_plain"` without momentum, `"adam"`, `"adamw"`.
-        matchings: the similarities by which pairs are matched, beside no matching, which is always measured.
+        seeds: one network per cell and seed; its initial weights and shuffles follow from
+            `jax.random.key(seed)`, so that networks of one seed start alike in all cells of one
+            architecture.
+        widths: neurons in each hidden layer; of other models, channels of the first stage or
+            features of the stream.
+        num_hidden_layers: hidden layers; of the transformer, its layers. Other models have their
+            own depth.
+        learning_rates: peak rates; also as text, `"low:high:count"`, evenly spaced in the
+            logarithm.
+        optimizers: of `"sgd"` with momentum 0.9, `"sgd_plain"` without momentum, `"adam"`,
+            `"adamw"`.
+        matchings: the similarities by which pairs are matched, beside no matching, which is always
+            measured.
         model: of what kind the networks are, see `build_network`.
-        pairing: `"disjoint"`: the first seed with the second, the third with the fourth, ...; `"all"`: every seed of
-            a cell with every other.
+        pairing: `"disjoint"`: the first seed with the second, the third with the fourth, ...;
+            `"all"`: every seed of a cell with every other.
         epochs: passes over the training set.
         batch_size: samples per step.
         num_points: points on the line between two networks.
-        moment_samples: training samples on which activations are compared, evenly spaced in the set; None: all.
+        moment_samples: training samples on which activations are compared, evenly spaced in the
+            set; None: all.
         keep_permutations: whether the results hold the permutations.
         keep_networks: whether the trained networks are stored, see `load_networks`.
     """
@@ -79,10 +87,15 @@ class Sweep:
         for name, convert in _GRIDS.items():
             given = getattr(self, name)
             object.__setattr__(self, name, _distinct(name, given, convert))
-        for name, allowed in (("optimizers", get_args(Optimizer)), ("matchings", get_args(Similarity))):
+        for name, allowed in (
+            ("optimizers", get_args(Optimizer)),
+            ("matchings", get_args(Similarity)),
+        ):
             for value in getattr(self, name):
                 if value not in allowed:
-                    raise ValueError(f"{name}: {value!r} is not one of {allowed}{_did_you_mean(str(value), allowed)}")
+                    raise ValueError(
+                        f"{name}: {value!r} is not one of {allowed}{_did_you_mean(str(value), allowed)}"
+                    )
         for name in ("widths", "num_hidden_layers"):
             if min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} are at least 1, not {getattr(self, name)}")
@@ -93,8 +106,15 @@ class Sweep:
         if self.pairing not in get_args(Pairing):
             raise ValueError(f"pairing is 'disjoint' or 'all', not {self.pairing!r}")
         if len(self.seeds) < 2 or (self.pairing == "disjoint" and len(self.seeds) % 2):
-            raise ValueError(f"pairing {self.pairing!r} needs two seeds per pair, not {len(self.seeds)} in all")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("num_points", 2), ("moment_samples", 2)):
+            raise ValueError(
+                f"pairing {self.pairing!r} needs two seeds per pair, not {len(self.seeds)} in all"
+            )
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("num_points", 2),
+            ("moment_samples", 2),
+        ):
             value = getattr(self, name)
             if (value is not None or name != "moment_samples") and _integer(name, value) < least:
                 raise ValueError(f"{name} is at least {least}, not {value}")
@@ -107,7 +127,9 @@ class Sweep:
                 f"{_did_you_mean(self.model, MODELS)}"
             )
         if len(self.num_hidden_layers) > 1 and self.model in ("vgg", "resnet20"):
-            raise ValueError(f"model {self.model!r} has a depth of its own, num_hidden_layers cannot be swept")
+            raise ValueError(
+                f"model {self.model!r} has a depth of its own, num_hidden_layers cannot be swept"
+            )
         if not takes_width(self.model) and max(len(self.widths), len(self.num_hidden_layers)) > 1:
             raise ValueError(
                 f"{self.model} is one network as it is: widths and num_hidden_layers cannot be swept; a function that "
@@ -141,7 +163,10 @@ class Sweep:
     def asdict(self) -> dict[str, Any]:
         """Plain values, as JSON and TOML hold them."""
         values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
 
 
 def sweep_from_table(table: Mapping[str, Any]) -> Sweep:
@@ -153,11 +178,16 @@ def sweep_from_table(table: Mapping[str, Any]) -> Sweep:
     names = [field.name for field in dataclasses.fields(Sweep)]
     for name in table:
         if name not in names:
-            raise ValueError(f"{name!r} is no option of a sweep{_did_you_mean(name, names)}; there are {names}")
+            raise ValueError(
+                f"{name!r} is no option of a sweep{_did_you_mean(name, names)}; there are {names}"
+            )
     if "seeds" not in table:
         raise ValueError("a sweep needs seeds, a list or their number")
     seeds = table["seeds"]
-    values = {**table, "seeds": range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds}
+    values = {
+        **table,
+        "seeds": range(seeds) if isinstance(seeds, int) and not isinstance(seeds, bool) else seeds,
+    }
     return Sweep(**values)
 
 
@@ -179,7 +209,8 @@ def read_sweep(path: Path) -> tuple[Sweep, str]:
 
 
 def parse_learning_rates(words: Iterable[Any]) -> tuple[float, ...]:
-    """Rates from numbers, texts of numbers, or `low:high:count`, evenly spaced in the logarithm, rounded to 3 digits.
+    """Rates from numbers, texts of numbers, or `low:high:count`, evenly spaced in the logarithm,
+    rounded to 3 digits.
 
     >>> parse_learning_rates(["1e-3", "1e-2:1:3"])
     (0.001, 0.01, 0.1, 1.0)
@@ -195,7 +226,10 @@ def parse_learning_rates(words: Iterable[Any]) -> tuple[float, ...]:
                 continue
             low, high, count = word.split(":")
             start, stop, steps = math.log10(float(low)), math.log10(float(high)), int(count)
-            rates += [float(f"{10 ** (start + (stop - start) * i / (steps - 1)):.3g}") for i in range(steps)]
+            rates += [
+                float(f"{10 ** (start + (stop - start) * i / (steps - 1)):.3g}")
+                for i in range(steps)
+            ]
         except (ValueError, TypeError, ZeroDivisionError, OverflowError) as error:
             raise ValueError(
                 f"learning rate {word!r} is neither a number nor a range low:high:count (count >= 2), like 1e-4:1e-1:6"

@@ -62,7 +62,9 @@ def read_arrays(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{path}: truncated or damaged: {error}") from error
     if metadata.get("checksum") != _checksum(arrays, metadata.get("about", "")):
-        raise ValueError(f"{path}: damaged: its contents do not have the checksum that it was stored with")
+        raise ValueError(
+            f"{path}: damaged: its contents do not have the checksum that it was stored with"
+        )
     return arrays, json.loads(metadata["about"])
 
 
@@ -82,4 +84,6 @@ def naming(path: Path) -> Iterator[None]:
     except BlockingIOError:
         raise
     except OSError as error:
-        raise type(error)(error.errno, f"cannot write: {error.strerror}", str(error.filename or path)) from error
+        raise type(error)(
+            error.errno, f"cannot write: {error.strerror}", str(error.filename or path)
+        ) from error

@@ -1,4 +1,5 @@
-"""A sweep on disk: what it is, its plan, its finished batches; every file whole or not there at all.
+"""A sweep on disk: what it is, its plan, its finished batches; every file whole or not there at
+all.
 
 sweep.json      what is computed, on which data, with which versions: the sweep's identity
 plan.json       groups and batches
@@ -36,7 +37,11 @@ from lmcjax.sweep._plan import Plan, check_plan, plan_from_dict
 _PACKAGES = ("lmcjax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 
-_BEGINNING = {"lock", "changing.lock", "plan.json"}  # what one that was stopped while it began may have left
+_BEGINNING = {
+    "lock",
+    "changing.lock",
+    "plan.json",
+}  # what one that was stopped while it began may have left
 _PATIENCE = 1.0  # seconds to wait for those who only look who computes
 
 
@@ -103,7 +108,8 @@ class SweepFolder:
         return (self.path / "sweep.json").is_file()
 
     def check(self, about: Mapping[str, Any]) -> None:
-        """Check that a sweep of this `identity` can be begun here, or be gone on with. Nothing is written.
+        """Check that a sweep of this `identity` can be begun here, or be gone on with. Nothing is
+        written.
 
         Raises:
             ValueError: another sweep was begun here; shows every difference.
@@ -112,11 +118,17 @@ class SweepFolder:
         if self.exists():
             if differing := differences(about, self.identity()):
                 raise ValueError(f"{self.path} holds another sweep: {'; '.join(differing)}")
-        elif self.path.is_dir() and (foreign := sorted(p.name for p in self.path.iterdir() if not _of_beginning(p))):
-            raise FileExistsError(errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path))
+        elif self.path.is_dir() and (
+            foreign := sorted(p.name for p in self.path.iterdir() if not _of_beginning(p))
+        ):
+            raise FileExistsError(
+                errno.EEXIST, f"not the folder of a sweep, it holds {foreign[:3]}", str(self.path)
+            )
 
     def begin(self, about: Mapping[str, Any], plan: Plan) -> None:
-        """Write down what is computed and by which plan, unless that has been done; errors as of `check`."""
+        """Write down what is computed and by which plan, unless that has been done; errors as of
+        `check`.
+        """
         with self._changing():
             self.check(about)
             if not self.exists():
@@ -161,7 +173,9 @@ class SweepFolder:
         """
         data = self.identity()["data"]
         if not data["source"]:
-            raise ValueError(f"{self.path}: its data, {data['name']!r}, have no name to load them by")
+            raise ValueError(
+                f"{self.path}: its data, {data['name']!r}, have no name to load them by"
+            )
         return data["source"]
 
     @functools.cached_property
@@ -195,7 +209,9 @@ class SweepFolder:
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self.path / name
         if not path.is_file():
-            raise FileNotFoundError(errno.ENOENT, "no sweep has been started here, there is no such file", str(path))
+            raise FileNotFoundError(
+                errno.ENOENT, "no sweep has been started here, there is no such file", str(path)
+            )
         try:
             values = json.loads(path.read_text("utf-8"))
             if not isinstance(values, dict):
@@ -229,7 +245,9 @@ class SweepFolder:
     def write_networks(self, batch: int, leaves: Mapping[str, np.ndarray]) -> None:
         """Store a batch's trained networks."""
         (self.path / "networks").mkdir(exist_ok=True)
-        write_arrays(self.path / "networks" / f"{batch:05d}.safetensors", leaves, {"sweep": self.digest})
+        write_arrays(
+            self.path / "networks" / f"{batch:05d}.safetensors", leaves, {"sweep": self.digest}
+        )
 
     def read_networks(self, batch: int) -> dict[str, np.ndarray]:
         """A batch's trained networks; errors as of `read_batch`."""
@@ -245,13 +263,17 @@ class SweepFolder:
 
     def write_results(self, results: xr.Dataset) -> None:
         """Store the merged results."""
-        write_whole(self.results, bytes(results.to_netcdf(engine="h5netcdf")))  # HDF5 itself crashes on a full disk
+        write_whole(
+            self.results, bytes(results.to_netcdf(engine="h5netcdf"))
+        )  # HDF5 itself crashes on a full disk
 
     def delete(self) -> None:
         """Delete the sweep's files and the pictures made of it, and nothing else."""
         for name in ("batches", "checkpoints", "networks"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        pictures = (f"{stem}.{suffix}" for stem in ("figure2", "sweep") for suffix in ("png", "pdf"))
+        pictures = (
+            f"{stem}.{suffix}" for stem in ("figure2", "sweep") for suffix in ("png", "pdf")
+        )
         for name in ("sweep.json", "plan.json", "results.nc", *pictures):
             (self.path / name).unlink(missing_ok=True)
 
@@ -283,7 +305,9 @@ class SweepFolder:
                         continue
                     file.seek(0)
                     who = file.read().decode().strip() or "another process"
-                    raise BlockingIOError(errno.EWOULDBLOCK, f"{who} is computing here", str(self.path)) from None
+                    raise BlockingIOError(
+                        errno.EWOULDBLOCK, f"{who} is computing here", str(self.path)
+                    ) from None
             with naming(self.path / "lock"):
                 file.truncate(0)  # those who share leave no name, nor that of one who is gone
                 if not shared:
@@ -293,7 +317,9 @@ class SweepFolder:
     def computing(self) -> str | None:
         """Who computes here, if anyone."""
         try:
-            with open(self.path / "lock", "r+") as file:  # NFS locks exclusively only what is open for writing
+            with open(
+                self.path / "lock", "r+"
+            ) as file:  # NFS locks exclusively only what is open for writing
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except FileNotFoundError:
             return None
@@ -303,7 +329,9 @@ class SweepFolder:
 
     @contextlib.contextmanager
     def claim(self, batch: int) -> Iterator[bool]:
-        """Whether this process, among those that share the folder, is to compute a batch: nobody else is at it."""
+        """Whether this process, among those that share the folder, is to compute a batch: nobody
+        else is at it.
+        """
         path = self.path / "batches" / f"{batch:05d}.lock"
         with open(path, "a") as file:
             try:

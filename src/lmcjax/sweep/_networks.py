@@ -18,7 +18,8 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
 
     Args:
         folder: of the sweep.
-        **cell: of `width`, `num_hidden_layers`, `optimizer`, `learning_rate`, what tells the cell from the others.
+        **cell: of `width`, `num_hidden_layers`, `optimizer`, `learning_rate`, what tells the cell
+            from the others.
 
     Returns:
         The network, and its parameters with a leading axis of seeds, in the order of the sweep's.
@@ -50,7 +51,9 @@ def load_networks(folder: str | Path, **cell: Any) -> tuple[Network, PyTree]:
         if seeds:
             stored = sweeping.read_networks(batch)
             for seed in seeds:
-                leaves[seed] = {name: stored[f"{fitting[0]}/{seed}/{name}"] for name in named_leaves(shapes)}
+                leaves[seed] = {
+                    name: stored[f"{fitting[0]}/{seed}/{name}"] for name in named_leaves(shapes)
+                }
     networks = [rebuild(shapes, leaves[seed]) for seed in range(len(sweep.seeds))]
     # on the host: nothing to compile
     return network, jax.tree.map(lambda *same: jnp.asarray(np.stack(same)), *networks)

@@ -10,7 +10,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lmcjax.batching import network_map
 from lmcjax.data import evenly_spaced
-from lmcjax.evaluation import BarrierResult, LossAndAccuracy, batched_loss, cross_entropy_and_accuracy, linear_barrier
+from lmcjax.evaluation import (
+    BarrierResult,
+    LossAndAccuracy,
+    batched_loss,
+    cross_entropy_and_accuracy,
+    linear_barrier,
+)
 from lmcjax.matching import Similarity, approximate_dimensions, match_layerwise
 from lmcjax.models import Network
 from lmcjax.statistics import activation_moments
@@ -47,11 +53,18 @@ def compare_pair(
     train: tuple[Array, Array],
     test: tuple[Array, Array],
 ) -> Compared:
-    """Match one pair in every way, and measure the line between A and B, as it is and permuted by each."""
+    """Match one pair in every way, and measure the line between A and B, as it is and permuted by
+    each.
+    """
     moments = None
     if set(similarities) - {"weights"}:
-        moments = activation_moments(network.apply, spec, params_a, params_b, evenly_spaced(train[0], moment_samples))
-    matched = [match_layerwise(spec, params_a, params_b, similarity=s, moments=moments) for s in similarities]
+        moments = activation_moments(
+            network.apply, spec, params_a, params_b, evenly_spaced(train[0], moment_samples)
+        )
+    matched = [
+        match_layerwise(spec, params_a, params_b, similarity=s, moments=moments)
+        for s in similarities
+    ]
     dimensions = [
         {g: jnp.asarray(jnp.nan) for g in spec.groups}  # correlations have none
         if s == "correlation"
@@ -59,13 +72,19 @@ def compare_pair(
         for s in similarities
     ]
     identity = identity_permutations(spec)
-    permutations = {g: jnp.stack([identity[g], *(m.permutations[g] for m in matched)]) for g in spec.groups}
+    permutations = {
+        g: jnp.stack([identity[g], *(m.permutations[g] for m in matched)]) for g in spec.groups
+    }
 
     def along(permutation: dict[str, Array]) -> BarrierResult:
         """Both splits, train before test, under one matching."""
         aligned = permute(spec, permutation, params_b)
-        losses = [batched_loss(network.apply, cross_entropy_and_accuracy, data) for data in (train, test)]
-        results = [linear_barrier(loss, params_a, aligned, num_points=num_points) for loss in losses]
+        losses = [
+            batched_loss(network.apply, cross_entropy_and_accuracy, data) for data in (train, test)
+        ]
+        results = [
+            linear_barrier(loss, params_a, aligned, num_points=num_points) for loss in losses
+        ]
         return jax.tree.map(lambda *split: jnp.stack(split), *results)
 
     barriers = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), jax.lax.map(along, permutations))
@@ -103,13 +122,18 @@ def compiled_comparison(
     moment_samples: int | None,
     devices: tuple[jax.Device, ...],
 ) -> Callable[..., Compared]:
-    """`compare_pair` over pairs of networks in the shape of `wide`, whose padding is dropped first; kept, so that the
+    """`compare_pair` over pairs of networks in the shape of `wide`, whose padding is dropped first;
+    kept, so that the
     same shapes compile once."""
 
-    def compare(params_a: PyTree, params_b: PyTree, train: tuple[Array, Array], test: tuple[Array, Array]) -> Compared:
+    def compare(
+        params_a: PyTree, params_b: PyTree, train: tuple[Array, Array], test: tuple[Array, Array]
+    ) -> Compared:
         pair = (params_a, params_b)
         if wide != spec:
             pair = tuple(drop_padding(wide, spec, params) for params in pair)
-        return compare_pair(network, spec, similarities, num_points, moment_samples, *pair, train, test)
+        return compare_pair(
+            network, spec, similarities, num_points, moment_samples, *pair, train, test
+        )
 
     return jax.jit(network_map(compare, in_axes=(0, 0, None, None), devices=devices))

@@ -1,4 +1,6 @@
-"""Which networks of a sweep train together: groups that share a program, batches that are stored together."""
+"""Which networks of a sweep train together: groups that share a program, batches that are stored
+together.
+"""
 
 import functools
 import itertools
@@ -13,10 +15,14 @@ from lmcjax.sweep._programs import Padding, Programs
 from lmcjax.training import bytes_per_network, networks_per_call
 
 _MOST_WASTE = 0.5  # of a group's arithmetic
-# What the choice of groups stands on, in seconds: measured on 2 cores of a server CPU; guesses for accelerators, where
-# a step takes a while however little there is to do, and wide batches are what makes them fast.
+# What the choice of groups stands on, in seconds: measured on 2 cores of a server CPU; guesses for
+# accelerators, where a step takes a while however little there is to do, and wide batches are what
+# makes them fast.
 _COMPILATION = {"cpu": 1.5, "other": 10.0}
-_STEP = {"cpu": 2e-4, "other": 1e-3}  # of one network on a CPU, where they take turns; of all together elsewhere
+_STEP = {
+    "cpu": 2e-4,
+    "other": 1e-3,
+}  # of one network on a CPU, where they take turns; of all together elsewhere
 _RATE = {"cpu": 6e10, "other": 2e13}  # operations per second and device
 
 
@@ -49,14 +55,19 @@ class Batch(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The whole sweep, fixed before anything is computed; only `calls` may rise later, where memory falls short."""
+    """The whole sweep, fixed before anything is computed; only `calls` may rise later, where memory
+    falls short.
+    """
 
     groups: tuple[Group, ...]
     batches: tuple[Batch, ...]
 
     def asdict(self) -> dict[str, Any]:
         """Plain values, as JSON holds them."""
-        return {"groups": [g._asdict() for g in self.groups], "batches": [b._asdict() for b in self.batches]}
+        return {
+            "groups": [g._asdict() for g in self.groups],
+            "batches": [b._asdict() for b in self.batches],
+        }
 
     def with_calls(self, batch: int, calls: int) -> "Plan":
         """The plan with a batch, and those of its group that come after it, cut into more calls."""
@@ -82,7 +93,9 @@ class Plan(NamedTuple):
         return size * max(stop - start for g, (start, stop), *_ in self.batches if g == group)
 
     def per_call(self, sweep: Sweep, batch: Batch, num_devices: int) -> int:
-        """Networks per compiled call, a multiple of the devices: the same for all batches of a group cut alike."""
+        """Networks per compiled call, a multiple of the devices: the same for all batches of a
+        group cut alike.
+        """
         per_call = -(-self.largest_batch(sweep, batch.group) // batch.calls)
         return -(-per_call // num_devices) * num_devices
 
@@ -105,13 +118,18 @@ def check_plan(plan: Plan, sweep: Sweep) -> None:
         units = [unit for start, stop in ends for unit in range(start, stop)]
         if units != list(range(len(_units(sweep, group)))):
             raise ValueError(f"the batches of group {number} do not cover it once")
-    if sum(len(plan.networks(sweep, batch)) for batch in range(len(plan.batches))) != sweep.num_networks:
+    if (
+        sum(len(plan.networks(sweep, batch)) for batch in range(len(plan.batches)))
+        != sweep.num_networks
+    ):
         raise ValueError(f"its batches do not hold the sweep's {sweep.num_networks} networks")
 
 
 @functools.lru_cache(maxsize=64)
 def _units(sweep: Sweep, group: Group) -> tuple[tuple[Network, ...], ...]:
-    """Pairs of a cell, or whole cells where all are paired with all, cell after cell, narrow ones first."""
+    """Pairs of a cell, or whole cells where all are paired with all, cell after cell, narrow ones
+    first.
+    """
     cells = [
         (cell.width, number)
         for number, cell in enumerate(sweep.cells)
@@ -119,22 +137,31 @@ def _units(sweep: Sweep, group: Group) -> tuple[tuple[Network, ...], ...]:
         and cell.width in group.widths
     ]
     clusters = [tuple(range(len(sweep.seeds)))] if sweep.pairing == "all" else sweep.pairs
-    return tuple(tuple(Network(cell, seed) for seed in cluster) for _, cell in sorted(cells) for cluster in clusters)
+    return tuple(
+        tuple(Network(cell, seed) for seed in cluster)
+        for _, cell in sorted(cells)
+        for cluster in clusters
+    )
 
 
 def make_plan(programs: Programs, devices: Sequence[jax.Device]) -> Plan:
-    """Groups by estimated time, batches by memory. Depends on the sweep, the data's shapes and the devices alone.
+    """Groups by estimated time, batches by memory. Depends on the sweep, the data's shapes and the
+    devices alone.
 
-    Widths share a program where compiling another one, or (on an accelerator) the turns of many small calls, would
-    cost more than the padding, and where that wastes at most half of the group's arithmetic; see `Programs.padding` for
-    what can be padded.
+    Widths share a program where compiling another one, or (on an accelerator) the turns of many
+    small calls, would cost more than the padding, and where that wastes at most half of the group's
+    arithmetic; see `Programs.padding` for what can be padded.
     """
     groups: list[Group] = []
     for depth in programs.sweep.num_hidden_layers:
         partition = _partition(programs, depth, devices)
         for optimizer, (widths, padding) in itertools.product(programs.sweep.optimizers, partition):
             groups.append(_group(programs, depth, optimizer, widths, padding, devices))
-    batches = [batch for number, group in enumerate(groups) for batch in _batches(programs, number, group, devices)]
+    batches = [
+        batch
+        for number, group in enumerate(groups)
+        for batch in _batches(programs, number, group, devices)
+    ]
     return Plan(tuple(groups), tuple(batches))
 
 
@@ -157,7 +184,9 @@ def _num_networks(programs: Programs, widths: Sequence[int]) -> int:
     return len(widths) * len(programs.sweep.learning_rates) * len(programs.sweep.seeds)
 
 
-def _batches(programs: Programs, number: int, group: Group, devices: Sequence[jax.Device]) -> Iterator[Batch]:
+def _batches(
+    programs: Programs, number: int, group: Group, devices: Sequence[jax.Device]
+) -> Iterator[Batch]:
     """Batches of nearly equal size."""
     config = programs.train_config(group.widths[-1], group.num_hidden_layers, group.optimizer)
     most = networks_per_call(config, programs.dataset.train, devices)
@@ -176,7 +205,8 @@ def _operations(programs: Programs, group: Group, units: Sequence[tuple[Network,
     depth, cells = group.num_hidden_layers, programs.sweep.cells
     training = programs.sweep.epochs * programs.training_work(group.widths[-1], depth)
     return sum(
-        len(unit) * training + math.comb(len(unit), 2) * programs.comparing_work(cells[unit[0].cell].width, depth)
+        len(unit) * training
+        + math.comb(len(unit), 2) * programs.comparing_work(cells[unit[0].cell].width, depth)
         for unit in units
     )
 
@@ -186,10 +216,14 @@ def _waste(programs: Programs, widths: Sequence[int], depth: int) -> float:
     return 1 - sum(operations) / (len(widths) * operations[-1])
 
 
-def _partition(programs: Programs, depth: int, devices: Sequence[jax.Device]) -> list[tuple[tuple[int, ...], Padding]]:
+def _partition(
+    programs: Programs, depth: int, devices: Sequence[jax.Device]
+) -> list[tuple[tuple[int, ...], Padding]]:
     """The widths, rising, cut into groups such that the estimated time is least."""
     widths = sorted(programs.sweep.widths)
-    best: list[tuple[float, list[tuple[tuple[int, ...], Padding]]]] = [(0.0, [])]  # of the first i widths
+    best: list[tuple[float, list[tuple[tuple[int, ...], Padding]]]] = [
+        (0.0, [])
+    ]  # of the first i widths
     for stop in range(1, len(widths) + 1):
         choices = []
         for start in range(stop):
@@ -217,10 +251,14 @@ def _padding(programs: Programs, widths: Sequence[int], depth: int) -> Padding |
         return None
 
 
-def _seconds(programs: Programs, widths: Sequence[int], depth: int, devices: Sequence[jax.Device]) -> float:
+def _seconds(
+    programs: Programs, widths: Sequence[int], depth: int, devices: Sequence[jax.Device]
+) -> float:
     """An estimate of what it takes to compile a group's program and to train its networks."""
     platform = "cpu" if devices[0].platform == "cpu" else "other"
-    arithmetic = programs.training_work(widths[-1], depth) / programs.steps_per_epoch / _RATE[platform]
+    arithmetic = (
+        programs.training_work(widths[-1], depth) / programs.steps_per_epoch / _RATE[platform]
+    )
     turns = _num_networks(programs, widths) / len(devices)
     overhead = _STEP[platform] * (turns if platform == "cpu" else 1)
     return _COMPILATION[platform] + programs.num_steps * (turns * arithmetic + overhead)

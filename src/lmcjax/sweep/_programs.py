@@ -1,4 +1,6 @@
-"""The networks of a sweep as programs: what each width and depth computes, and whether widths can share a program."""
+"""The networks of a sweep as programs: what each width and depth computes, and whether widths can
+share a program.
+"""
 
 import functools
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -15,7 +17,8 @@ from lmcjax.symmetry import PermutationSpec, discover, pad_neurons, real_entries
 from lmcjax.training import TrainConfig, mean_cross_entropy
 
 Padding: TypeAlias = Literal["none", "zeros", "masked"]
-"""Of the networks that are narrower than the program they train in: there are none; neurons of zeros, which stay so by
+"""Of the networks that are narrower than the program they train in: there are none; neurons of
+zeros, which stay so by
 themselves; or with a mask over their gradient."""
 
 
@@ -53,11 +56,19 @@ class Programs:
         """
         data, shape = self.dataset, self.dataset.input_shape
         network = build_network(
-            self.sweep.model, shape, data.num_classes, width=width, num_hidden_layers=num_hidden_layers
+            self.sweep.model,
+            shape,
+            data.num_classes,
+            width=width,
+            num_hidden_layers=num_hidden_layers,
         )
-        spec = discover(network.apply, jax.eval_shape(network.init, jax.random.key(0)), data.train.inputs[:2])
+        spec = discover(
+            network.apply, jax.eval_shape(network.init, jax.random.key(0)), data.train.inputs[:2]
+        )
         if not spec.groups:
-            raise ValueError(f"no neurons of this network can be permuted, as far as its program shows: {spec}")
+            raise ValueError(
+                f"no neurons of this network can be permuted, as far as its program shows: {spec}"
+            )
         return Program(network, spec)
 
     @functools.cache  # noqa: B019
@@ -65,13 +76,22 @@ class Programs:
         """Floating-point operations of one network on one sample, as XLA counts them."""
         network = self.program(width, num_hidden_layers).network
         params = jax.eval_shape(network.init, jax.random.key(0))
-        inputs = jax.ShapeDtypeStruct((self.sweep.batch_size, *self.dataset.input_shape), jnp.result_type(float))
+        inputs = jax.ShapeDtypeStruct(
+            (self.sweep.batch_size, *self.dataset.input_shape), jnp.result_type(float)
+        )
         cost: Any = jax.jit(network.apply).lower(params, inputs).cost_analysis()
         return float(cost["flops"]) / self.sweep.batch_size
 
     def training_work(self, width: int, num_hidden_layers: int) -> float:
-        """Floating-point operations of one network in one epoch: forward, and twice as many backward."""
-        return 3 * self.operations(width, num_hidden_layers) * self.steps_per_epoch * self.sweep.batch_size
+        """Floating-point operations of one network in one epoch: forward, and twice as many
+        backward.
+        """
+        return (
+            3
+            * self.operations(width, num_hidden_layers)
+            * self.steps_per_epoch
+            * self.sweep.batch_size
+        )
 
     def comparing_work(self, width: int, num_hidden_layers: int) -> float:
         """Floating-point operations of matching and measuring one pair, the assignments left out."""
@@ -81,25 +101,31 @@ class Programs:
 
     @functools.cache  # noqa: B019
     def padding(self, width: int, wide: int, num_hidden_layers: int) -> Padding:
-        """How networks of one width can train in the program of another: by trial on random weights and inputs.
+        """How networks of one width can train in the program of another: by trial on random weights
+        and inputs.
 
         Raises:
-            ValueError: they cannot, since neurons of zeros change the outputs (a normalisation over the neurons, a
-                scale that follows their number), or the two widths are different programs.
+            ValueError: they cannot, since neurons of zeros change the outputs (a normalisation over
+                the neurons, a scale that follows their number), or the two widths are different
+                programs.
         """
         if width == wide:
             return "none"
         own, padded = self.program(width, num_hidden_layers), self.program(wide, num_hidden_layers)
         rng = np.random.default_rng(0)
         shapes = jax.eval_shape(own.network.init, jax.random.key(0))
-        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(leaf.dtype), shapes)
+        params = jax.tree.map(
+            lambda leaf: rng.normal(size=leaf.shape, scale=0.3).astype(leaf.dtype), shapes
+        )
         inputs = jnp.asarray(rng.uniform(size=(8, *self.dataset.input_shape)), jnp.float32)
         labels = jnp.arange(8) % self.dataset.num_classes
 
         @jax.jit
         def trial(params: PyTree) -> tuple[Array, ...]:
             wider = pad_neurons(own.spec, padded.spec, params)
-            gradient = jax.grad(lambda p: mean_cross_entropy(padded.network.apply(p, inputs), labels))(wider)
+            gradient = jax.grad(
+                lambda p: mean_cross_entropy(padded.network.apply(p, inputs), labels)
+            )(wider)
             real = real_entries(own.spec, padded.spec, params)
             moved = jax.tree.map(lambda g, r: jnp.any((g != 0) & ~r), gradient, real)
             still = ~jnp.any(jnp.stack(jax.tree.leaves(moved)))

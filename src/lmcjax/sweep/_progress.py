@@ -17,7 +17,9 @@ class SweepProgress(NamedTuple):
     num_networks: int
     share: float  # of the sweep's arithmetic, with what is under way; 0 to 1
     stage: str  # of the batch under way: "train" or "compare"; "wait" for other processes
-    training_loss: float  # nats, mean over the batch's networks in their last epoch; nan before the first
+    training_loss: (
+        float  # nats, mean over the batch's networks in their last epoch; nan before the first
+    )
     barrier: float  # nats, mean test barrier without matching of the last batch that was finished here; nan before
 
 
@@ -33,9 +35,13 @@ class SweepInterrupted(KeyboardInterrupt):
 
 
 class Progress:
-    """What one process knows of the sweep, in networks and in arithmetic; says so, and stops where a signal came."""
+    """What one process knows of the sweep, in networks and in arithmetic; says so, and stops where
+    a signal came.
+    """
 
-    def __init__(self, num_networks: int, work: float, folder: Path, stop: list[int], on_progress: OnProgress) -> None:
+    def __init__(
+        self, num_networks: int, work: float, folder: Path, stop: list[int], on_progress: OnProgress
+    ) -> None:
         self._num_networks, self._work, self._folder = num_networks, work, folder
         self._stop, self._on_progress = stop, on_progress
         self._networks_done, self._work_done = 0, 0.0
@@ -51,7 +57,11 @@ class Progress:
         """Say how far we are."""
         share = min(1.0, (self._work_done + self.under_way) / self._work)
         networks = (self._networks_done, self._num_networks)
-        self._on_progress(SweepProgress(*networks, share, self.stage, float(self.training_loss), float(self.barrier)))
+        self._on_progress(
+            SweepProgress(
+                *networks, share, self.stage, float(self.training_loss), float(self.barrier)
+            )
+        )
 
     @property
     def stopped(self) -> bool:

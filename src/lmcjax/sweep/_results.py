@@ -16,13 +16,18 @@ SPLITS = ("train", "test")
 _CELL = ("width", "num_hidden_layers", "optimizer", "learning_rate")
 _NATS, _SHARE = {"units": "nats"}, {"units": "1"}
 _PATH, _LAYERS = ("pair", "split", "matching"), ("pair", "similarity", "layer")
-_VARIABLES: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {  # dimensions after those of the cell, attributes
+_VARIABLES: dict[
+    str, tuple[tuple[str, ...], dict[str, str]]
+] = {  # dimensions after those of the cell, attributes
     "path_loss": ((*_PATH, "t"), _NATS),
     "path_accuracy": ((*_PATH, "t"), _SHARE),
     "midpoint_loss": (_PATH, {**_NATS, "long_name": "loss at t = 1/2"}),
     "midpoint_accuracy": (_PATH, _SHARE),
     "barrier": (_PATH, {**_NATS, "long_name": "max of loss minus chord"}),
-    "barrier_over_mean": (_PATH, {**_NATS, "long_name": "max of loss minus mean of the endpoints' losses"}),
+    "barrier_over_mean": (
+        _PATH,
+        {**_NATS, "long_name": "max of loss minus mean of the endpoints' losses"},
+    ),
     "finite": (_PATH, {"long_name": "no loss on the path is nan or inf"}),
     "endpoint_loss": (("pair", "split", "network"), _NATS),
     "endpoint_accuracy": (("pair", "split", "network"), _SHARE),
@@ -52,7 +57,9 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
         ValueError: a batch is damaged.
     """
     sweep, plan = programs.sweep, folder.plan()
-    grid = {name: list(dict.fromkeys(getattr(cell, name) for cell in sweep.cells)) for name in _CELL}
+    grid = {
+        name: list(dict.fromkeys(getattr(cell, name) for cell in sweep.cells)) for name in _CELL
+    }
     position = {name: {value: i for i, value in enumerate(values)} for name, values in grid.items()}
     layers = _layers(programs)
     neurons = _neurons(programs, layers)
@@ -83,7 +90,10 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
                     names = programs.program(cell.width, cell.num_hidden_layers).spec.groups
                     places[inner[1:].index("layer")] = [layers.index(name) for name in names]
                 values[name][(*at, index, *np.ix_(*places))] = row
-    variables = {name: ((*_CELL, *_VARIABLES[name][0]), array, _VARIABLES[name][1]) for name, array in values.items()}
+    variables = {
+        name: ((*_CELL, *_VARIABLES[name][0]), array, _VARIABLES[name][1])
+        for name, array in values.items()
+    }
     variables |= {
         "num_neurons": (
             ("width", "num_hidden_layers", "layer"),
@@ -94,7 +104,11 @@ def merge(folder: SweepFolder, programs: Programs, *, partial: bool = False) -> 
     }
     coordinates = {
         **{name: (name, column, {}) for name, column in grid.items()},
-        "learning_rate": ("learning_rate", grid["learning_rate"], {"long_name": "peak learning rate"}),
+        "learning_rate": (
+            "learning_rate",
+            grid["learning_rate"],
+            {"long_name": "peak learning rate"},
+        ),
         "split": list(SPLITS),
         "matching": ["none", *sweep.matchings],
         "similarity": list(sweep.matchings),
@@ -120,7 +134,9 @@ def _rows(programs: Programs, units: list[tuple[Any, ...]]) -> dict[str, list[tu
 
 def _empty(inner: tuple[str, ...], lengths: dict[str, int], like: np.ndarray) -> np.ndarray:
     """What stands where nothing is known."""
-    missing: Any = False if like.dtype == bool else -1 if np.issubdtype(like.dtype, np.integer) else np.nan
+    missing: Any = (
+        False if like.dtype == bool else -1 if np.issubdtype(like.dtype, np.integer) else np.nan
+    )
     shape = [lengths.get(name, size) for name, size in zip(inner, like.shape, strict=True)]
     return np.full([*(lengths[name] for name in _CELL), *shape], missing, like.dtype)
 
@@ -128,18 +144,30 @@ def _empty(inner: tuple[str, ...], lengths: dict[str, int], like: np.ndarray) ->
 def _layers(programs: Programs) -> list[str]:
     """The groups of all architectures, those of the deepest last."""
     sweep = programs.sweep
-    specs = [programs.program(w, d).spec for d in sorted(sweep.num_hidden_layers) for w in sweep.widths]
+    specs = [
+        programs.program(w, d).spec for d in sorted(sweep.num_hidden_layers) for w in sweep.widths
+    ]
     return list(dict.fromkeys(group for spec in specs for group in spec.groups))
 
 
 def _neurons(programs: Programs, layers: list[str]) -> np.ndarray:
     """Neurons by width, depth and layer; 0 where an architecture lacks a layer."""
     sweep = programs.sweep
-    sizes = [[dict(programs.program(w, d).spec.group_shapes()) for d in sweep.num_hidden_layers] for w in sweep.widths]
-    return np.array([[[int(np.prod(s[layer])) if layer in s else 0 for layer in layers] for s in row] for row in sizes])
+    sizes = [
+        [dict(programs.program(w, d).spec.group_shapes()) for d in sweep.num_hidden_layers]
+        for w in sweep.widths
+    ]
+    return np.array(
+        [
+            [[int(np.prod(s[layer])) if layer in s else 0 for layer in layers] for s in row]
+            for row in sizes
+        ]
+    )
 
 
-def _provenance(folder: SweepFolder, programs: Programs, seconds: dict[str, float]) -> dict[str, Any]:
+def _provenance(
+    folder: SweepFolder, programs: Programs, seconds: dict[str, float]
+) -> dict[str, Any]:
     """What made these results: plain values and JSON, as netCDF attributes hold them."""
     about = folder.identity()
     return {

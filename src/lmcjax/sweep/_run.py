@@ -23,7 +23,9 @@ from lmcjax.sweep._progress import OnProgress, Progress, stop_on_signals
 from lmcjax.sweep._results import merge
 
 _log = logging.getLogger("lmcjax")
-_PATIENCE = 24 * 3600 * 1000  # milliseconds; that process 0 is dead is noticed by its heartbeats, long before
+_PATIENCE = (
+    24 * 3600 * 1000
+)  # milliseconds; that process 0 is dead is noticed by its heartbeats, long before
 _TURN = itertools.count()  # a job may run several sweeps
 _WAIT = 2.0  # seconds between looks at what others have finished
 
@@ -39,37 +41,44 @@ def run_sweep(
     checkpoint_seconds: float = 180.0,
     on_progress: OnProgress = lambda progress: None,
 ) -> xr.Dataset:
-    """Train, match and measure everything in a sweep; called again, it computes only what is missing.
+    """Train, match and measure everything in a sweep; called again, it computes only what is
+    missing.
 
-    Networks are trained in batches; a finished batch is written at once, and a long one leaves checkpoints. Killed at
-    any moment and called again, it gives the same results, bit for bit, on the same devices. A run's numbers depend on
-    its own cell and seed; which others share its batch changes them by rounding at most. SIGINT and SIGTERM stop it
-    after the compiled call that is running. After `jax.distributed.initialize`, every process takes its share of the
-    batches, on its own devices, and all return the merged results; `out` must be a folder that all of them see.
+    Networks are trained in batches; a finished batch is written at once, and a long one leaves
+    checkpoints. Killed at any moment and called again, it gives the same results, bit for bit, on
+    the same devices. A run's numbers depend on its own cell and seed; which others share its batch
+    changes them by rounding at most. SIGINT and SIGTERM stop it after the compiled call that is
+    running. After `jax.distributed.initialize`, every process takes its share of the batches, on
+    its own devices, and all return the merged results; `out` must be a folder that all of them see.
 
     Args:
         sweep: what to compute.
         dataset: on which data.
         out: folder of the sweep; None: nothing is kept.
         resume: compute batches again whose files are damaged, instead of raising.
-        join: share the folder with other processes that join as well; each takes what nobody else is at.
+        join: share the folder with other processes that join as well; each takes what nobody else
+            is at.
         devices: default: all local ones.
-        checkpoint_seconds: between two checkpoints of a training call; they cost a copy of its state on the disk.
+        checkpoint_seconds: between two checkpoints of a training call; they cost a copy of its
+            state on the disk.
         on_progress: called on the host after every compiled call.
 
     Returns:
         Labelled results with units; nan and `finite = False` where a run has diverged.
 
     Raises:
-        ValueError: a sweep that does not fit the data, a folder of another sweep or other data (shows the
-            differences), a damaged file, several processes without a folder; nothing is written then.
+        ValueError: a sweep that does not fit the data, a folder of another sweep or other data
+            (shows the differences), a damaged file, several processes without a folder; nothing is
+            written then.
         BlockingIOError: another process computes in this folder.
         SweepInterrupted: a signal came.
         OSError: the folder can't be written; names the file. What was finished before stays.
     """
     if out is None:
         if jax.process_count() > 1:
-            raise ValueError("several processes share a folder that all of them see: out is missing")
+            raise ValueError(
+                "several processes share a folder that all of them see: out is missing"
+            )
         with tempfile.TemporaryDirectory(prefix="lmcjax-") as temporary:
             return run_sweep(sweep, dataset, temporary, devices=devices, on_progress=on_progress)
     devices = tuple(jax.local_devices() if devices is None else devices)
@@ -99,7 +108,8 @@ def run_sweep(
 def _process_0_first(what: str) -> Iterator[None]:
     """What process 0 of a job does while the others wait; its failure is theirs too.
 
-    By the key-value store of `jax.distributed`: collectives on a CPU fail where processes come 30 seconds apart.
+    By the key-value store of `jax.distributed`: collectives on a CPU fail where processes come 30
+    seconds apart.
 
     Raises:
         ValueError: in the others, what went wrong in process 0.
@@ -158,7 +168,9 @@ class _Run:
                 self.folder.batch_path(batch).unlink(missing_ok=True)
 
     def everything(self, process: int, processes: int, *, join: bool) -> None:
-        """Compute all batches that are this process's to compute, and wait for those that are others'."""
+        """Compute all batches that are this process's to compute, and wait for those that are
+        others'.
+        """
         self.progress.report()
         while True:
             for batch in self.numbers:
@@ -188,7 +200,9 @@ class _Run:
                 per_call = self.batches.networks_per_call(number)
                 if not _out_of_memory(error) or per_call <= len(self.batches.devices):
                     raise
-                _log.warning("%d networks do not fit into the memory; half as many from now on", per_call)
+                _log.warning(
+                    "%d networks do not fit into the memory; half as many from now on", per_call
+                )
                 jax.clear_caches()
             else:
                 self.folder.drop_checkpoints(number)
@@ -205,4 +219,8 @@ class _Run:
 
 
 def _out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error)
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in str(error)
+        or "Out of memory" in str(error)
+    )

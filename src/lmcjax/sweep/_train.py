@@ -1,4 +1,6 @@
-"""The training of one batch of a sweep: padded to one width, in calls, with checkpoints between them."""
+"""The training of one batch of a sweep: padded to one width, in calls, with checkpoints between
+them.
+"""
 
 import dataclasses
 import functools
@@ -41,22 +43,32 @@ def _compiled_start(
     masked: bool,
     devices: tuple[jax.Device, ...],
 ) -> Callable[..., TrainState]:
-    """Initial states of networks of one width (`own`, `spec`) in the shape of `config.network`; compiled once."""
+    """Initial states of networks of one width (`own`, `spec`) in the shape of `config.network`;
+    compiled once.
+    """
 
     def start(key: jax.Array, rate: jax.Array) -> TrainState:
         params = own.init(jax.random.fold_in(key, 0))
         mask = real_entries(spec, wide, params) if masked else None
         if spec != wide:
             params = pad_neurons(spec, wide, params)
-        return init_state(dataclasses.replace(config, learning_rate=rate, gradient_mask=mask), key, params)
+        return init_state(
+            dataclasses.replace(config, learning_rate=rate, gradient_mask=mask), key, params
+        )
 
     return jax.jit(network_map(start, devices=devices))
 
 
 def initial_states(
-    programs: Programs, group: Group, cells: Sequence[Cell], seeds: Sequence[int], devices: Sequence[jax.Device]
+    programs: Programs,
+    group: Group,
+    cells: Sequence[Cell],
+    seeds: Sequence[int],
+    devices: Sequence[jax.Device],
 ) -> TrainState:
-    """The states of networks before their first step: the same bits whatever width they are padded to."""
+    """The states of networks before their first step: the same bits whatever width they are padded
+    to.
+    """
     depth, wide = group.num_hidden_layers, group.widths[-1]
     config = programs.train_config(wide, depth, group.optimizer)
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
@@ -65,14 +77,23 @@ def initial_states(
     for width in sorted({cell.width for cell in cells}):
         own = programs.program(width, depth)
         start = _compiled_start(
-            config, own.network, own.spec, programs.program(wide, depth).spec, group.padding == "masked", tuple(devices)
+            config,
+            own.network,
+            own.spec,
+            programs.program(wide, depth).spec,
+            group.padding == "masked",
+            tuple(devices),
         )
         rows = np.flatnonzero([cell.width == width for cell in cells])
-        states = start(keys, rates)  # of all, though only some have this width: one shape, compiled once
+        states = start(
+            keys, rates
+        )  # of all, though only some have this width: one shape, compiled once
         parts.append(jax.tree.map(lambda leaf, rows=rows: leaf[rows], states))
         order += rows.tolist()
     back = np.argsort(order)
-    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[back] if len(leaves) > 1 else leaves[0], *parts)
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves)[back] if len(leaves) > 1 else leaves[0], *parts
+    )
 
 
 class Checkpoints:
@@ -135,8 +156,10 @@ def train_call(
         data: on the devices.
         devices: to spread them over.
         checkpoints: where to go on from, if there is one, and to store one every now and then.
-        after_epoch: called with epochs done and each network's losses `[num_networks, epochs]`; False: stop here.
-        keep: store the final state even of a short training, since more calls follow before the batch is stored.
+        after_epoch: called with epochs done and each network's losses `[num_networks, epochs]`;
+            False: stop here.
+        keep: store the final state even of a short training, since more calls follow before the
+            batch is stored.
 
     Returns:
         The trained networks; None if stopped, with a checkpoint of how far they got.
@@ -161,7 +184,10 @@ def train_call(
         done, stored = restored
         opt_state = jax.tree.unflatten(jax.tree.structure(states.opt_state), stored["opt_state"])
         states = states._replace(
-            params=stored["params"], opt_state=opt_state, step=stored["step"], finite=stored["finite"]
+            params=stored["params"],
+            opt_state=opt_state,
+            step=stored["step"],
+            finite=stored["finite"],
         )
         losses = stored["losses"]
         if not after_epoch(done, losses):
