@@ -1,4 +1,4 @@
-"""Real processes on one folder: killed, stopped by signals, in each other's way, sharing the work."""
+"""Real processes on one folder: killed, stopped, in each other's way, sharing the work."""
 
 import contextlib
 import fcntl
@@ -53,7 +53,8 @@ def undisturbed(shared_folder, environment) -> Undisturbed:
     """Run once for all workers."""
     folder = shared_folder / "undisturbed"
     folder.mkdir(exist_ok=True)
-    config, log = folder / "sweep.toml", folder / "run.out"
+    config = folder / "sweep.toml"
+    log = folder / "run.out"
     with (folder / "once").open("w") as once:
         fcntl.flock(once, fcntl.LOCK_EX)
         if not (folder / "sweep" / "results.nc").is_file():
@@ -78,11 +79,13 @@ def finished_alike(undisturbed, same_results) -> Callable[[Path], bool]:
     return alike
 
 
-def finished(folder: Path) -> str:
+def describe(folder: Path) -> str:
+    """What a killed process has left."""
     batches = len(list((folder / "batches").glob("*.safetensors")))
-    epochs = [
-        read_arrays(path)[1]["epoch"] for path in (folder / "checkpoints").glob("*/*.safetensors")
-    ]
+    epochs = []
+    for path in (folder / "checkpoints").glob("*/*.safetensors"):
+        _, about = read_arrays(path)
+        epochs.append(about["epoch"])
     return f"{batches} batches finished, checkpoints of epochs {epochs}"
 
 
@@ -111,7 +114,7 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(
                 run.end()
                 killed += 1
                 at = f"{time.monotonic() - begin:.1f} s, kill {killed}, {delay:.2f} s into the work"
-                print(f"{at} of round {rounds}: {finished(folder)}", flush=True)
+                print(f"{at} of round {rounds}: {describe(folder)}", flush=True)
                 continue
             assert run.end() == 0, run.err.read_text()
             break
@@ -188,7 +191,8 @@ def test_processes_that_join_share_the_work(undisturbed, finished_alike, start, 
 def test_one_of_those_that_join_may_be_killed(undisturbed, finished_alike, start, tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["sweep", undisturbed.config, "--out", folder, "--join", *OFTEN]
-    one, other = (start(tmp_path / name, *arguments) for name in ("one", "other"))
+    one = start(tmp_path / "one", *arguments)
+    other = start(tmp_path / "other", *arguments)
     one.wait_for(FIRST_LINE)
     other.wait_for(FIRST_LINE)
     time.sleep(1)
