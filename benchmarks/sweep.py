@@ -22,8 +22,9 @@ import lmcjax
 from _report import machine_line, ratio, time_alternately, write_result
 from lmcjax.batching import replicate
 from lmcjax.sweep import Programs, Sweep, make_plan
-from lmcjax.sweep._plan import Group, Plan
-from lmcjax.sweep._train import Checkpoints, train_call
+from lmcjax.sweep._batch_training import TrainingCall, train_call
+from lmcjax.sweep._sweep_plan import Group, Plan
+from lmcjax.sweep._training_checkpoints import Checkpoints
 from training import machine_rate, make_loop, operations
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -108,8 +109,10 @@ def make_trainer(sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender) ->
                 some = networks[start : start + 8 * len(devices)]
                 cells, seeds = zip(*some, strict=True)
                 checkpoints = Checkpoints(Path("/nowhere"), np.inf)
-                arguments = (programs, group, cells, seeds, replicated, devices, checkpoints)
-                trained = train_call(*arguments, lambda done, losses: True, keep=False)
+                call = TrainingCall(group, cells, seeds, devices)
+                trained = train_call(
+                    programs, call, replicated, checkpoints, lambda done, losses: True, keep=False
+                )
                 losses |= dict(zip(some, trained.losses, strict=True))
         return np.array([losses[cell, seed] for cell in sweep.cells for seed in sweep.seeds])
 

@@ -1,4 +1,4 @@
-"""Real processes on one folder: killed, stopped by signals, in each other's way, sharing the work."""
+"""Real processes on one folder: killed, stopped, in each other's way, sharing the work."""
 
 import contextlib
 import fcntl
@@ -53,13 +53,16 @@ def undisturbed(shared_folder, environment) -> Undisturbed:
     """Run once for all workers."""
     folder = shared_folder / "undisturbed"
     folder.mkdir(exist_ok=True)
-    config, log = folder / "sweep.toml", folder / "run.out"
+    config = folder / "sweep.toml"
+    log = folder / "run.out"
     with (folder / "once").open("w") as once:
         fcntl.flock(once, fcntl.LOCK_EX)
         if not (folder / "sweep" / "results.nc").is_file():
             config.write_text(CONFIG)
             command = [COMMAND, "sweep", config, "--out", folder / "sweep"]
-            done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=240, env=environment
+            )
             assert done.returncode == 0, done.stderr
             log.write_text(done.stdout)
     results = xr.load_dataset(folder / "sweep" / "results.nc", engine="h5netcdf")
@@ -76,14 +79,20 @@ def finished_alike(undisturbed, same_results) -> Callable[[Path], bool]:
     return alike
 
 
-def finished(folder: Path) -> str:
+def describe(folder: Path) -> str:
+    """What a killed process has left."""
     batches = len(list((folder / "batches").glob("*.safetensors")))
-    epochs = [read_arrays(path)[1]["epoch"] for path in (folder / "checkpoints").glob("*/*.safetensors")]
+    epochs = []
+    for path in (folder / "checkpoints").glob("*/*.safetensors"):
+        _, about = read_arrays(path)
+        epochs.append(about["epoch"])
     return f"{batches} batches finished, checkpoints of epochs {epochs}"
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(kills, undisturbed, finished_alike, start, tmp_path):
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(
+    kills, undisturbed, finished_alike, start, tmp_path
+):
     rng = np.random.default_rng(kills)
     killed = rounds = 0
     begin = time.monotonic()
@@ -105,7 +114,7 @@ def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(kills, undistur
                 run.end()
                 killed += 1
                 at = f"{time.monotonic() - begin:.1f} s, kill {killed}, {delay:.2f} s into the work"
-                print(f"{at} of round {rounds}: {finished(folder)}", flush=True)
+                print(f"{at} of round {rounds}: {describe(folder)}", flush=True)
                 continue
             assert run.end() == 0, run.err.read_text()
             break
@@ -137,7 +146,9 @@ def test_signals_end_it_after_the_running_call_with_the_command_that_goes_on(
 
 
 @pytest.mark.slow
-def test_a_second_process_is_refused_and_told_who_computes(undisturbed, finished_alike, start, tmp_path):
+def test_a_second_process_is_refused_and_told_who_computes(
+    undisturbed, finished_alike, start, tmp_path
+):
     folder = tmp_path / "sweep"
     first = start(tmp_path / "first", "sweep", undisturbed.config, "--out", folder)
     first.wait_for(FIRST_LINE)
@@ -180,7 +191,8 @@ def test_processes_that_join_share_the_work(undisturbed, finished_alike, start, 
 def test_one_of_those_that_join_may_be_killed(undisturbed, finished_alike, start, tmp_path):
     folder = tmp_path / "sweep"
     arguments = ["sweep", undisturbed.config, "--out", folder, "--join", *OFTEN]
-    one, other = (start(tmp_path / name, *arguments) for name in ("one", "other"))
+    one = start(tmp_path / "one", *arguments)
+    other = start(tmp_path / "other", *arguments)
     one.wait_for(FIRST_LINE)
     other.wait_for(FIRST_LINE)
     time.sleep(1)
@@ -196,7 +208,8 @@ def test_progress_in_a_log_is_plain_lines(undisturbed):
     assert done == sorted(done)
     assert set(done) == {0, 16, 32, 48}
     assert re.search(
-        r" 32/48 networks, 6\d%, \d:\d\d:\d\d left; .*training loss [\d.]+, barrier [\d.]+ nats", lines[-2]
+        r" 32/48 networks, 6\d%, \d:\d\d:\d\d left; .*training loss [\d.]+, barrier [\d.]+ nats",
+        lines[-2],
     )
     assert "48/48 networks, 100%, 0:00:00 left" in lines[-1]
     assert "\x1b" not in undisturbed.output

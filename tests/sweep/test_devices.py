@@ -1,6 +1,7 @@
-"""Sweeps on many devices and in several processes: the same numbers, and nothing is sent between devices.
+"""Sweeps on many devices and in several processes: the same numbers, and nothing is sent.
 
-JAX counts its devices once, so whatever needs another number of them than the other tests runs in a process of its own.
+JAX counts its devices once, so whatever needs another number of them than the other tests runs in a
+process of its own.
 """
 
 import re
@@ -38,7 +39,11 @@ def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 300)
     """Lines that a program printed; an error, or too long a time, fails the test."""
     code = textwrap.dedent(EIGHT_DEVICES) + textwrap.dedent(program)
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, timeout=seconds, check=False
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.splitlines()
@@ -58,7 +63,9 @@ TWICE = """
     for name, devices in {"eight": eight, "one": eight[:1]}.items():
         run_sweep(sweep, digits, f"{sys.argv[1]}/{name}", devices=devices)
         plan = SweepFolder(f"{sys.argv[1]}/{name}").plan()
-        print([g.widths for g in plan.groups], [len(plan.networks(sweep, b)) for b in range(len(plan.batches))])
+        widths = [group.widths for group in plan.groups]
+        sizes = [len(plan.networks(sweep, batch)) for batch in range(len(plan.batches))]
+        print(widths, sizes)
 """
 
 
@@ -66,15 +73,19 @@ TWICE = """
 def test_eight_devices_give_the_bits_of_one(tmp_path):
     """Batches of other sizes, calls that are filled up, fewer pairs than devices: the same bits.
 
-    In one process. XLA's thread pool on a CPU has a thread per core, or per device if these are more, and cuts large
-    products (here: second moments of 40 neurons over 1,442 images) into sums accordingly: processes with pools of
-    different sizes differ in the last bit of similarities; with `PJRT_NPROC` set alike for both they agree.
+    In one process. XLA's thread pool on a CPU has a thread per core, or per device if these are
+    more, and cuts large products (here: second moments of 40 neurons over 1,442 images) into sums
+    accordingly: processes with pools of different sizes differ in the last bit of similarities;
+    with `PJRT_NPROC` set alike for both they agree.
     """
     of_eight, of_one = on_eight_devices(TWICE, tmp_path)
     assert of_eight == "[(6, 8), (40,)] [10, 10, 10]"  # no multiples of 8
     assert of_one == f"[(6, 8), (40,)] {[2] * 15}"
-    eight, one = (xr.load_dataset(tmp_path / name / "results.nc", engine="h5netcdf") for name in ("eight", "one"))
-    assert np.unique(eight["training_loss"]).size == eight["training_loss"].size == 3 * 10 * 2  # no network twice
+    eight = xr.load_dataset(tmp_path / "eight" / "results.nc", engine="h5netcdf")
+    one = xr.load_dataset(tmp_path / "one" / "results.nc", engine="h5netcdf")
+    losses = eight["training_loss"]
+    # No network was trained twice
+    assert np.unique(losses).size == losses.size == 3 * 10 * 2
     xr.testing.assert_identical(eight.drop_attrs(), one.drop_attrs())
 
 
@@ -82,25 +93,31 @@ def test_eight_devices_give_the_bits_of_one(tmp_path):
 
 PROGRAMS = """
     import functools
+    import re
     from jax.sharding import PartitionSpec as P
     from lmcjax.batching import network_map, replicate, shard
+    from lmcjax.sweep._batch_training import TrainingCall, initial_states
     from lmcjax.sweep._pairs import compiled_comparison
-    from lmcjax.sweep._train import initial_states
     from lmcjax.training._networks import _compiled
 
     def collectives(compiled):
-        # an operation's name, as the text has it before its operands; on some platforms in two parts, -start and -done
-        names = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast|send|recv"
-        return sorted(set(re.findall(rf"\\b({names})(?:-start|-done)?\\(", compiled.as_text())))
+        names = (
+            "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute"
+            "|collective-broadcast|send|recv"
+        )
+        # An operation's name, as the text has it before its operands; on some platforms in two
+        # parts, -start and -done
+        pattern = rf"\\b({names})(?:-start|-done)?\\("
+        return sorted(set(re.findall(pattern, compiled.as_text())))
 
-    import re
-
-    sweep = Sweep(seeds=range(8), widths=(6, 8), num_hidden_layers=1, optimizers="adam", num_points=2)
+    options = dict(widths=(6, 8), num_hidden_layers=1, optimizers="adam", num_points=2)
+    sweep = Sweep(seeds=range(8), **options)
     programs = Programs(sweep, digits)
     (group,) = make_plan(programs, eight).groups
     assert group.widths == (6, 8)
     cells = [sweep.cells[i % 2] for i in range(16)]
-    states = shard(initial_states(programs, group, cells, range(16), eight), eight)
+    call = TrainingCall(group, cells, range(16), eight)
+    states = shard(initial_states(programs, call), eight)
     train, test = (replicate(tuple(samples), eight) for samples in (digits.train, digits.test))
     _, advance = _compiled(eight)
     training = advance.lower(states, train, programs.steps_per_epoch).compile()
@@ -112,28 +129,35 @@ PROGRAMS = """
             assert sharding.shard_shape(leaf.shape) == (2, *leaf.shape[1:]), sharding
 
     (of_states, of_data), _ = training.input_shardings
-    after, losses = jax.eval_shape(functools.partial(advance, num_steps=programs.steps_per_epoch), states, train)
+    an_epoch = functools.partial(advance, num_steps=programs.steps_per_epoch)
+    after, losses = jax.eval_shape(an_epoch, states, train)
     check_sharding(states, of_states)
     check_sharding((after, losses), training.output_shardings)
     assert all(sharding.is_fully_replicated for sharding in jax.tree.leaves(of_data))
     print("training", collectives(training))
 
     own = programs.program(8, 1)
-    compare = compiled_comparison(own.network, own.spec, own.spec, ("weights",), 2, None, eight)
+    compare = compiled_comparison(
+        own.network, own.spec, own.spec, ("weights",), 2, None, eight
+    )
     sides = [jax.tree.map(lambda leaf, s=s: leaf[s:s + 8], states.params) for s in (0, 8)]
     print("comparison", collectives(compare.lower(*shard(sides, eight), train, test).compile()))
 
     mean = jax.jit(network_map(lambda x: x - jax.lax.pmean(x, "networks"), devices=eight))
     print("pmean", collectives(mean.lower(jnp.ones((8, 8))).compile()))
+    ring = [(i, (i + 1) % 8) for i in range(8)]
     others = {
         "all_gather": lambda x: jax.lax.all_gather(x, "networks"),
         "all_to_all": lambda x: jax.lax.all_to_all(x, "networks", 1, 1),
-        "ppermute": lambda x: jax.lax.ppermute(x, "networks", [(i, (i + 1) % 8) for i in range(8)]),
+        "ppermute": lambda x: jax.lax.ppermute(x, "networks", ring),
         "psum_scatter": lambda x: jax.lax.psum_scatter(x.T, "networks"),
     }
     for name, fn in others.items():
         mapped = jax.shard_map(
-            fn, mesh=jax.sharding.Mesh(eight, ("networks",)), in_specs=P("networks"), out_specs=P("networks"),
+            fn,
+            mesh=jax.sharding.Mesh(eight, ("networks",)),
+            in_specs=P("networks"),
+            out_specs=P("networks"),
             check_vma=False,
         )
         print(name, collectives(jax.jit(mapped).lower(jnp.ones((8, 8))).compile()))
@@ -141,7 +165,7 @@ PROGRAMS = """
 
 
 def test_nothing_is_sent_between_devices():
-    """Read from the optimized programs; ones that do communicate show that reading would find it."""
+    """Read from the optimized programs; others show that reading finds what is sent."""
     found = dict(line.split(" ", 1) for line in on_eight_devices(PROGRAMS))
     assert found == {
         "training": "[]",
@@ -179,7 +203,8 @@ cli.main()
 
 def batches_finished(run: Any) -> int:
     """How many batches a process has said it finished itself; waiting for others, it says so."""
-    return len(set(re.findall(r" ([1-9]\d*)/128 networks.*matching and measuring", run.out.read_text())))
+    pattern = r" ([1-9]\d*)/128 networks.*matching and measuring"
+    return len(set(re.findall(pattern, run.out.read_text())))
 
 
 @pytest.fixture
@@ -199,8 +224,13 @@ def start_two(start) -> Callable[..., list[Any]]:
     """`start_two(log, *arguments)`: two processes of one job."""
 
     def started(log: Path, *arguments: str | Path) -> list[Any]:
-        job = ["--distributed", "--coordinator", f"localhost:{free_port()}", "--num-processes", "2", "--process-id"]
-        return [start(log.with_name(f"{log.name}{i}"), *arguments, *job, i) for i in range(2)]
+        coordinator = f"localhost:{free_port()}"
+        job = ["--distributed", "--coordinator", coordinator, "--num-processes", 2]
+        runs = []
+        for process in range(2):
+            own_log = log.with_name(f"{log.name}{process}")
+            runs.append(start(own_log, *arguments, *job, "--process-id", process))
+        return runs
 
     return started
 
@@ -241,9 +271,17 @@ def test_two_processes_share_a_sweep(config, tmp_path, alone, start_two, same_re
 
 def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_results):
     again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
-    killed, end = start_two(tmp_path / "killed", *again), time.monotonic() + 240
-    batches, checkpoints = tmp_path / "killed" / "batches", tmp_path / "killed" / "checkpoints"
-    while not (list(batches.glob("*.safetensors")) and list(checkpoints.glob("0000[1357]/*"))):  # of process 1
+    killed = start_two(tmp_path / "killed", *again)
+    end = time.monotonic() + 240
+    batches = tmp_path / "killed" / "batches"
+    checkpoints = tmp_path / "killed" / "checkpoints"
+
+    def both_have_begun() -> bool:
+        # Process 1 has the odd batches
+        of_process_1 = list(checkpoints.glob("0000[1357]/*"))
+        return bool(list(batches.glob("*.safetensors")) and of_process_1)
+
+    while not both_have_begun():
         assert {process.process.poll() for process in killed} == {None}, errors(killed)
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -256,7 +294,11 @@ def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_r
     assert ends(revived) == [0, 0], errors(revived)
     assert sum(batches_finished(process) for process in revived) == 8 - len(times)
     assert {path: path.stat().st_mtime_ns for path in times} == times  # not computed again
-    assert same_results(xr.load_dataset(tmp_path / "killed" / "results.nc", engine="h5netcdf"), alone)
+    results = xr.load_dataset(tmp_path / "killed" / "results.nc", engine="h5netcdf")
+    assert same_results(results, alone)
+
+
+OF_TWO = ["--num-processes", "2", "--process-id", "0"]
 
 
 @pytest.mark.parametrize(
@@ -266,7 +308,7 @@ def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_r
         (["--num-processes", "2"], "belong to --distributed"),
         (["--process-id", "0"], "belong to --distributed"),
         (["--join", "--distributed"], "leave out --distributed"),
-        (["--distributed", "--coordinator", "localhost", "--num-processes", "2", "--process-id", "0"], "HOST:PORT"),
+        (["--distributed", "--coordinator", "localhost", *OF_TWO], "HOST:PORT"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, config, tmp_path, capsys):
@@ -287,7 +329,10 @@ def test_what_one_process_refuses_ends_both(config, tmp_path, start_two):
     processes = start_two(tmp_path / "log", "sweep", config, "--out", tmp_path / "out")
     assert ends(processes, 60) == [2, 2], errors(processes)
     for process in processes:
-        lines = [line for line in process.err.read_text().splitlines() if line.startswith("lmcjax: error: ")]
+        lines = []
+        for line in process.err.read_text().splitlines():
+            if line.startswith("lmcjax: error: "):
+                lines.append(line)
         assert len(lines) == 1
         assert "not the folder of a sweep, it holds ['thesis.tex']" in lines[0]
         assert "Traceback" not in process.err.read_text()

@@ -161,7 +161,7 @@ class Status:
             diverged += int((~finite).sum())
             seconds += sum(stored.seconds.values())
         missing = sum(len(plan.networks(sweep, batch)) for batch in left)
-        who = folder.computing()
+        who = folder.locks.holder()
         print(f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}")
         print(f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches")
         print(f"  diverged  {diverged} of these")

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,9 @@ from lmcjax.evaluation import (
     linear_barrier,
 )
 from lmcjax.matching import (
+    Correlation,
+    Matching,
+    Similarity,
     SimilarityName,
     approximate_dimensions,
     match_layerwise,
@@ -25,26 +28,39 @@ from lmcjax.matching import (
 )
 from lmcjax.models import Network
 from lmcjax.statistics import activation_moments
+from lmcjax.sweep._variables import Label
 from lmcjax.symmetry import PermutationSpec, drop_padding, identity_permutations, permute
 
 
 class Compared(NamedTuple):
-    """One pair. Matchings: none, then the similarities asked for; splits: train, test."""
+    """One pair of networks, A and B; `vmap` prepends axes to every field.
 
-    path_loss: Float[Array, "2 matchings num_points"]  # nats
-    path_accuracy: Float[Array, "2 matchings num_points"]
-    midpoint_loss: Float[Array, "2 matchings"]
-    midpoint_accuracy: Float[Array, "2 matchings"]
-    barrier: Float[Array, "2 matchings"]
-    barrier_over_mean: Float[Array, "2 matchings"]
-    finite: Bool[Array, "2 matchings"]
-    endpoint_loss: Float[Array, "2 networks"]
-    endpoint_accuracy: Float[Array, "2 networks"]
-    approximate_dimension: Float[Array, "similarities groups"]  # of A
-    similarity_reached: Float[Array, "similarities groups"]
-    similarity_of_identity: Float[Array, "similarities groups"]
-    converged: Bool[Array, " similarities"]
-    permutations: dict[str, Int[Array, "matchings ..."]]  # by group
+    Each field stands once, here: its axes are its dimensions in the results, see `Label`. The
+    splits are train and test, the networks A and B. The first matching is none, the others are
+    those by each similarity. The layers are the groups of the permutation spec.
+    """
+
+    path_loss: Annotated[Float[Array, "split matching t"], Label("nats")]
+    path_accuracy: Annotated[Float[Array, "split matching t"], Label("1")]
+    midpoint_loss: Annotated[Float[Array, "split matching"], Label("nats", "loss at t = 1/2")]
+    midpoint_accuracy: Annotated[Float[Array, "split matching"], Label("1")]
+    barrier: Annotated[Float[Array, "split matching"], Label("nats", "max of loss minus chord")]
+    barrier_over_mean: Annotated[
+        Float[Array, "split matching"],
+        Label("nats", "max of loss minus mean of the endpoints' losses"),
+    ]
+    finite: Annotated[
+        Bool[Array, "split matching"], Label(long_name="no loss on the path is nan or inf")
+    ]
+    endpoint_loss: Annotated[Float[Array, "split network"], Label("nats")]
+    endpoint_accuracy: Annotated[Float[Array, "split network"], Label("1")]
+    approximate_dimension: Annotated[
+        Float[Array, "similarity layer"], Label("1", "(tr M)^2 / tr(M^2) of network A")
+    ]
+    similarity_reached: Float[Array, "similarity layer"]
+    similarity_of_identity: Float[Array, "similarity layer"]
+    converged: Bool[Array, " similarity"]
+    permutations: dict[str, Int[Array, "matching ..."]]  # by group
 
 
 def compare_pair(
@@ -58,36 +74,46 @@ def compare_pair(
     train: tuple[Array, Array],
     test: tuple[Array, Array],
 ) -> Compared:
-    """Match one pair in every way, and measure the line between A and B, as it is and permuted by each."""
+    """Match a pair by each similarity, and measure the line from A to B under each matching.
+
+    Args:
+        network: of both, static.
+        spec: what may be permuted, static.
+        similarities: to match by, static.
+        num_points: points on the line, static.
+        moment_samples: training samples on which activations are compared; None: all; static.
+        params_a: of A, traced.
+        params_b: of B, traced.
+        train: inputs and labels, traced.
+        test: inputs and labels, traced.
+    """
     moments = None
+    # Matching by weights needs no activations
     if set(similarities) - {"weights"}:
-        moments = activation_moments(network.apply, spec, params_a, params_b, evenly_spaced(train[0], moment_samples))
-    matched = []
+        samples = evenly_spaced(train[0], moment_samples)
+        moments = activation_moments(network.apply, spec, params_a, params_b, samples)
+    matchings = []
     dimensions = []
     for name in similarities:
         similarity = similarity_from_name(name, moments)
-        matched.append(match_layerwise(spec, params_a, params_b, similarity=similarity))
-        if name == "correlation":  # which has no dimension
-            dimensions.append({group: jnp.asarray(jnp.nan) for group in spec.groups})
-        else:
-            dimensions.append(approximate_dimensions(spec, params_a, similarity=similarity))
-    identity = identity_permutations(spec)
-    permutations = {g: jnp.stack([identity[g], *(m.permutations[g] for m in matched)]) for g in spec.groups}
+        matchings.append(match_layerwise(spec, params_a, params_b, similarity=similarity))
+        dimensions.append(_dimensions(spec, params_a, similarity))
+    permutations = _stack_permutations(spec, matchings)
 
-    def along(permutation: dict[str, Array]) -> BarrierResult:
+    def barriers_of(permutations: dict[str, Array]) -> BarrierResult:
         """Both splits, train before test, under one matching."""
-        aligned = permute(spec, permutation, params_b)
-        losses = [batched_loss(network.apply, cross_entropy_and_accuracy, data) for data in (train, test)]
-        results = [linear_barrier(loss, params_a, aligned, num_points=num_points) for loss in losses]
-        return jax.tree.map(lambda *split: jnp.stack(split), *results)
+        aligned = permute(spec, permutations, params_b)
+        barriers = []
+        for data in (train, test):
+            loss = batched_loss(network.apply, cross_entropy_and_accuracy, data)
+            barriers.append(linear_barrier(loss, params_a, aligned, num_points=num_points))
+        return jax.tree.map(lambda *splits: jnp.stack(splits), *barriers)
 
-    barriers = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), jax.lax.map(along, permutations))
+    by_matching = jax.lax.map(barriers_of, permutations)
+    barriers = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), by_matching)
     values: LossAndAccuracy = barriers.values
-
-    def by_group(of_each: Sequence[dict[str, Array]]) -> Array:
-        rows = [jnp.stack([values[g].mean() for g in spec.groups]) for values in of_each]
-        return jnp.stack(rows) if rows else jnp.zeros((0, len(spec.groups)))
-
+    # Permuting changes no network: the ends are the same under every matching
+    ends = jnp.array([0, -1])
     return Compared(
         path_loss=values.loss,
         path_accuracy=values.accuracy,
@@ -96,14 +122,48 @@ def compare_pair(
         barrier=barriers.height,
         barrier_over_mean=barriers.height_over_mean,
         finite=barriers.finite,
-        endpoint_loss=values.loss[:, 0, jnp.array([0, -1])],
-        endpoint_accuracy=values.accuracy[:, 0, jnp.array([0, -1])],
-        approximate_dimension=by_group(dimensions),
-        similarity_reached=by_group([m.similarity for m in matched]),
-        similarity_of_identity=by_group([m.identity_similarity for m in matched]),
-        converged=jnp.stack([m.converged for m in matched]) if matched else jnp.zeros(0, bool),
+        endpoint_loss=values.loss[:, 0, ends],
+        endpoint_accuracy=values.accuracy[:, 0, ends],
+        approximate_dimension=_similarities_by_layers(spec, dimensions),
+        similarity_reached=_similarities_by_layers(spec, [m.similarity for m in matchings]),
+        similarity_of_identity=_similarities_by_layers(
+            spec, [m.identity_similarity for m in matchings]
+        ),
+        converged=jnp.array([m.converged for m in matchings], bool),
         permutations=permutations,
     )
+
+
+def _dimensions(spec: PermutationSpec, params: PyTree, similarity: Similarity) -> dict[str, Array]:
+    """The approximate dimension of each group; nan for correlations, which have none."""
+    if isinstance(similarity, Correlation):
+        return {group: jnp.asarray(jnp.nan) for group in spec.groups}
+    return approximate_dimensions(spec, params, similarity=similarity)
+
+
+def _stack_permutations(
+    spec: PermutationSpec, matchings: Sequence[Matching]
+) -> dict[str, Int[Array, "matching ..."]]:
+    """The identity, then the permutations of each matching, by group."""
+    identity = identity_permutations(spec)
+    stacked = {}
+    for group in spec.groups:
+        found = [matching.permutations[group] for matching in matchings]
+        stacked[group] = jnp.stack([identity[group], *found])
+    return stacked
+
+
+def _similarities_by_layers(
+    spec: PermutationSpec, values: Sequence[dict[str, Array]]
+) -> Float[Array, "similarity layer"]:
+    """Values by group, one dict per similarity, as one array; stacked layers are averaged."""
+    rows = []
+    for by_group in values:
+        means = [by_group[group].mean() for group in spec.groups]
+        rows.append(jnp.stack(means))
+    if not rows:
+        return jnp.zeros((0, len(spec.groups)))
+    return jnp.stack(rows)
 
 
 @functools.cache
@@ -116,13 +176,27 @@ def compiled_comparison(
     moment_samples: int | None,
     devices: tuple[jax.Device, ...],
 ) -> Callable[..., Compared]:
-    """`compare_pair` over pairs of networks in the shape of `wide`, whose padding is dropped first; kept, so that the
-    same shapes compile once."""
+    """Compile `compare_pair` over pairs of networks in the shape of `wide`.
 
-    def compare(params_a: PyTree, params_b: PyTree, train: tuple[Array, Array], test: tuple[Array, Array]) -> Compared:
-        pair = (params_a, params_b)
+    Their padding is dropped first. What is compiled is kept: the same shapes compile once.
+    """
+
+    def compare(
+        params_a: PyTree, params_b: PyTree, train: tuple[Array, Array], test: tuple[Array, Array]
+    ) -> Compared:
         if wide != spec:
-            pair = tuple(drop_padding(wide, spec, params) for params in pair)
-        return compare_pair(network, spec, similarities, num_points, moment_samples, *pair, train, test)
+            params_a = drop_padding(wide, spec, params_a)
+            params_b = drop_padding(wide, spec, params_b)
+        return compare_pair(
+            network,
+            spec,
+            similarities,
+            num_points,
+            moment_samples,
+            params_a,
+            params_b,
+            train,
+            test,
+        )
 
     return jax.jit(network_map(compare, in_axes=(0, 0, None, None), devices=devices))

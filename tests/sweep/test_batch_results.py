@@ -1,5 +1,6 @@
 """A whole sweep at a tiny size: axes, numbers by hand, pairs, networks."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 import xarray as xr
 
 import lmcjax
-from lmcjax.sweep import Sweep, SweepProgress, load_networks, run_sweep
+from lmcjax.sweep import Cell, Sweep, SweepProgress, load_networks, run_sweep
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -52,9 +53,11 @@ def results(dataset, folder) -> xr.Dataset:
 
 def test_axes_units_and_provenance(results):
     cell = {"width": 2, "num_hidden_layers": 2, "optimizer": 1, "learning_rate": 2}
-    assert dict(results["path_loss"].sizes) == {**cell, "pair": 2, "split": 2, "matching": 2, "t": 3}
+    path = {"pair": 2, "split": 2, "matching": 2, "t": 3}
+    assert dict(results["path_loss"].sizes) == {**cell, **path}
     assert dict(results["training_loss"].sizes) == {**cell, "seed": 4, "epoch": 2}
-    assert dict(results["approximate_dimension"].sizes) == {**cell, "pair": 2, "similarity": 1, "layer": 2}
+    layers = {"pair": 2, "similarity": 1, "layer": 2}
+    assert dict(results["approximate_dimension"].sizes) == {**cell, **layers}
     assert results["barrier"].attrs["units"] == "nats"
     assert results["seed_of"].values.tolist() == [[7, 1], [4, 2]]
     assert results["num_neurons"].sel(width=12, num_hidden_layers=1).values.tolist() == [12, 0]
@@ -88,18 +91,21 @@ def test_quantities_hang_together(results):
 
 @pytest.mark.parametrize(("width", "depth", "rate", "pair"), [(8, 2, 0.1, 1), (12, 1, 0.01, 0)])
 def test_one_pair_by_hand(results, dataset, width, depth, rate, pair):
-    """The README's ten lines give what the sweep stored: same networks, same matching, same losses."""
+    """The README's ten lines give the networks, the matching and the losses that are stored."""
     network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * depth, 10), dataset.input_shape)
     config = lmcjax.TrainConfig(rate, network, num_steps=2 * (1442 // 60), batch_size=60)
     seeds = SWEEP.seeds[2 * pair : 2 * pair + 2]
-    a, b = (jax.jit(lmcjax.train)(config, jax.random.key(seed), dataset.train).params for seed in seeds)
+    train = jax.jit(lmcjax.train)
+    a = train(config, jax.random.key(seeds[0]), dataset.train).params
+    b = train(config, jax.random.key(seeds[1]), dataset.train).params
     spec = lmcjax.mlp_spec(depth)
-    moments = lmcjax.activation_moments(
-        network.apply, spec, a, b, dataset.train.inputs[np.arange(200) * len(dataset.train.labels) // 200]
-    )
+    evenly_spaced = np.arange(200) * len(dataset.train.labels) // 200
+    samples = dataset.train.inputs[evenly_spaced]
+    moments = lmcjax.activation_moments(network.apply, spec, a, b, samples)
     matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, dataset.test)
-    barrier = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=3)
+    aligned = lmcjax.permute(spec, matching.permutations, b)
+    barrier = lmcjax.linear_barrier(loss, a, aligned, num_points=3)
     cell = {"width": width, "num_hidden_layers": depth, "learning_rate": rate, "optimizer": "sgd"}
     stored = results.sel({**cell, "matching": "covariance", "split": "test"}).isel(pair=pair)
     np.testing.assert_allclose(barrier.losses, stored["path_loss"], rtol=1e-4)
@@ -113,7 +119,8 @@ def test_kept_networks_are_those_that_were_measured(results, dataset, folder):
     network, params = load_networks(folder, width=8, num_hidden_layers=2, learning_rate=0.1)
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, dataset.test)
     losses = jax.vmap(loss)(params).loss
-    stored = results["endpoint_loss"].sel(width=8, num_hidden_layers=2, learning_rate=0.1, split="test").squeeze()
+    cell = {"width": 8, "num_hidden_layers": 2, "learning_rate": 0.1}
+    stored = results["endpoint_loss"].sel({**cell, "split": "test"}).squeeze()
     np.testing.assert_allclose(losses, stored.values.ravel(), rtol=1e-4)
     with pytest.raises(ValueError, match=r"no cell with .'width': 9.; there are"):
         load_networks(folder, width=9)
@@ -131,20 +138,11 @@ def test_called_again_it_computes_nothing(results, dataset, folder, monkeypatch)
 @pytest.mark.slow
 def test_all_pairs_contain_the_disjoint_ones(results, dataset):
     """The same networks, every seed with every other; nothing is kept on disk."""
-    sweep = Sweep(
-        SWEEP.seeds,
-        8,
-        1,
-        0.1,
-        "sgd",
-        ("covariance",),
-        pairing="all",
-        epochs=2,
-        batch_size=60,
-        num_points=3,
-        moment_samples=200,
+    one_cell = {"widths": 8, "num_hidden_layers": 1, "learning_rates": 0.1}
+    sweep = dataclasses.replace(
+        SWEEP, **one_cell, pairing="all", keep_permutations=False, keep_networks=False
     )
-    everything = run_sweep(sweep, dataset).squeeze(["width", "num_hidden_layers", "optimizer", "learning_rate"])
+    everything = run_sweep(sweep, dataset).squeeze(Cell._fields)
     assert everything["seed_of"].values.tolist() == [[7, 1], [7, 4], [7, 2], [1, 4], [1, 2], [4, 2]]
     few = results.sel(width=8, num_hidden_layers=1, learning_rate=0.1, optimizer="sgd")
     np.testing.assert_allclose(everything["barrier"].isel(pair=[0, 5]), few["barrier"], atol=1e-4)
