@@ -12,21 +12,36 @@ DEPTHS = np.arange(1, 6)
 
 
 def planted(needed: np.ndarray, widths: np.ndarray = WIDTHS) -> xr.Dataset:
-    """Barriers that fall through the threshold at given widths, linear in the logarithm of the width."""
+    """Barriers that fall through the threshold at given widths, linear in the logarithm of the
+    width.
+    """
     rng = np.random.default_rng(0)
-    octaves = np.log2(needed)[None, :, None] + 0.03 * rng.normal(size=(6, len(needed), 1)) - np.log2(widths)
+    octaves = (
+        np.log2(needed)[None, :, None]
+        + 0.03 * rng.normal(size=(6, len(needed), 1))
+        - np.log2(widths)
+    )
     barrier = np.broadcast_to(THRESHOLD + 0.01 * octaves, (3, *octaves.shape))
-    coords = {"matching": ["weights", "covariance", "activations"], "depth": DEPTHS[: len(needed)], "width": widths}
+    coords = {
+        "matching": ["weights", "covariance", "activations"],
+        "depth": DEPTHS[: len(needed)],
+        "width": widths,
+    }
     bound = np.where(np.arange(len(needed)) == 0, 64.0, np.inf)
     return xr.Dataset(
-        {"barrier": (("matching", "pair", "depth", "width"), barrier), "log10_width_bound": ("depth", bound)},
+        {
+            "barrier": (("matching", "pair", "depth", "width"), barrier),
+            "log10_width_bound": ("depth", bound),
+        },
         coords=coords,
         attrs={"dataset": "planted", "num_inputs": 64},
     )
 
 
 def verdicts(results: xr.Dataset, *statements: str) -> dict[str, str]:
-    claims = [c for c in EXPERIMENT.claims if "covariance" in c.quantity and c.statement in statements]
+    claims = [
+        c for c in EXPERIMENT.claims if "covariance" in c.quantity and c.statement in statements
+    ]
     return {claim.statement: verdict(claim.measure(results), claim.holds) for claim in claims}
 
 
@@ -41,7 +56,10 @@ TOWER = "What the theorem's tower says is enough is also needed: each layer is e
 @pytest.mark.parametrize(
     ("needed", "held"),
     [
-        (10 * 4.0 ** (DEPTHS - 1), {GROWS: True, EXPONENTIAL: True, FACTOR: False, AT_MOST: True, TOWER: False}),
+        (
+            10 * 4.0 ** (DEPTHS - 1),
+            {GROWS: True, EXPONENTIAL: True, FACTOR: False, AT_MOST: True, TOWER: False},
+        ),
         (10 * DEPTHS**3.0, {EXPONENTIAL: False}),
         (5000 / DEPTHS, {GROWS: False}),
         (2 ** (3.2 * 2.1 ** np.arange(2.0)), {GROWS: True, TOWER: True}),
@@ -61,7 +79,9 @@ def test_a_factor_d_per_layer_is_recognised():
 
 def test_depths_beyond_the_grid_are_left_out_or_count_as_the_widest():
     results = planted(np.array([16.0, 4096.0, 1e6, 1e7]))
-    claims = {claim.statement: claim for claim in EXPERIMENT.claims if "covariance" in claim.quantity}
+    claims = {
+        claim.statement: claim for claim in EXPERIMENT.claims if "covariance" in claim.quantity
+    }
     assert np.isnan(claims[EXPONENTIAL].measure(results).value)
     grows = claims[GROWS].measure(results)
     assert grows.value == pytest.approx(np.polyfit([1, 2, 3, 4], [4, 12, 14, 14], 1)[0], abs=0.05)

@@ -32,7 +32,9 @@ def test_the_mean_has_students_interval(rng):
 def test_the_bootstrap_is_scipys_of_a_mean(rng):
     values = rng.normal(size=30)
     found = bootstrap_estimate(lambda drawn: float(drawn.mean()), values)
-    expected = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(5))
+    expected = stats.bootstrap(
+        (values,), np.mean, method="percentile", rng=np.random.default_rng(5)
+    )
     np.testing.assert_allclose(found[1:3], expected.confidence_interval, atol=0.05)
     assert found.value == values.mean()
     assert found == bootstrap_estimate(lambda drawn: float(drawn.mean()), values)
@@ -67,7 +69,9 @@ def test_powers_and_slopes():
     assert np.isnan(exponents(widths, [1.0, 0.0, 2.0]))
     rng = np.random.default_rng(1)
     y = rng.normal(size=(2, 3))
-    np.testing.assert_allclose(slopes(widths, y), [stats.linregress(widths, row).slope for row in y])
+    np.testing.assert_allclose(
+        slopes(widths, y), [stats.linregress(widths, row).slope for row in y]
+    )
     assert [list(range(n))[upper_half(n)] for n in (2, 3, 5)] == [[0, 1], [1, 2], [2, 3, 4]]
 
 

@@ -15,8 +15,10 @@ PAIRS, GROUPS = 6, 4
 
 
 def planted() -> xr.Dataset:
-    """As the paper has it: all fall with the rate, covariance and activations below naive but for the largest rate,
-    where nobody is better; dimensions follow; neurons are independent under SGD and not under Adam."""
+    """As the paper has it: all fall with the rate, covariance and activations below naive but for
+    the largest rate,
+    where nobody is better; dimensions follow; neurons are independent under SGD and not under Adam.
+    """
     rng = np.random.default_rng(0)
 
     def noise(*shape):
@@ -55,7 +57,11 @@ def planted() -> xr.Dataset:
 
 def verdicts(results: xr.Dataset, *words: str) -> list[str]:
     """Of the claims whose texts have these words."""
-    claims = [c for c in EXPERIMENT.claims if all(word in f"{c.statement} {c.source} {c.quantity}" for word in words)]
+    claims = [
+        c
+        for c in EXPERIMENT.claims
+        if all(word in f"{c.statement} {c.source} {c.quantity}" for word in words)
+    ]
     assert claims
     return [verdict(claim.measure(results), claim.holds) for claim in claims]
 
@@ -120,7 +126,17 @@ def test_the_tiny_size_runs(tmp_path):
     results = EXPERIMENT.run("tiny", tmp_path, lambda line: None)
     results.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
     stored = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
-    assert stored["independence_effect"].sizes == {"optimizer": 3, "learning_rate": 2, "layer": 2, "group": 4}
-    assert (stored["independence_p_value"] > 0.01).mean() > 0.8  # one epoch leaves what was drawn independently
+    assert stored["independence_effect"].sizes == {
+        "optimizer": 3,
+        "learning_rate": 2,
+        "layer": 2,
+        "group": 4,
+    }
+    assert (
+        stored["independence_p_value"] > 0.01
+    ).mean() > 0.8  # one epoch leaves what was drawn independently
     assert np.isfinite(stored["midpoint_loss"]).all()
-    assert {claim.measure(stored).samples for claim in EXPERIMENT.claims} == {0, 4}  # no AdamW, no third layer
+    assert {claim.measure(stored).samples for claim in EXPERIMENT.claims} == {
+        0,
+        4,
+    }  # no AdamW, no third layer

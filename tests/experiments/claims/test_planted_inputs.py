@@ -16,8 +16,12 @@ from lmcjax.experiments.claims.planted_inputs import EXPERIMENT
 ALPHAS, BETAS, WIDTHS = np.array([0.0, 1, 2, 3]), np.array([0.0, 1, 2]), np.array([32, 128, 512])
 
 
-def planted(*, gain: float, with_width: float = 0.0, midpoint: float = 0.7, activations: float = 1.5) -> xr.Dataset:
-    """Covariance / naive is exp(-gain alpha - with_width log m + 0.1 beta); dimensions fall as the exponents rise."""
+def planted(
+    *, gain: float, with_width: float = 0.0, midpoint: float = 0.7, activations: float = 1.5
+) -> xr.Dataset:
+    """Covariance / naive is exp(-gain alpha - with_width log m + 0.1 beta); dimensions fall as the
+    exponents rise.
+    """
     rng = np.random.default_rng(0)
     width, alpha, beta = np.ix_(WIDTHS, ALPHAS, BETAS)
     log_ratio = -gain * alpha - with_width * np.log(width) + 0.1 * beta
@@ -59,9 +63,17 @@ def test_a_gain_is_found_and_a_loss_contradicts():
     ):
         assert verdicts(won, part) == ["reproduced"], part
     lost = planted(gain=-0.3, midpoint=1.3, activations=0.7)
-    for part in ("layers agree better", "substantially", "half-way", "beats activation", "concentrated"):
+    for part in (
+        "layers agree better",
+        "substantially",
+        "half-way",
+        "beats activation",
+        "concentrated",
+    ):
         assert verdicts(lost, part) == ["contradicted"], part
-    assert verdicts(planted(gain=0.05), "substantially") == ["contradicted"]  # 10 % less is no fifth
+    assert verdicts(planted(gain=0.05), "substantially") == [
+        "contradicted"
+    ]  # 10 % less is no fifth
     assert verdicts(planted(gain=0.3, with_width=0.1), "gains nothing") == ["contradicted"]
 
 
@@ -87,7 +99,9 @@ def test_the_picture():
 
 @pytest.mark.slow
 def test_a_pair():
-    """In the limit of one dominant input, covariance matching sorts by it; its cost in Sigma is never the larger."""
+    """In the limit of one dominant input, covariance matching sorts by it; its cost in Sigma is
+    never the larger.
+    """
     compare = jax.jit(planted_inputs._compare)
     pair = [normals[0] for normals in planted_inputs._normals(16, 1)]
     for alpha in (0.0, 3.0, 12.0):
@@ -100,8 +114,12 @@ def test_a_pair():
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path):
-    """The tiny run, through a netCDF file and back; covariance matching has the least cost in the inputs' norm."""
-    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(tmp_path / "inputs.nc", engine="h5netcdf")
+    """The tiny run, through a netCDF file and back; covariance matching has the least cost in the
+    inputs' norm.
+    """
+    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(
+        tmp_path / "inputs.nc", engine="h5netcdf"
+    )
     results = xr.load_dataset(tmp_path / "inputs.nc", engine="h5netcdf")
     cost = results["sigma_cost"].sel(alpha=2.0).mean("pair")
     assert (cost.sel(matching="covariance") < cost.sel(matching="weights")).all()

@@ -1,4 +1,6 @@
-"""The analysis on errors with a planted crossover; the matching's parts against SciPy and a brute force."""
+"""The analysis on errors with a planted crossover; the matching's parts against SciPy and a brute
+force.
+"""
 
 import itertools
 import math
@@ -20,7 +22,9 @@ K, DIMS = [1, 2, 3, 5], [8, 8, 32, 32]
 
 
 def planted(*, rates: tuple[float, ...] | None = None, after: float = -0.25) -> xr.Dataset:
-    """A part that falls like m^-rate beside a floor of eta^2; at the largest eta the whole falls like m^after."""
+    """A part that falls like m^-rate beside a floor of eta^2; at the largest eta the whole falls
+    like m^after.
+    """
     rng = np.random.default_rng(0)
     n = np.geomspace(16, 512, 6).astype(int)
     rates = rates or tuple(2 / k for k in K)
@@ -32,7 +36,12 @@ def planted(*, rates: tuple[float, ...] | None = None, after: float = -0.25) -> 
     head *= 1 + 0.01 * rng.normal(size=head.shape)
     over = ("k", "level", "draw", "n")
     return xr.Dataset(
-        {"head": (over, head), "tail": (over, tail), "eta": (("k", "level"), eta), "dim": ("k", DIMS)},
+        {
+            "head": (over, head),
+            "tail": (over, tail),
+            "eta": (("k", "level"), eta),
+            "dim": ("k", DIMS),
+        },
         coords={"k": K, "n": n},
     )
 
@@ -45,8 +54,14 @@ def verdicts(results: xr.Dataset, *parts: str) -> list[Verdict]:
 
 def test_the_papers_exponents_are_found():
     results = planted()
-    assert verdicts(results, "k = 1 ", "do not count") == ["reproduced", "contradicted"]  # -2, and not -1
-    assert verdicts(results, "k = 1.", "goes like") == ["reproduced", "contradicted"]  # eta^-1, and not eta^-2
+    assert verdicts(results, "k = 1 ", "do not count") == [
+        "reproduced",
+        "contradicted",
+    ]  # -2, and not -1
+    assert verdicts(results, "k = 1.", "goes like") == [
+        "reproduced",
+        "contradicted",
+    ]  # eta^-1, and not eta^-2
     for k in (2, 3, 5):
         assert verdicts(results, f"k = {k} ", "do not count") == ["reproduced"]
         assert verdicts(results, f"k = {k}.", "goes like") == ["reproduced"]
@@ -92,8 +107,12 @@ def test_costs_by_direction_are_those_of_the_exact_matching():
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path):
-    """The tiny run, through a netCDF file and back: the tail is what two independent normals differ by, at most."""
-    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(tmp_path / "planted.nc", engine="h5netcdf")
+    """The tiny run, through a netCDF file and back: the tail is what two independent normals differ
+    by, at most.
+    """
+    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(
+        tmp_path / "planted.nc", engine="h5netcdf"
+    )
     results = xr.load_dataset(tmp_path / "planted.nc", engine="h5netcdf")
     floor = 2 * results["eta"] ** 2 * (results["dim"] - results["k"])
     mean = results.mean("draw")

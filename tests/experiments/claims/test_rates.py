@@ -13,14 +13,22 @@ from lmcjax.experiments.claims.rates import EXPERIMENT
 SIZES = [32, 64, 128, 256, 512]
 
 
-def planted(gaussian: tuple[float, ...], uniform: tuple[float, ...], noise: float = 0.02) -> xr.Dataset:
-    """Costs that follow the exponents given, d = 1, 2, 3, 5, 8, from n = 64 on; 32, which is not fitted, is far off."""
+def planted(
+    gaussian: tuple[float, ...], uniform: tuple[float, ...], noise: float = 0.02
+) -> xr.Dataset:
+    """Costs that follow the exponents given, d = 1, 2, 3, 5, 8, from n = 64 on; 32, which is not
+    fitted, is far off.
+    """
     rng = np.random.default_rng(0)
     n = np.array(SIZES, float)
-    costs = n ** np.array([gaussian, uniform])[:, :, None, None] * (1 + noise * rng.normal(size=(2, 5, 12, len(n))))
+    costs = n ** np.array([gaussian, uniform])[:, :, None, None] * (
+        1 + noise * rng.normal(size=(2, 5, 12, len(n)))
+    )
     costs[..., 0] *= 10
     coords = {"law": ["gaussian", "uniform"], "dim": [1, 2, 3, 5, 8], "n": SIZES}
-    return xr.Dataset({"cost": (("law", "dim", "draw", "n"), costs.astype(np.float32))}, coords=coords)
+    return xr.Dataset(
+        {"cost": (("law", "dim", "draw", "n"), costs.astype(np.float32))}, coords=coords
+    )
 
 
 def verdicts(results: xr.Dataset) -> dict[str, Verdict]:
@@ -39,7 +47,11 @@ SMOOTH = (-1.0, -1.0, -2 / 3, -0.4, -0.25)
 def test_planted_exponents_decide_between_the_readings():
     found = verdicts(planted(SMOOTH, SMOOTH))
     assert of(found, "smooth densities") == of(found, "sub-Gaussian") == {"reproduced"}
-    assert of(found, "as if it were attained") == of(found, "square root of the width") == {"contradicted"}
+    assert (
+        of(found, "as if it were attained")
+        == of(found, "square root of the width")
+        == {"contradicted"}
+    )
     assert of(found, "at least as fast") == of(found, "improves") == {"reproduced"}
 
     worst = (-0.5, -0.5, -0.5, -0.4, -0.25)
@@ -69,14 +81,21 @@ def test_exponents_are_those_of_a_line_through_the_means():
 def test_the_picture_has_every_dimension():
     figure = EXPERIMENT.draw(planted(SMOOTH, SMOOTH))
     assert isinstance(figure, Figure)
-    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} >= {"d = 1", "d = 8"}
+    assert {text.get_text() for text in figure.axes[0].get_legend().get_texts()} >= {
+        "d = 1",
+        "d = 8",
+    }
 
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path):
-    """The tiny run, through a netCDF file and back: W_2^2 of few points is below the variance, and falls."""
+    """The tiny run, through a netCDF file and back: W_2^2 of few points is below the variance, and
+    falls.
+    """
     lines: list[str] = []
-    EXPERIMENT.run("tiny", tmp_path, lines.append).to_netcdf(tmp_path / "rates.nc", engine="h5netcdf")
+    EXPERIMENT.run("tiny", tmp_path, lines.append).to_netcdf(
+        tmp_path / "rates.nc", engine="h5netcdf"
+    )
     results = xr.load_dataset(tmp_path / "rates.nc", engine="h5netcdf")
     assert len(lines) == 10
     mean = results["cost"].mean("draw")

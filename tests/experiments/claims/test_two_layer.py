@@ -1,4 +1,6 @@
-"""The mean-field network against its formula; claims on planted power laws; the whole at its tiny size."""
+"""The mean-field network against its formula; claims on planted power laws; the whole at its tiny
+size.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +25,14 @@ def network(width: int):
 def test_the_mean_field_network_is_an_average_of_neurons(rng):
     net, x = network(6), rng.uniform(size=(5, 2, 2, 1)).astype(np.float32)
     stored = net.init(jax.random.key(0))
-    w, b, a = (np.asarray(leaf) * 6**0.5 for leaf in (*stored["Dense_0"].values(), *stored["Dense_1"].values()))
+    w, b, a = (
+        np.asarray(leaf) * 6**0.5
+        for leaf in (*stored["Dense_0"].values(), *stored["Dense_1"].values())
+    )
     w, b = (w, b) if w.ndim == 2 else (b, w)
-    expected = np.mean([np.tanh(x.reshape(5, 4) @ w[:, i] + b[i])[:, None] * a[i] for i in range(6)], axis=0)
+    expected = np.mean(
+        [np.tanh(x.reshape(5, 4) @ w[:, i] + b[i])[:, None] * a[i] for i in range(6)], axis=0
+    )
     np.testing.assert_allclose(net.apply(stored, x), expected, atol=1e-6)
     assert discover(net.apply, stored, x).groups == ("Dense_0",)
     wider = network(9).init(jax.random.key(0))
@@ -39,18 +46,25 @@ def test_neurons_move_by_the_rate_whatever_the_width(rng):
     x, y = rng.uniform(size=(8, 4)).astype(np.float32), np.arange(8, dtype=np.int32) % 3
     narrow = network(3).init(jax.random.key(1))
     double = {
-        "Dense_0": {"kernel": jnp.tile(narrow["Dense_0"]["kernel"], 2), "bias": jnp.tile(narrow["Dense_0"]["bias"], 2)},
+        "Dense_0": {
+            "kernel": jnp.tile(narrow["Dense_0"]["kernel"], 2),
+            "bias": jnp.tile(narrow["Dense_0"]["bias"], 2),
+        },
         "Dense_1": {"kernel": jnp.tile(narrow["Dense_1"]["kernel"], (2, 1))},
     }
     double = jax.tree.map(lambda leaf: leaf / 2**0.5, double)
 
     def after(net, params):
-        config = TrainConfig(0.5, net, num_steps=5, batch_size=8, optimizer="sgd_plain", warmup_steps=0)
+        config = TrainConfig(
+            0.5, net, num_steps=5, batch_size=8, optimizer="sgd_plain", warmup_steps=0
+        )
         state, _ = train_steps(init_state(config, jax.random.key(0), params), (x, y), 5)
         return state.params
 
     moved, moved_double = after(network(3), narrow), after(network(6), double)
-    np.testing.assert_allclose(moved_double["Dense_0"]["kernel"][:, :3] * 2**0.5, moved["Dense_0"]["kernel"], rtol=1e-4)
+    np.testing.assert_allclose(
+        moved_double["Dense_0"]["kernel"][:, :3] * 2**0.5, moved["Dense_0"]["kernel"], rtol=1e-4
+    )
     assert np.abs(moved["Dense_0"]["kernel"] - narrow["Dense_0"]["kernel"]).max() > 1e-3
 
 
@@ -77,19 +91,34 @@ def test_errors_of_a_path_and_of_dropout_in_closed_form():
 
 def planted(power: float, noise: float = 0.02) -> xr.Dataset:
     """Errors like width^power in both kinds, distances like width^-0.02, dropout like the error."""
-    rng, widths, kinds = np.random.default_rng(0), 2.0 ** np.arange(3, 13), ["mean field", "ReLU MLP"]
+    rng, widths, kinds = (
+        np.random.default_rng(0),
+        2.0 ** np.arange(3, 13),
+        ["mean field", "ReLU MLP"],
+    )
 
     def like(exponent, scale=1.0):
         shape = (2, len(widths), 4)
-        return (("kind", "width", "pair"), scale * widths[:, None] ** exponent * np.exp(noise * rng.normal(size=shape)))
+        return (
+            ("kind", "width", "pair"),
+            scale * widths[:, None] ** exponent * np.exp(noise * rng.normal(size=shape)),
+        )
 
-    names = ("squared_error", "largest_squared_error", "unmatched_squared_error", "dropout_error", "barrier")
+    names = (
+        "squared_error",
+        "largest_squared_error",
+        "unmatched_squared_error",
+        "dropout_error",
+        "barrier",
+    )
     variables = {name: like(power) for name in names} | {
         "weight_distance": like(-0.02),
         "squared_output": like(0, 50.0),
     }
     return xr.Dataset(
-        variables, coords={"kind": kinds, "width": widths}, attrs={"dataset": "planted", "num_inputs": 64}
+        variables,
+        coords={"kind": kinds, "width": widths},
+        attrs={"dataset": "planted", "num_inputs": 64},
     )
 
 
@@ -99,7 +128,9 @@ def verdicts(results: xr.Dataset) -> dict[str, str]:
     return {claim.statement: verdict(claim.measure(results), claim.holds) for claim in claims}
 
 
-@pytest.mark.parametrize(("power", "backed"), [(-1.0, "like that of an average"), (-2.0, "inversely proportional")])
+@pytest.mark.parametrize(
+    ("power", "backed"), [(-1.0, "like that of an average"), (-2.0, "inversely proportional")]
+)
 def test_claims_tell_power_laws_apart(power, backed):
     found = verdicts(planted(power))
     for text, held in found.items():
@@ -117,7 +148,10 @@ def test_an_error_that_stays_contradicts_the_theorem():
         "The wider two-layer networks are, the smaller the error of their linear connection after matching."
     ] == ("contradicted")
     assert (
-        found["Two wide two-layer networks have no barrier of the loss between them after matching."] == "contradicted"
+        found[
+            "Two wide two-layer networks have no barrier of the loss between them after matching."
+        ]
+        == "contradicted"
     )
 
 

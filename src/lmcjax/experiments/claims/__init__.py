@@ -1,4 +1,6 @@
-"""Every claim of the paper and its summary, put to the test: one file per experiment, with the claims it judges."""
+"""Every claim of the paper and its summary, put to the test: one file per experiment, with the
+claims it judges.
+"""
 
 from lmcjax.experiments.claims._claim import Claim as Claim
 from lmcjax.experiments.claims._claim import Estimate as Estimate

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Size: TypeAlias = Literal["tiny", "small", "full"]
-"""`tiny`: seconds, shows that the experiment runs; `small`: all experiments in 15 minutes on 2 cores; `full`: the
+"""`tiny`: seconds, shows that the experiment runs; `small`: all experiments in 15 minutes on 2
+cores; `full`: the
 paper's scale, for a GPU."""
 
 Verdict: TypeAlias = Literal["reproduced", "not reproduced", "contradicted"]
@@ -32,7 +33,9 @@ class Claim(NamedTuple):
     statement: str
     source: str  # "paper, Theorem 5.2", "summary, Key Results", "this library"
     quantity: str  # what is measured, with its unit
-    holds: tuple[float, float]  # the claim is that the quantity lies between these two; may be infinite
+    holds: tuple[
+        float, float
+    ]  # the claim is that the quantity lies between these two; may be infinite
     measure: Callable[[xr.Dataset], Estimate]  # from the experiment's stored results
     why: str = ""  # how the two numbers follow from the sentence, where that is not plain
 
@@ -43,7 +46,9 @@ class Experiment(NamedTuple):
     name: str
     title: str
     about: str  # what is run, for the page; one paragraph
-    run: Callable[[Size, Path, Callable[[str], None]], xr.Dataset]  # size, a folder to resume in, what to tell
+    run: Callable[
+        [Size, Path, Callable[[str], None]], xr.Dataset
+    ]  # size, a folder to resume in, what to tell
     claims: tuple[Claim, ...]
     draw: Callable[[xr.Dataset], "Figure"]
 
@@ -51,7 +56,8 @@ class Experiment(NamedTuple):
 def verdict(estimate: Estimate, holds: tuple[float, float]) -> Verdict:
     """The rule for every claim, fixed before any result.
 
-    Reproduced: the whole interval lies where the claim says; contradicted: all of it lies elsewhere. Not reproduced:
+    Reproduced: the whole interval lies where the claim says; contradicted: all of it lies
+        elsewhere. Not reproduced:
     part of it does, or nothing could be measured.
 
     >>> verdict(Estimate(-0.5, -0.6, -0.4, 20), (-1.0, -0.3))
@@ -65,4 +71,6 @@ def verdict(estimate: Estimate, holds: tuple[float, float]) -> Verdict:
         return "not reproduced"
     if holds[0] <= estimate.low and estimate.high <= holds[1]:
         return "reproduced"
-    return "contradicted" if estimate.high < holds[0] or estimate.low > holds[1] else "not reproduced"
+    return (
+        "contradicted" if estimate.high < holds[0] or estimate.low > holds[1] else "not reproduced"
+    )

@@ -13,4 +13,12 @@ def number_ticks(axes: Axes, values: np.ndarray) -> None:
 
 def label_end(axes: Axes, text: str, x: float, y: float) -> None:
     """A line's name at its right end."""
-    axes.annotate(text, (x, y), (4, 0), textcoords="offset points", va="center", fontsize=8, annotation_clip=False)
+    axes.annotate(
+        text,
+        (x, y),
+        (4, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        annotation_clip=False,
+    )

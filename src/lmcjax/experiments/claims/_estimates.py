@@ -15,7 +15,9 @@ _fit = jax.jit(fit_exponent, static_argnames=("repetitions",))
 
 
 def mean_estimate(values: ArrayLike) -> Estimate:
-    """The mean of independent repetitions with Student's interval; nan ones (diverged runs) are left out."""
+    """The mean of independent repetitions with Student's interval; nan ones (diverged runs) are
+    left out.
+    """
     kept = np.asarray(values, np.float64).ravel()
     kept = kept[~np.isnan(kept)]
     if kept.size < 2:
@@ -25,10 +27,14 @@ def mean_estimate(values: ArrayLike) -> Estimate:
     return Estimate(mean, mean - margin, mean + margin, kept.size)
 
 
-def bootstrap_estimate(statistic: Callable[..., float], *samples: ArrayLike, paired: bool = True) -> Estimate:
-    """A statistic of repetitions along the first axis of every sample, with its percentile bootstrap interval.
+def bootstrap_estimate(
+    statistic: Callable[..., float], *samples: ArrayLike, paired: bool = True
+) -> Estimate:
+    """A statistic of repetitions along the first axis of every sample, with its percentile
+    bootstrap interval.
 
-    With few repetitions such intervals are somewhat too narrow: a repetition that could be twice as far out was not
+    With few repetitions such intervals are somewhat too narrow: a repetition that could be twice as
+        far out was not
     drawn.
 
     Args:
@@ -50,9 +56,16 @@ def bootstrap_estimate(statistic: Callable[..., float], *samples: ArrayLike, pai
         return statistic(*(array[row.astype(int)] for array, row in zip(arrays, rows, strict=True)))
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # of nan, which is looked after below
+        warnings.simplefilter(
+            "ignore", stats.DegenerateDataWarning
+        )  # of nan, which is looked after below
         drawn = stats.bootstrap(
-            indices, of_indices, n_resamples=999, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+            indices,
+            of_indices,
+            n_resamples=999,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(0),
         ).bootstrap_distribution
     if np.isnan(value) or np.isnan(drawn).mean() > 0.05:
         return Estimate(value, np.nan, np.nan, min(counts))
@@ -67,7 +80,9 @@ def slopes(x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def exponents(x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """The powers of `x[n]` that `y[..., n]` follow, by least squares in logarithms; nan where a y is not positive."""
+    """The powers of `x[n]` that `y[..., n]` follow, by least squares in logarithms; nan where a y
+    is not positive.
+    """
     values = np.asarray(y, np.float64)
     return slopes(np.log(np.asarray(x, np.float64)), np.log(np.where(values > 0, values, np.nan)))
 
@@ -78,7 +93,8 @@ def upper_half(count: int) -> slice:
 
 
 def needed_width(widths: ArrayLike, errors: ArrayLike, threshold: float) -> float:
-    """The width from which on errors stay below a threshold, interpolated in the logarithm of the width.
+    """The width from which on errors stay below a threshold, interpolated in the logarithm of the
+    width.
 
     inf: the widest is above it still; the narrowest width: all are below.
     """
@@ -95,7 +111,9 @@ def needed_width(widths: ArrayLike, errors: ArrayLike, threshold: float) -> floa
 
 
 def exponent_estimate(num_points: np.ndarray, costs: np.ndarray) -> Estimate:
-    """The power of n that the mean of costs `[repetition, n]` follows, every one from a draw of its own."""
+    """The power of n that the mean of costs `[repetition, n]` follows, every one from a draw of its
+    own.
+    """
     count = len(costs)
     error = costs.std(0, ddof=1) / np.sqrt(count)
     fit = _fit(np.asarray(num_points, costs.dtype), costs.mean(0), error, repetitions=count)

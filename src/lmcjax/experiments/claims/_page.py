@@ -52,7 +52,8 @@ def run_experiments(
     *,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Run what has no stored results yet, and store each experiment's in `<folder>/<name>-<size>.nc`.
+    """Run what has no stored results yet, and store each experiment's in
+    `<folder>/<name>-<size>.nc`.
 
     Sweeps stand in `<folder>/runs/<name>-<size>`; stopped, the same call goes on.
 
@@ -71,14 +72,16 @@ def run_experiments(
         results = experiment.run(size, folder / "runs" / f"{experiment.name}-{size}", tell)
         devices = f"{jax.local_device_count()} x {jax.local_devices()[0].device_kind}"
         part = path.with_suffix(".part")
-        results.assign_attrs(size=size, seconds=time.monotonic() - start, devices=devices).to_netcdf(
-            part, engine="h5netcdf"
-        )
+        results.assign_attrs(
+            size=size, seconds=time.monotonic() - start, devices=devices
+        ).to_netcdf(part, engine="h5netcdf")
         part.replace(path)
 
 
 def write_page(page: Path, folder: Path) -> list[Path]:
-    """The page of all stored results with its figures, the largest size of each; returns what was written."""
+    """The page of all stored results with its figures, the largest size of each; returns what was
+    written.
+    """
     sections: list[str] = []
     tally: list[list[str]] = []
     written: list[Path] = []
@@ -90,17 +93,25 @@ def write_page(page: Path, folder: Path) -> list[Path]:
         figures = save_figure(experiment.draw(results), folder / experiment.name)
         written += figures
         rows = [_row(claim, results) for claim in experiment.claims]
-        sections.append(_section(experiment, results, rows, figures[0].relative_to(page.parent).as_posix()))
+        sections.append(
+            _section(experiment, results, rows, figures[0].relative_to(page.parent).as_posix())
+        )
         counts = [str(sum(row[-1] == f"**{kind}**" for row in rows)) for kind in get_args(Verdict)]
-        tally.append([f"[{experiment.title}](#{_anchor(experiment.title)})", results.attrs["size"], *counts])
+        tally.append(
+            [f"[{experiment.title}](#{_anchor(experiment.title)})", results.attrs["size"], *counts]
+        )
     overview = _table(["experiment", "size", *get_args(Verdict)], tally)
     page.write_text("\n".join([_HEADER, overview, *sections]), encoding="utf-8")
     return [page, *written]
 
 
-def _section(experiment: Experiment, results: xr.Dataset, rows: list[list[str]], picture: str) -> str:
+def _section(
+    experiment: Experiment, results: xr.Dataset, rows: list[list[str]], picture: str
+) -> str:
     made = "{size} size, {seconds:.0f} s on {devices}".format(**results.attrs)
-    reasons = dict.fromkeys(f"- {claim.statement} {claim.why}\n" for claim in experiment.claims if claim.why)
+    reasons = dict.fromkeys(
+        f"- {claim.statement} {claim.why}\n" for claim in experiment.claims if claim.why
+    )
     parts = [
         f"## {experiment.title}",
         f"{experiment.about} ({made}.)",
@@ -148,7 +159,16 @@ def _row(claim: Claim, results: xr.Dataset) -> list[str]:
     ]
 
 
-_COLUMNS = ["claim", "source", "measured quantity", "claimed", "measured [95 %]", "n", "size", "verdict"]
+_COLUMNS = [
+    "claim",
+    "source",
+    "measured quantity",
+    "claimed",
+    "measured [95 %]",
+    "n",
+    "size",
+    "verdict",
+]
 
 
 def _anchor(title: str) -> str:
@@ -158,7 +178,12 @@ def _anchor(title: str) -> str:
 
 def _table(columns: list[str], rows: list[list[str]]) -> str:
     cells = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [cells[0], ["---"] * len(columns), *cells[1:]]) + "\n"
+    return (
+        "\n".join(
+            f"| {' | '.join(row)} |" for row in [cells[0], ["---"] * len(columns), *cells[1:]]
+        )
+        + "\n"
+    )
 
 
 def _claimed(low: float, high: float) -> str:

@@ -1,4 +1,6 @@
-"""Sweeps that experiments run, and what they measure on kept networks beside: how far a path is from linear."""
+"""Sweeps that experiments run, and what they measure on kept networks beside: how far a path is
+from linear.
+"""
 
 import functools
 import math
@@ -23,7 +25,9 @@ from lmcjax.symmetry import PermutationSpec, discover
 _TELL_EVERY = 30.0  # seconds
 
 
-def train_sweep(sweep: Sweep, dataset: Dataset, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
+def train_sweep(
+    sweep: Sweep, dataset: Dataset, folder: Path, tell: Callable[[str], None]
+) -> xr.Dataset:
     """A sweep, begun or gone on with; says now and then how far it is."""
     last = -math.inf
 
@@ -31,19 +35,28 @@ def train_sweep(sweep: Sweep, dataset: Dataset, folder: Path, tell: Callable[[st
         nonlocal last
         if time.monotonic() - last >= _TELL_EVERY:
             last = time.monotonic()
-            tell(f"  {progress.networks_done}/{progress.num_networks} networks, {progress.share:.0%} of the work")
+            tell(
+                f"  {progress.networks_done}/{progress.num_networks} networks, {progress.share:.0%} of the work"
+            )
 
     return run_sweep(sweep, dataset, folder, resume=True, on_progress=on_progress)
 
 
 def linear_error(
-    apply: Callable[[PyTree, Array], Array], params_a: PyTree, params_b: PyTree, inputs: Array, num_points: int = 11
+    apply: Callable[[PyTree, Array], Array],
+    params_a: PyTree,
+    params_b: PyTree,
+    inputs: Array,
+    num_points: int = 11,
 ) -> dict[str, Float[Array, ""]]:
-    """How far the outputs along `(1 - t) A + t B` are from those between A's and B's: the error of Theorem 3.1.
+    """How far the outputs along `(1 - t) A + t B` are from those between A's and B's: the error of
+    Theorem 3.1.
 
     Returns:
-        `squared_error`: `max_t mean_x |f(x; theta_t) - (1 - t) f(x; A) - t f(x; B)|^2`, summed over outputs;
-        `largest_squared_error`: the same with the maximum over x; `squared_output`: the mean of A's and B's mean
+        `squared_error`: `max_t mean_x |f(x; theta_t) - (1 - t) f(x; A) - t f(x; B)|^2`, summed over
+            outputs;
+        `largest_squared_error`: the same with the maximum over x; `squared_output`: the mean of A's
+            and B's mean
         squared outputs.
     """
     ends = apply(params_a, inputs), apply(params_b, inputs)
@@ -55,13 +68,18 @@ def linear_error(
 
     mean, largest = jax.lax.map(at, jnp.linspace(0, 1, num_points))
     output = sum(jnp.sum(end**2, axis=-1).mean() for end in ends) / 2
-    return {"squared_error": mean.max(), "largest_squared_error": largest.max(), "squared_output": output}
+    return {
+        "squared_error": mean.max(),
+        "largest_squared_error": largest.max(),
+        "squared_output": output,
+    }
 
 
 def measure_pairs(
     folder: Path, dataset: Dataset, measure: Callable[..., dict[str, Array]], **cell: Any
 ) -> dict[str, np.ndarray]:
-    """`measure(apply, spec, params_a, params_b, train, test)` on the disjoint pairs of a cell of a sweep that kept its
+    """`measure(apply, spec, params_a, params_b, train, test)` on the disjoint pairs of a cell of a
+    sweep that kept its
     networks; results have a leading axis of pairs."""
     network, params = load_networks(folder, **cell)
     params = jax.device_get(params)  # cut on the host: nothing to compile
@@ -73,7 +91,9 @@ def measure_pairs(
 
 
 @functools.cache
-def _compiled(measure: Callable[..., dict[str, Array]], network: Network, spec: PermutationSpec) -> Callable[..., Any]:
+def _compiled(
+    measure: Callable[..., dict[str, Array]], network: Network, spec: PermutationSpec
+) -> Callable[..., Any]:
     """Kept, so that the same shapes compile once."""
 
     def one(params_a: PyTree, params_b: PyTree, *splits: tuple[Array, Array]) -> dict[str, Array]:
@@ -82,7 +102,9 @@ def _compiled(measure: Callable[..., dict[str, Array]], network: Network, spec: 
     return jax.jit(network_map(one, in_axes=(0, 0, None, None)))
 
 
-def stack_cells(cells: dict[tuple[Any, ...], dict[str, np.ndarray]], dims: tuple[str, ...]) -> xr.Dataset:
+def stack_cells(
+    cells: dict[tuple[Any, ...], dict[str, np.ndarray]], dims: tuple[str, ...]
+) -> xr.Dataset:
     """Measurements of the cells of a grid as one dataset.
 
     Args:

@@ -1,4 +1,6 @@
-"""The claims about learning rates, optimizers, dimensions and independence, on the results of `optimizers`."""
+"""The claims about learning rates, optimizers, dimensions and independence, on the results of
+`optimizers`.
+"""
 
 from collections.abc import Callable
 
@@ -51,14 +53,21 @@ def _mean_difference(results: xr.Dataset, other: str) -> Estimate:
 
 
 def _advantage(results: xr.Dataset) -> Estimate:
-    """Of covariance over naive matching, as a log ratio, under Adam less that under SGD, mean over rates."""
-    adam, sgd = (np.nanmean(_log_ratio(results, "weights", "covariance", o), axis=1) for o in ("adam", "sgd"))
+    """Of covariance over naive matching, as a log ratio, under Adam less that under SGD, mean over
+    rates.
+    """
+    adam, sgd = (
+        np.nanmean(_log_ratio(results, "weights", "covariance", o), axis=1) for o in ("adam", "sgd")
+    )
     return mean_estimate(adam - sgd)
 
 
 def _naive_dimension(results: xr.Dataset) -> Estimate:
     """Of what is possible, mean over layers and the rates up to 2.5e-2."""
-    share = results["dimension"].sel(optimizer="sgd", similarity="weights") / results["largest_dimension"]
+    share = (
+        results["dimension"].sel(optimizer="sgd", similarity="weights")
+        / results["largest_dimension"]
+    )
     kept = share.isel(learning_rate=results["learning_rate"].values <= _UP_TO)
     return mean_estimate(kept.mean(("layer", "learning_rate")))
 
@@ -69,15 +78,26 @@ def _naive_dimension_change(results: xr.Dataset) -> Estimate:
 
 
 def _dimension(results: xr.Dataset, similarity: str) -> Estimate:
-    mean = results["dimension"].sel(optimizer="sgd", similarity=similarity).mean(("layer", "learning_rate"))
+    mean = (
+        results["dimension"]
+        .sel(optimizer="sgd", similarity=similarity)
+        .mean(("layer", "learning_rate"))
+    )
     return mean_estimate(mean)
 
 
 def _dependence(results: xr.Dataset, optimizer: str) -> np.ndarray:
-    """Of the first layer's neurons, by group of networks, at the rate at which networks have the least test loss."""
+    """Of the first layer's neurons, by group of networks, at the rate at which networks have the
+    least test loss.
+    """
     own = results["own_loss"].sel(optimizer=optimizer).mean("pair")
     best = int(own.fillna(_INFINITY).argmin("learning_rate"))
-    return results["independence_effect"].sel(optimizer=optimizer).isel(layer=0, learning_rate=best).values
+    return (
+        results["independence_effect"]
+        .sel(optimizer=optimizer)
+        .isel(layer=0, learning_rate=best)
+        .values
+    )
 
 
 def _independence(results: xr.Dataset, optimizer: str) -> Estimate:
@@ -87,23 +107,37 @@ def _independence(results: xr.Dataset, optimizer: str) -> Estimate:
 
 
 def _more_dependence(results: xr.Dataset) -> Estimate:
-    return mean_estimate(np.abs(_dependence(results, "adam")) - np.abs(_dependence(results, "sgd_plain")))
+    return mean_estimate(
+        np.abs(_dependence(results, "adam")) - np.abs(_dependence(results, "sgd_plain"))
+    )
 
 
-def dimension_correlation(results: xr.Dataset, similarity: str, layer: int | None, quantity: str) -> Estimate:
-    """Spearman's rank correlation of a dimension with the barrier or midpoint loss over all optimizers and rates, means
+def dimension_correlation(
+    results: xr.Dataset, similarity: str, layer: int | None, quantity: str
+) -> Estimate:
+    """Spearman's rank correlation of a dimension with the barrier or midpoint loss over all
+    optimizers and rates, means
     over pairs; a layer, or the mean over layers."""
     dimension = results["dimension"].sel(similarity=similarity)
     if layer is not None and layer >= results.sizes["layer"]:
         return Estimate(np.nan, np.nan, np.nan, 0)
     dimension = dimension.mean("layer") if layer is None else dimension.isel(layer=layer)
     other = results[quantity].sel(matching=similarity)
-    pairs = [values.transpose("pair", "optimizer", "learning_rate").values for values in (dimension, other)]
+    pairs = [
+        values.transpose("pair", "optimizer", "learning_rate").values
+        for values in (dimension, other)
+    ]
 
     def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-        means = [values.mean(0).ravel() for values in (x, y)]  # nan where any network of a cell diverged
+        means = [
+            values.mean(0).ravel() for values in (x, y)
+        ]  # nan where any network of a cell diverged
         kept = np.isfinite(means[0]) & np.isfinite(means[1])
-        return float(stats.spearmanr(means[0][kept], means[1][kept]).statistic) if kept.sum() > 2 else np.nan
+        return (
+            float(stats.spearmanr(means[0][kept], means[1][kept]).statistic)
+            if kept.sum() > 2
+            else np.nan
+        )
 
     return bootstrap_estimate(rank_correlation, *pairs)
 
@@ -117,7 +151,9 @@ def _claim(
     *arguments: object,
     why: str = "",
 ) -> Claim:
-    return Claim(statement, source, quantity, holds, lambda results: measure(results, *arguments), why)
+    return Claim(
+        statement, source, quantity, holds, lambda results: measure(results, *arguments), why
+    )
 
 
 _SECTION_6, _KEY_RESULTS = "paper, Section 6", "summary, Key Results"

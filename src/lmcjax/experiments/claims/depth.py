@@ -13,7 +13,12 @@ from matplotlib.figure import Figure
 from lmcjax.data import load_dataset
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import number_ticks
-from lmcjax.experiments.claims._estimates import bootstrap_estimate, mean_estimate, needed_width, slopes
+from lmcjax.experiments.claims._estimates import (
+    bootstrap_estimate,
+    mean_estimate,
+    needed_width,
+    slopes,
+)
 from lmcjax.experiments.claims._runs import train_sweep
 from lmcjax.experiments.summary import MATCHING_NAMES, measured
 from lmcjax.plots import COLOURS, plain_log_ticks, tidy
@@ -40,9 +45,16 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     dataset = load_dataset(options.pop("dataset"))
     sweep = Sweep(learning_rates=0.1, matchings=_MATCHINGS, num_points=11, **options)
     tell(f"depth: {sweep.num_networks} networks")
-    swept = train_sweep(sweep, dataset, folder, tell).squeeze(("optimizer", "learning_rate"), drop=True)
+    swept = train_sweep(sweep, dataset, folder, tell).squeeze(
+        ("optimizer", "learning_rate"), drop=True
+    )
     barrier = measured(swept, "barrier").drop_vars("split").rename(num_hidden_layers="depth")
-    own = swept["endpoint_loss"].sel(split="test", drop=True).mean("network").rename(num_hidden_layers="depth")
+    own = (
+        swept["endpoint_loss"]
+        .sel(split="test", drop=True)
+        .mean("network")
+        .rename(num_hidden_layers="depth")
+    )
     num_inputs = math.prod(dataset.input_shape)
     bounds = [
         float(width_upper_bound(THRESHOLD, num_inputs, depth).log_width[-1]) / math.log(10)
@@ -52,7 +64,11 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         {
             "barrier": barrier.assign_attrs(units="nats", long_name="test barrier"),
             "own_loss": own.assign_attrs(units="nats", long_name="test loss of the networks"),
-            "log10_width_bound": ("depth", bounds, {"long_name": "Theorem 5.2 with T = 1; inf: beyond all floats"}),
+            "log10_width_bound": (
+                "depth",
+                bounds,
+                {"long_name": "Theorem 5.2 with T = 1; inf: beyond all floats"},
+            ),
         }
     )
     return results.assign_attrs(dataset=dataset.name, num_inputs=num_inputs)
@@ -76,11 +92,14 @@ def _of_widths(
     fewest: int,
     censored: bool,
 ) -> Estimate:
-    """A statistic of depths and needed widths: of those within the grid, or, where `censored`, of all, with the widest
+    """A statistic of depths and needed widths: of those within the grid, or, where `censored`, of
+    all, with the widest
     for those beyond it; nan of fewer depths than `fewest`."""
     barriers, widest = _barriers(results, matching), float(results["width"][-1])
     depths = results["depth"].values.astype(float)
-    kept = np.full(len(depths), True) if censored else np.isfinite(_widths_needed(results, barriers))
+    kept = (
+        np.full(len(depths), True) if censored else np.isfinite(_widths_needed(results, barriers))
+    )
 
     def of_pairs(drawn: np.ndarray) -> float:
         return statistic(depths[kept], np.minimum(_widths_needed(results, drawn), widest)[kept])
@@ -106,7 +125,9 @@ def _exponential_against_power(depths: np.ndarray, widths: np.ndarray) -> float:
 
     def residual(x: np.ndarray) -> float:
         fit = np.polynomial.polynomial.Polynomial.fit(x, np.log(widths), 1)
-        return float(np.sum((np.log(widths) - fit(x)) ** 2)) + 1e-6  # a perfect fit is no infinite evidence
+        return (
+            float(np.sum((np.log(widths) - fit(x)) ** 2)) + 1e-6
+        )  # a perfect fit is no infinite evidence
 
     return math.log10(residual(np.log(depths)) / residual(depths))
 
@@ -123,8 +144,13 @@ def _worst_at_widest(results: xr.Dataset, matching: str) -> Estimate:
 
 
 def _claims() -> tuple[Claim, ...]:
-    infinity, needed = float("inf"), f"width from which on the mean test barrier is below {THRESHOLD} nats"
-    beyond = "Depths for which no width of the grid suffices are left out; at least 3 have to be left."
+    infinity, needed = (
+        float("inf"),
+        f"width from which on the mean test barrier is below {THRESHOLD} nats",
+    )
+    beyond = (
+        "Depths for which no width of the grid suffices are left out; at least 3 have to be left."
+    )
     claims = []
     for matching in _MATCHINGS:
         name = f"matched by {matching}"
@@ -197,10 +223,18 @@ def _draw(results: xr.Dataset) -> Figure:
         row = results["barrier"].sel(depth=depth, matching="covariance")
         label = f"{depth} hidden layer{'s' * int(depth > 1)}"
         panels[0].plot(
-            widths, row.mean("pair"), "o-", color=COLOURS["covariance"], alpha=shade, label=label, markersize=4
+            widths,
+            row.mean("pair"),
+            "o-",
+            color=COLOURS["covariance"],
+            alpha=shade,
+            label=label,
+            markersize=4,
         )
     panels[0].axhline(THRESHOLD, color="black", linestyle="--", linewidth=1)
-    panels[0].annotate(f"threshold {THRESHOLD} nats", (widths[0], THRESHOLD), va="bottom", fontsize=8)
+    panels[0].annotate(
+        f"threshold {THRESHOLD} nats", (widths[0], THRESHOLD), va="bottom", fontsize=8
+    )
     panels[0].set(
         xscale="log",
         xlabel="width, neurons per hidden layer",
@@ -211,12 +245,20 @@ def _draw(results: xr.Dataset) -> Figure:
         needed = _widths_needed(results, _barriers(results, matching))
         inside = np.isfinite(needed)
         x = depths + 0.06 * (shift - 1)
-        panels[1].plot(x[inside], needed[inside], "o-", color=COLOURS[matching], label=MATCHING_NAMES[matching])
         panels[1].plot(
-            x[~inside], np.full((~inside).sum(), 1.15 * widths[-1]), "^", color=COLOURS[matching], mfc="none"
+            x[inside], needed[inside], "o-", color=COLOURS[matching], label=MATCHING_NAMES[matching]
+        )
+        panels[1].plot(
+            x[~inside],
+            np.full((~inside).sum(), 1.15 * widths[-1]),
+            "^",
+            color=COLOURS[matching],
+            mfc="none",
         )
     panels[1].axhline(widths[-1], color="grey", linewidth=1, linestyle=":")
-    panels[1].annotate("widest run; open triangles: more is needed", (depths[0], widths[-1]), va="top", fontsize=8)
+    panels[1].annotate(
+        "widest run; open triangles: more is needed", (depths[0], widths[-1]), va="top", fontsize=8
+    )
     panels[1].set(
         yscale="log",
         xticks=depths,
@@ -235,10 +277,18 @@ def _draw(results: xr.Dataset) -> Figure:
     panels[2].plot(depths, logs[1], "--", color="black", label="summary, factor d per layer")
     finite = np.isfinite(bound)
     panels[2].plot(
-        depths[finite], bound[finite], "D--", color=COLOURS["activations"], label="Theorem 5.2, T = 1; then a tower"
+        depths[finite],
+        bound[finite],
+        "D--",
+        color=COLOURS["activations"],
+        label="Theorem 5.2, T = 1; then a tower",
     )
     panels[2].set(
-        yscale="log", xticks=depths, xlabel="hidden layers", ylabel="log10 of the width", title="Beside the bounds"
+        yscale="log",
+        xticks=depths,
+        xlabel="hidden layers",
+        ylabel="log10 of the width",
+        title="Beside the bounds",
     )
     number_ticks(panels[0], widths)
     for panel in panels[1:]:

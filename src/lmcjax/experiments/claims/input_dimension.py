@@ -40,12 +40,15 @@ _SIZES: dict[Size, dict[str, Any]] = {
 
 
 def leading_components(dataset: Dataset, count: int) -> Dataset:
-    """The images in coordinates of the training images' principal components, with all but the leading ones 0.
+    """The images in coordinates of the training images' principal components, with all but the
+    leading ones 0.
 
-    They have the shape of the images, so that all counts share compiled programs; their mean squared norm is the number
-    of pixels, so that the leading ones have mean square pixels / count.
+    They have the shape of the images, so that all counts share compiled programs; their mean
+    squared norm is the number of pixels, so that the leading ones have mean square pixels / count.
     """
-    train, test = (split.inputs.reshape(len(split.inputs), -1).astype(np.float64) for split in dataset[1:3])
+    train, test = (
+        split.inputs.reshape(len(split.inputs), -1).astype(np.float64) for split in dataset[1:3]
+    )
     mean = train.mean(0)
     _, _, directions = np.linalg.svd(train - mean, full_matrices=False)
     if not 1 <= count <= len(directions):
@@ -85,13 +88,20 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         train_sweep(sweep, projected, place, tell)
         for layers in sweep.num_hidden_layers:
             for width in sweep.widths:
-                found = measure_pairs(place, projected, _measure, width=width, num_hidden_layers=layers)
+                found = measure_pairs(
+                    place, projected, _measure, width=width, num_hidden_layers=layers
+                )
                 relative = np.sqrt(found["squared_error"] / found["squared_output"])
-                cells[dimension, layers, width] = {"error": relative, "squared_output": found["squared_output"]}
+                cells[dimension, layers, width] = {
+                    "error": relative,
+                    "squared_output": found["squared_output"],
+                }
         tell(f"input_dimension: {dimension} components measured")
         jax.clear_caches() if size == "full" else None
     results = stack_cells(cells, ("dimension", "depth", "width"))
-    results["error"].attrs.update(units="1", long_name="root mean squared error over that of the outputs, max over t")
+    results["error"].attrs.update(
+        units="1", long_name="root mean squared error over that of the outputs, max over t"
+    )
     results["squared_output"].attrs.update(units="1", long_name="mean squared norm of the outputs")
     return results.assign_attrs(dataset=dataset.name)
 
@@ -110,7 +120,9 @@ def joint_exponents(results: xr.Dataset, errors: np.ndarray) -> tuple[float, flo
 
 def _needed_in_error(results: xr.Dataset) -> Estimate:
     """Of the width, the exponent of eps: `-1 / s`."""
-    return bootstrap_estimate(lambda errors: -1 / joint_exponents(results, errors)[1], _errors(results, 1))
+    return bootstrap_estimate(
+        lambda errors: -1 / joint_exponents(results, errors)[1], _errors(results, 1)
+    )
 
 
 def _needed_in_dimension(results: xr.Dataset, depth: int) -> Estimate:
@@ -135,7 +147,9 @@ def _rate_in_dimension(results: xr.Dataset, depth: int, logarithmic: bool) -> Es
 
     def change(errors: np.ndarray) -> float:
         rates = _rates(results, errors)
-        return float(exponents(dimensions, rates) if logarithmic else slopes(np.log2(dimensions), rates))
+        return float(
+            exponents(dimensions, rates) if logarithmic else slopes(np.log2(dimensions), rates)
+        )
 
     return bootstrap_estimate(change, _errors(results, depth))
 
@@ -201,15 +215,34 @@ def _draw(results: xr.Dataset) -> Figure:
     widths, dimensions, depths = (results[name].values for name in ("width", "dimension", "depth"))
     first = int(depths[0])
     for dimension, shade in zip(dimensions, np.linspace(0.25, 1, len(dimensions)), strict=True):
-        mean = results["error"].sel(depth=first, dimension=dimension).reduce(stats.gmean, dim="pair")
+        mean = (
+            results["error"].sel(depth=first, dimension=dimension).reduce(stats.gmean, dim="pair")
+        )
         panels[0].plot(
-            widths, mean, "o-", color=COLOURS["covariance"], alpha=shade, label=f"d = {dimension}", markersize=4
+            widths,
+            mean,
+            "o-",
+            color=COLOURS["covariance"],
+            alpha=shade,
+            label=f"d = {dimension}",
+            markersize=4,
         )
     top = float(np.exp(np.log(results["error"].sel(depth=first)).mean()))
-    for power, label in ((-1.0, "summary: -1"), (-1 / dimensions[-1], f"paper: -1/{dimensions[-1]}")):
-        panels[0].plot(widths, top * (widths / widths[0]) ** power, "--", color="black", linewidth=1)
+    for power, label in (
+        (-1.0, "summary: -1"),
+        (-1 / dimensions[-1], f"paper: -1/{dimensions[-1]}"),
+    ):
+        panels[0].plot(
+            widths, top * (widths / widths[0]) ** power, "--", color="black", linewidth=1
+        )
         label_end(panels[0], label, float(widths[-1]), top * (widths[-1] / widths[0]) ** power)
-    panels[0].set(xscale="log", yscale="log", title=f"{first} hidden layer", xlabel="width", ylabel="relative error")
+    panels[0].set(
+        xscale="log",
+        yscale="log",
+        title=f"{first} hidden layer",
+        xlabel="width",
+        ylabel="relative error",
+    )
     colours = [COLOURS[name] for name in ("weights", "covariance", "activations")]
     for depth, colour in zip(depths, colours, strict=False):
         errors = _errors(results, int(depth))
@@ -218,13 +251,20 @@ def _draw(results: xr.Dataset) -> Figure:
         panels[1].plot(dimensions, wide, "o-", color=colour, label=label)
         panels[2].plot(dimensions, _rates(results, errors), "o-", color=colour, label=label)
     panels[1].set(
-        xscale="log", yscale="log", title=f"Width {widths[-1]}", xlabel="input dimension d", ylabel="relative error"
+        xscale="log",
+        yscale="log",
+        title=f"Width {widths[-1]}",
+        xlabel="input dimension d",
+        ylabel="relative error",
     )
     panels[2].plot(dimensions, 1 / dimensions, "--", color="black", label="paper, 1/d")
     panels[2].plot(dimensions, 2 / dimensions, "-.", color="black", label="second order, 2/d")
     panels[2].axhline(1, color="grey", linestyle=":", label="summary, 1")
     panels[2].set(
-        xscale="log", title="How fast errors fall", xlabel="input dimension d", ylabel="s in error = C width$^{-s}$"
+        xscale="log",
+        title="How fast errors fall",
+        xlabel="input dimension d",
+        ylabel="s in error = C width$^{-s}$",
     )
     number_ticks(panels[0], widths)
     plain_log_ticks(panels[0])
@@ -234,7 +274,10 @@ def _draw(results: xr.Dataset) -> Figure:
         tidy(axes)
     for axes in panels[1:]:
         number_ticks(axes, dimensions)
-    figure.suptitle(f"{results.attrs['dataset']}, {results.sizes['pair']} pairs, matched by covariance", fontsize=10)
+    figure.suptitle(
+        f"{results.attrs['dataset']}, {results.sizes['pair']} pairs, matched by covariance",
+        fontsize=10,
+    )
     return figure
 
 

@@ -15,7 +15,11 @@ from matplotlib.figure import Figure
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
 from lmcjax.experiments.claims._drawing import number_ticks
-from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
+from lmcjax.experiments.claims._estimates import (
+    bootstrap_estimate,
+    exponent_estimate,
+    within_a_quarter,
+)
 from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import gaussian_matching_lower_bound, matching_lower_bound
 
@@ -31,7 +35,10 @@ _BOUND_NAMES = {"density": "from the largest density", "differences": "from the 
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     """The matching error per neuron of every draw, and both bounds on its mean."""
     widths, dims, draws = _SIZES[size]
-    density, differences = jax.jit(matching_lower_bound, static_argnums=1), jax.jit(gaussian_matching_lower_bound)
+    density, differences = (
+        jax.jit(matching_lower_bound, static_argnums=1),
+        jax.jit(gaussian_matching_lower_bound),
+    )
     costs = np.empty((len(dims), draws, len(widths)), np.float32)
     bounds = np.empty((len(_BOUNDS), len(dims), len(widths)), np.float32)
     for (i, dim), (j, width) in itertools.product(enumerate(dims), enumerate(widths)):
@@ -44,7 +51,10 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         bounds[1, i, j] = differences(float(width), np.diag(std)).error
     unit = {"units": "variance of a weight"}
     return xr.Dataset(
-        {"cost": (("dim", "draw", "n"), costs, unit), "bound": (("kind", "dim", "n"), bounds, unit)},
+        {
+            "cost": (("dim", "draw", "n"), costs, unit),
+            "bound": (("kind", "dim", "n"), bounds, unit),
+        },
         coords={"dim": list(dims), "n": list(widths), "kind": list(_BOUNDS)},
     )
 
@@ -52,7 +62,8 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
 def _least_ratio(results: xr.Dataset, kind: str) -> Estimate:
     bound = results["bound"].sel(kind=kind).transpose("dim", "n").values
     return bootstrap_estimate(
-        lambda costs: float((costs.mean(0) / bound).min()), results["cost"].transpose("draw", "dim", "n").values
+        lambda costs: float((costs.mean(0) / bound).min()),
+        results["cost"].transpose("draw", "dim", "n").values,
     )
 
 
@@ -81,12 +92,17 @@ CLAIMS = (
             (1.0, np.inf),
             functools.partial(_least_ratio, kind=kind),
         )
-        for kind, constant in (("density", ", with this library's constant"), ("differences", "; this library"))
+        for kind, constant in (
+            ("density", ", with this library's constant"),
+            ("differences", "; this library"),
+        )
     ),
     *(
         Claim(
             f"In d = {dim} dimensions the best matching error falls like m^(-2/d) = m^{-2 / dim:.3g} with the width m.",
-            "paper, Theorem 5.3 with 5.2" if dim >= 5 else "paper, Theorem 5.3; 5.2 asks for d >= 5",
+            "paper, Theorem 5.3 with 5.2"
+            if dim >= 5
+            else "paper, Theorem 5.3; 5.2 asks for d >= 5",
             f"exponent of the width m in the error, d = {dim}",
             within_a_quarter(-2 / dim),
             functools.partial(_exponent, dim=dim),
@@ -134,17 +150,31 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 def _draw_errors(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="width m", ylabel="matching error per neuron", title="error and bound")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="width m",
+        ylabel="matching error per neuron",
+        title="error and bound",
+    )
     for dim, colour in zip(results.dim.values, PALETTE, strict=False):
         mean = results["cost"].sel(dim=dim).mean("draw")
         axes.plot(results.n, mean, "o-", color=colour, markersize=4, label=f"d = {dim}")
-        axes.plot(results.n, results["bound"].sel(kind="differences", dim=dim), "--", color=colour, linewidth=1)
+        axes.plot(
+            results.n,
+            results["bound"].sel(kind="differences", dim=dim),
+            "--",
+            color=colour,
+            linewidth=1,
+        )
     axes.plot([], [], "k--", linewidth=1, label="bound from differences")
     axes.legend(frameon=False, fontsize=8, ncols=2)
 
 
 def _draw_ratios(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="width m", ylabel="mean error / bound", title="how tight")
+    axes.set(
+        xscale="log", yscale="log", xlabel="width m", ylabel="mean error / bound", title="how tight"
+    )
     for kind, line in (("differences", "o-"), ("density", "x:")):
         for dim, colour in zip(results.dim.values, PALETTE, strict=False):
             cell = results.sel(dim=dim)
@@ -156,12 +186,20 @@ def _draw_ratios(axes: Axes, results: xr.Dataset) -> None:
 
 
 def _draw_exponents(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", xlabel="dimension d", ylabel="exponent of the width / (-2/d)", title="is the exponent -2/d?")
+    axes.set(
+        xscale="log",
+        xlabel="dimension d",
+        ylabel="exponent of the width / (-2/d)",
+        title="is the exponent -2/d?",
+    )
     dims = results.dim.values
     axes.axhline(1, color="k", linestyle="--", label="-2/d")
     axes.axhspan(0.75, 1.25, color="k", alpha=0.1, linewidth=0, label="within 25 %")
     found = np.array([_exponent(results, int(d))[:3] for d in dims]) * -dims[:, None] / 2
-    bars = [found[:, 0] - found[:, 2], found[:, 1] - found[:, 0]]  # the factor turns low and high round
+    bars = [
+        found[:, 0] - found[:, 2],
+        found[:, 1] - found[:, 0],
+    ]  # the factor turns low and high round
     axes.errorbar(dims, found[:, 0], bars, fmt="o", color="#D55E00", capsize=3, label="measured")
     number_ticks(axes, dims)
     axes.legend(frameon=False, fontsize=8)

@@ -1,4 +1,6 @@
-"""Learning rate, optimizer and matching: Figure 2 for each optimizer, and whether weights stay independent."""
+"""Learning rate, optimizer and matching: Figure 2 for each optimizer, and whether weights stay
+independent.
+"""
 
 import functools
 from collections.abc import Callable
@@ -45,20 +47,30 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
     dataset = load_dataset(options.pop("dataset"))
     sweep = Sweep(keep_networks=True, **options)
     tell(f"optimizers: {sweep.num_networks} networks")
-    swept = train_sweep(sweep, dataset, folder, tell).squeeze(("width", "num_hidden_layers"), drop=True)
+    swept = train_sweep(sweep, dataset, folder, tell).squeeze(
+        ("width", "num_hidden_layers"), drop=True
+    )
     own = swept["endpoint_loss"].sel(split="test", drop=True).mean("network", skipna=False)
     results = xr.Dataset(
         {
             "barrier": measured(swept, "barrier").drop_vars("split"),
             "midpoint_loss": measured(swept, "midpoint_loss").drop_vars("split"),
-            "own_loss": own.where(np.isfinite(own)).assign_attrs(units="nats", long_name="test loss of the networks"),
+            "own_loss": own.where(np.isfinite(own)).assign_attrs(
+                units="nats", long_name="test loss of the networks"
+            ),
             "dimension": swept["approximate_dimension"].transpose(..., "similarity", "layer"),
             "largest_dimension": _largest_dimension(dataset, swept),
         }
     )
     tell("optimizers: testing for independence")
-    found = [[_independence(folder, dataset, o, r) for r in sweep.learning_rates] for o in sweep.optimizers]
-    for name, text in (("effect", "standard deviations from what independent neurons give"), ("p_value", "two-sided")):
+    found = [
+        [_independence(folder, dataset, o, r) for r in sweep.learning_rates]
+        for o in sweep.optimizers
+    ]
+    for name, text in (
+        ("effect", "standard deviations from what independent neurons give"),
+        ("p_value", "two-sided"),
+    ):
         values = np.array([[cell[name] for cell in row] for row in found])
         dims = ("optimizer", "learning_rate", "layer", "group")
         results[f"independence_{name}"] = (dims, values, {"units": "1", "long_name": text})
@@ -72,8 +84,12 @@ def _largest_dimension(dataset: Dataset, swept: xr.Dataset) -> xr.DataArray:
     return xr.DataArray(np.minimum(inputs, neurons), dims="layer", attrs={"units": "1"})
 
 
-def _independence(folder: Path, dataset: Dataset, optimizer: str, rate: float) -> dict[str, np.ndarray]:
-    """`independence_test` of every layer of each of a few groups of networks of one cell, `[layer, group]`."""
+def _independence(
+    folder: Path, dataset: Dataset, optimizer: str, rate: float
+) -> dict[str, np.ndarray]:
+    """`independence_test` of every layer of each of a few groups of networks of one cell, `[layer,
+    group]`.
+    """
     network, params = load_networks(folder, optimizer=optimizer, learning_rate=rate)
     inputs = jnp.asarray(dataset.test.inputs)
     spec = discover(network.apply, jax.tree.map(lambda leaf: leaf[0], params), inputs[:2])
@@ -88,8 +104,14 @@ def _test_groups(network: Any, spec: Any, params: Any, probes: jax.Array) -> dic
     for layer in spec.groups:
         groups = neurons[layer].reshape(_GROUPS, -1, *neurons[layer].shape[1:])
         keys = jax.random.split(jax.random.key(0), _GROUPS)
-        tests.append(jax.lax.map(lambda one: independence_test(*one, num_permutations=_PERMUTATIONS), (keys, groups)))
-    return {name: jnp.stack([getattr(test, name) for test in tests]) for name in ("effect", "p_value")}
+        tests.append(
+            jax.lax.map(
+                lambda one: independence_test(*one, num_permutations=_PERMUTATIONS), (keys, groups)
+            )
+        )
+    return {
+        name: jnp.stack([getattr(test, name) for test in tests]) for name in ("effect", "p_value")
+    }
 
 
 def _draw(results: xr.Dataset) -> Figure:
@@ -100,22 +122,43 @@ def _draw(results: xr.Dataset) -> Figure:
         one = results.sel(optimizer=optimizer)
         for matching in one["matching"].values:
             values = one["midpoint_loss"].sel(matching=matching)
-            column[0].plot(rates, values.mean("pair"), "o-", color=COLOURS[matching], label=MATCHING_NAMES[matching])
-            column[0].fill_between(
-                rates, values.min("pair"), values.max("pair"), color=COLOURS[matching], alpha=0.15, linewidth=0
+            column[0].plot(
+                rates,
+                values.mean("pair"),
+                "o-",
+                color=COLOURS[matching],
+                label=MATCHING_NAMES[matching],
             )
-        column[0].plot(rates, one["own_loss"].mean("pair"), "x:", color="black", label="the networks themselves")
+            column[0].fill_between(
+                rates,
+                values.min("pair"),
+                values.max("pair"),
+                color=COLOURS[matching],
+                alpha=0.15,
+                linewidth=0,
+            )
+        column[0].plot(
+            rates,
+            one["own_loss"].mean("pair"),
+            "x:",
+            color="black",
+            label="the networks themselves",
+        )
         column[0].set(xscale="log", yscale="log", title=str(optimizer))
         plain_log_ticks(column[0])
         for similarity in one["similarity"].values:
             for layer, line in zip(one["layer"].values, ("-", "--", ":"), strict=False):
                 values = one["dimension"].sel(similarity=similarity, layer=layer).mean("pair")
-                column[1].plot(rates, values, line, color=COLOURS[similarity], label=f"{similarity}, {layer}")
+                column[1].plot(
+                    rates, values, line, color=COLOURS[similarity], label=f"{similarity}, {layer}"
+                )
         column[1].axhline(10, color="grey", linewidth=1, linestyle=":")
         column[1].set(xscale="log", yscale="log")
         for layer, line in zip(one["layer"].values, ("o-", "s--", "^:"), strict=False):
             values = one["independence_effect"].sel(layer=layer).mean("group")
-            column[2].plot(rates, values, line, color=COLOURS["network"], label=str(layer), markersize=4)
+            column[2].plot(
+                rates, values, line, color=COLOURS["network"], label=str(layer), markersize=4
+            )
         column[2].axhspan(-2, 2, color=COLOURS["activations"], alpha=0.2, linewidth=0)
         column[2].set(xscale="log", yscale="symlog", xlabel="peak learning rate")
     for row, label in zip(

@@ -1,4 +1,6 @@
-"""Random layers whose inputs have a planted spectrum: where covariance matching wins, and by how much."""
+"""Random layers whose inputs have a planted spectrum: where covariance matching wins, and by how
+much.
+"""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +31,12 @@ _SIMILARITIES: tuple[Similarity, ...] = ("weights", "covariance", "activations")
 _SIZES = {  # widths, alphas, betas, pairs
     "tiny": ((8, 16), (0.0, 2.0), (0.0, 2.0), 4),
     "small": ((32, 128, 512), (0.0, 0.5, 1.0, 2.0, 3.0), (0.0, 1.0, 2.0), 16),
-    "full": ((32, 128, 512, 2048), (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), (0.0, 0.5, 1.0, 1.5, 2.0), 64),
+    "full": (
+        (32, 128, 512, 2048),
+        (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0),
+        (0.0, 0.5, 1.0, 1.5, 2.0),
+        64,
+    ),
 }
 
 
@@ -40,7 +47,9 @@ def _spectrum(exponent: Float[Array, ""]) -> Float[Array, " dim"]:
 
 
 def _normals(width: int, pairs: int) -> tuple[np.ndarray, ...]:
-    """Standard normals, a row for each pair: both networks' hidden and output weights, inputs seen and not seen."""
+    """Standard normals, a row for each pair: both networks' hidden and output weights, inputs seen
+    and not seen.
+    """
     rng = np.random.default_rng((4, width))
     shapes = (_DIM, width), (width, _OUTPUTS), (_SAMPLES, _DIM)
     return tuple(rng.standard_normal((pairs, 2, *shape), np.float32) for shape in shapes)
@@ -53,12 +62,20 @@ def _compare(
     alpha: Float[Array, ""],
     beta: Float[Array, ""],
 ) -> dict[str, Float[Array, " similarity"]]:
-    """One pair, matched in three ways: by each, the deviations on fresh inputs, and the approximate dimension."""
+    """One pair, matched in three ways: by each, the deviations on fresh inputs, and the approximate
+    dimension.
+    """
     width = hidden.shape[-1]
-    network, spec = FlaxNetwork(MLP((width,), _OUTPUTS, use_bias=False), (_DIM,)), mlp_spec(1, use_bias=False)
+    network, spec = (
+        FlaxNetwork(MLP((width,), _OUTPUTS, use_bias=False), (_DIM,)),
+        mlp_spec(1, use_bias=False),
+    )
     spread = jnp.sqrt(_spectrum(alpha))
     hidden = jnp.sqrt(_spectrum(beta) / _DIM)[:, None] * hidden
-    a, b = ({"Dense_0": {"kernel": hidden[i]}, "Dense_1": {"kernel": outputs[i] / width**0.5}} for i in range(2))
+    a, b = (
+        {"Dense_0": {"kernel": hidden[i]}, "Dense_1": {"kernel": outputs[i] / width**0.5}}
+        for i in range(2)
+    )
     seen, fresh = spread * inputs
     moments = activation_moments(network.apply, spec, a, b, seen)
 
@@ -71,24 +88,34 @@ def _compare(
         aligned = permute(spec, matching.permutations, b)
         difference = spread[:, None] * (a["Dense_0"]["kernel"] - aligned["Dense_0"]["kernel"])
         chord = (network.apply(a, fresh) + network.apply(b, fresh)) / 2
-        (dimension,) = approximate_dimensions(spec, a, similarity=similarity, moments=moments).values()
+        (dimension,) = approximate_dimensions(
+            spec, a, similarity=similarity, moments=moments
+        ).values()
         found["layer"].append(jnp.mean((layer(a) - layer(aligned)) ** 2))
-        found["midpoint"].append(jnp.mean((network.apply(interpolate(a, aligned, 0.5), fresh) - chord) ** 2))
+        found["midpoint"].append(
+            jnp.mean((network.apply(interpolate(a, aligned, 0.5), fresh) - chord) ** 2)
+        )
         found["sigma_cost"].append(jnp.sum(difference**2) / width)
         found["dimension"].append(dimension)
     return {name: jnp.stack(values) for name, values in found.items()}
 
 
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
-    """Every pair at every width and spectrum; a pair is made of the same random numbers whatever the spectra."""
+    """Every pair at every width and spectrum; a pair is made of the same random numbers whatever
+    the spectra.
+    """
     widths, alphas, betas, pairs = _SIZES[size]
     compare = jax.jit(network_map(_compare, (0, 0, 0, None, None)))
     by_width = []
     for width in widths:
         tell(f"  width {width}")
         normals = _normals(width, pairs)
-        cells = [[jax.device_get(compare(*normals, alpha, beta)) for beta in betas] for alpha in alphas]
-        by_width.append({n: np.array([[cell[n] for cell in row] for row in cells]) for n in cells[0][0]})
+        cells = [
+            [jax.device_get(compare(*normals, alpha, beta)) for beta in betas] for alpha in alphas
+        ]
+        by_width.append(
+            {n: np.array([[cell[n] for cell in row] for row in cells]) for n in cells[0][0]}
+        )
     over = ("width", "alpha", "beta", "pair", "matching")
     units = {
         "layer": "squared activation",
@@ -97,8 +124,16 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         "dimension": "1",
     }
     return xr.Dataset(
-        {n: (over, np.stack([found[n] for found in by_width]), {"units": unit}) for n, unit in units.items()},
-        coords={"width": list(widths), "alpha": list(alphas), "beta": list(betas), "matching": list(_SIMILARITIES)},
+        {
+            n: (over, np.stack([found[n] for found in by_width]), {"units": unit})
+            for n, unit in units.items()
+        },
+        coords={
+            "width": list(widths),
+            "alpha": list(alphas),
+            "beta": list(betas),
+            "matching": list(_SIMILARITIES),
+        },
     )
 
 
@@ -108,19 +143,31 @@ def _ratios(values: np.ndarray) -> np.ndarray:
     return np.asarray(mean[..., 0] / mean[..., 1])
 
 
-def _pairs(results: xr.Dataset, quantity: str, matchings: tuple[str, str], *others: str) -> np.ndarray:
-    return results[quantity].sel(matching=list(matchings)).transpose("pair", *others, "matching").values
+def _pairs(
+    results: xr.Dataset, quantity: str, matchings: tuple[str, str], *others: str
+) -> np.ndarray:
+    return (
+        results[quantity]
+        .sel(matching=list(matchings))
+        .transpose("pair", *others, "matching")
+        .values
+    )
 
 
 _NAIVE = ("covariance", "weights")
 
 
 def _ratio(
-    results: xr.Dataset, quantity: str = "layer", alpha: float = 2.0, matchings: tuple[str, str] = _NAIVE
+    results: xr.Dataset,
+    quantity: str = "layer",
+    alpha: float = 2.0,
+    matchings: tuple[str, str] = _NAIVE,
 ) -> Estimate:
     """At the largest width, weights equal in all directions."""
     cell = results.isel(width=-1).sel(alpha=alpha, beta=0.0)
-    return bootstrap_estimate(lambda values: float(_ratios(values)), _pairs(cell, quantity, matchings))
+    return bootstrap_estimate(
+        lambda values: float(_ratios(values)), _pairs(cell, quantity, matchings)
+    )
 
 
 def _by_concentration(results: xr.Dataset) -> Estimate:
@@ -128,7 +175,8 @@ def _by_concentration(results: xr.Dataset) -> Estimate:
     row = results.isel(width=-1).sel(beta=0.0)
     alphas = row["alpha"].values
     return bootstrap_estimate(
-        lambda values: float(np.polyfit(alphas, np.log(_ratios(values)), 1)[0]), _pairs(row, "layer", _NAIVE, "alpha")
+        lambda values: float(np.polyfit(alphas, np.log(_ratios(values)), 1)[0]),
+        _pairs(row, "layer", _NAIVE, "alpha"),
     )
 
 
@@ -143,7 +191,9 @@ def _by_width(results: xr.Dataset) -> Estimate:
 
 
 def _by_dimension(results: xr.Dataset, along: str, matching: str) -> Estimate:
-    """Slope of the log ratio in the log of an approximate dimension, along alpha (beta = 0) or beta (alpha = 2)."""
+    """Slope of the log ratio in the log of an approximate dimension, along alpha (beta = 0) or beta
+    (alpha = 2).
+    """
     row = results.isel(width=-1).sel({"alpha": 2.0} if along == "beta" else {"beta": 0.0})
     dimensions = row["dimension"].sel(matching=matching).transpose("pair", along).values
 
@@ -246,38 +296,70 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 def _draw_deviations(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(yscale="log", xlabel="alpha: inputs with spectrum i^-alpha", ylabel="mean squared deviation of the layer")
+    axes.set(
+        yscale="log",
+        xlabel="alpha: inputs with spectrum i^-alpha",
+        ylabel="mean squared deviation of the layer",
+    )
     cell = results.isel(width=-1).sel(beta=0.0)
     axes.set_title(f"{int(cell['width'])} neurons, fresh inputs")
     lines = {"weights": "o-", "covariance": "s-", "activations": "^--"}
     for matching, line in lines.items():
         mean = cell["layer"].sel(matching=matching).mean("pair")
         label, colour = MATCHING_NAMES[matching], COLOURS[matching]
-        axes.plot(results["alpha"], mean, line, color=colour, label=label, markersize=7, markerfacecolor="none")
+        axes.plot(
+            results["alpha"],
+            mean,
+            line,
+            color=colour,
+            label=label,
+            markersize=7,
+            markerfacecolor="none",
+        )
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:.2g}")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
 
 
 def _draw_ratios(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xlabel="alpha: inputs with spectrum i^-alpha", ylabel="covariance / naive", title="gain by width")
+    axes.set(
+        xlabel="alpha: inputs with spectrum i^-alpha",
+        ylabel="covariance / naive",
+        title="gain by width",
+    )
     row = results.sel(beta=0.0)
     for quantity, line in (("layer", "o-"), ("midpoint", "x:")):
-        for width, grey in zip(results["width"].values, np.linspace(0.7, 0, results.sizes["width"]), strict=True):
+        for width, grey in zip(
+            results["width"].values, np.linspace(0.7, 0, results.sizes["width"]), strict=True
+        ):
             ratios = _ratios(_pairs(row.sel(width=width), quantity, _NAIVE, "alpha"))
             label = f"width {width}" if quantity == "layer" else None
             axes.plot(results["alpha"], ratios, line, color=str(grey), label=label)
-        axes.plot([], [], line, color="k", label={"layer": "layer", "midpoint": "outputs half-way"}[quantity])
+        axes.plot(
+            [],
+            [],
+            line,
+            color="k",
+            label={"layer": "layer", "midpoint": "outputs half-way"}[quantity],
+        )
     axes.axhline(1, color="#D55E00", linestyle="--", label="no gain")
 
 
 def _draw_dimensions(axes: Axes, results: xr.Dataset) -> None:
-    axes.set(xscale="log", xlabel="approximate dimension of the weights", ylabel="covariance / naive")
+    axes.set(
+        xscale="log", xlabel="approximate dimension of the weights", ylabel="covariance / naive"
+    )
     axes.set_title("gain by the weights' dimension")
     cell = results.isel(width=-1)
     for alpha, colour in zip(results["alpha"].values, PALETTE, strict=False):
         row = cell.sel(alpha=alpha)
         dims = row["dimension"].sel(matching="weights").mean("pair")
-        axes.plot(dims, _ratios(_pairs(row, "layer", _NAIVE, "beta")), "o-", color=colour, label=f"alpha = {alpha:g}")
+        axes.plot(
+            dims,
+            _ratios(_pairs(row, "layer", _NAIVE, "beta")),
+            "o-",
+            color=colour,
+            label=f"alpha = {alpha:g}",
+        )
     axes.axhline(1, color="#D55E00", linestyle="--")
     number_ticks(axes, np.array([2, 4, 8, 16, 32]))
 

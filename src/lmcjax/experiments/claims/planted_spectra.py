@@ -1,4 +1,6 @@
-"""Neurons that vary in few directions, and a little in the others: from which width on the others count."""
+"""Neurons that vary in few directions, and a little in the others: from which width on the others
+count.
+"""
 
 import functools
 import itertools
@@ -14,7 +16,11 @@ from matplotlib.figure import Figure
 
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import direction_costs, fitted_range
-from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponent_estimate, within_a_quarter
+from lmcjax.experiments.claims._estimates import (
+    bootstrap_estimate,
+    exponent_estimate,
+    within_a_quarter,
+)
 from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import low_dimensional_width
 
@@ -35,7 +41,9 @@ _COLOURS = {1: "#000000", 2: "#0072B2", 3: "#009E73", 5: "#D55E00"}  # by k
 
 
 def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
-    """The matching error per neuron of every draw: its part in the dominant directions and that in the others."""
+    """The matching error per neuron of every draw: its part in the dominant directions and that in
+    the others.
+    """
     widths, draws = _SIZES[size]
     etas = np.array([[_ALMOST_NONE, *_CROSSING[k], _LARGE] for k in _DIMS])
     head = np.empty((*etas.shape, draws, len(widths)), np.float32)
@@ -46,12 +54,19 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
         for j, width in enumerate(widths):
             costs = direction_costs((3, k, level, width), std, width, draws, "gaussian")
             head[i, level, :, j], tail[i, level, :, j] = costs[:, :k].sum(1), costs[:, k:].sum(1)
-    over, unit = ("k", "level", "draw", "n"), {"units": "variance of a weight in a dominant direction"}
+    over, unit = (
+        ("k", "level", "draw", "n"),
+        {"units": "variance of a weight in a dominant direction"},
+    )
     return xr.Dataset(
         {
             "head": (over, head, unit),
             "tail": (over, tail, unit),
-            "eta": (("k", "level"), etas, {"units": "standard deviation of a weight in a dominant direction"}),
+            "eta": (
+                ("k", "level"),
+                etas,
+                {"units": "standard deviation of a weight in a dominant direction"},
+            ),
             "dim": ("k", list(_DIMS.values())),
         },
         coords={"k": list(_DIMS), "n": list(widths)},
@@ -61,11 +76,14 @@ def run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
 def _exponent(results: xr.Dataset, k: int, level: int) -> Estimate:
     """Of the width in the whole error."""
     cell = fitted_range(results).sel(k=k).isel(level=level)
-    return exponent_estimate(cell.n.values, (cell["head"] + cell["tail"]).transpose("draw", "n").values)
+    return exponent_estimate(
+        cell.n.values, (cell["head"] + cell["tail"]).transpose("draw", "n").values
+    )
 
 
 def crossover(num_points: np.ndarray, head: np.ndarray, tail: np.ndarray) -> float:
-    """The width at which the error in the other directions is that in the dominant ones, between measured widths.
+    """The width at which the error in the other directions is that in the dominant ones, between
+    measured widths.
 
     Interpolated in logarithms, where the two first cross; nan where they do not.
     """
@@ -95,19 +113,23 @@ def _crossover_exponent(results: xr.Dataset, k: int) -> Estimate:
 
     def slope(head: np.ndarray, tail: np.ndarray) -> float:
         widths = _by_eta(n, head.mean(0), tail.mean(0))
-        return float(np.polyfit(log_eta, np.log(widths), 1)[0]) if np.isfinite(widths).all() else math.nan
+        return (
+            float(np.polyfit(log_eta, np.log(widths), 1)[0])
+            if np.isfinite(widths).all()
+            else math.nan
+        )
 
     samples = (cell[name].transpose("draw", "level", "n").values for name in ("head", "tail"))
     return bootstrap_estimate(slope, *samples)
 
 
 _FINITE = "Within 25 %: the fit is of a finite range."
-_HALF_WAY = (
-    "Nearer to this exponent than to the other reading: the limits are half-way between the two, and as far beyond."
-)
+_HALF_WAY = "Nearer to this exponent than to the other reading: the limits are half-way between the two, and as far beyond."
 
 
-def _error_claim(k: int, exponent: float, holds: tuple[float, float], source: str, why: str) -> Claim:
+def _error_claim(
+    k: int, exponent: float, holds: tuple[float, float], source: str, why: str
+) -> Claim:
     return Claim(
         f"While the other directions do not count, the error of neurons with k = {k} dominant ones falls like "
         f"m^{exponent:.3g}.",
@@ -119,7 +141,9 @@ def _error_claim(k: int, exponent: float, holds: tuple[float, float], source: st
     )
 
 
-def _crossover_claim(k: int, exponent: float, holds: tuple[float, float], source: str, why: str) -> Claim:
+def _crossover_claim(
+    k: int, exponent: float, holds: tuple[float, float], source: str, why: str
+) -> Claim:
     return Claim(
         f"The width from which the other directions count goes like eta^{exponent:g}, eta their standard deviation, "
         f"for k = {k}.",
@@ -136,11 +160,25 @@ _LITERAL = "paper, Theorem 5.4 read at k = 1"
 _SMOOTH = "Bobkov and Ledoux (2019), for smooth densities"
 CLAIMS = (
     _error_claim(1, -2.0, (-2.5, -1.5), _LITERAL, f"-2/k. {_HALF_WAY}"),
-    _error_claim(1, -1.0, (-1.5, -0.5), _SMOOTH, f"On the line two samples are 1/m apart in W_2^2. {_HALF_WAY}"),
-    *(_error_claim(k, -2 / k, within_a_quarter(-2 / k), _PAPER, f"-2/k. {_FINITE}") for k in (2, 3, 5)),
+    _error_claim(
+        1,
+        -1.0,
+        (-1.5, -0.5),
+        _SMOOTH,
+        f"On the line two samples are 1/m apart in W_2^2. {_HALF_WAY}",
+    ),
+    *(
+        _error_claim(k, -2 / k, within_a_quarter(-2 / k), _PAPER, f"-2/k. {_FINITE}")
+        for k in (2, 3, 5)
+    ),
     _crossover_claim(1, -1.0, (-1.5, -0.5), _LITERAL, f"-k. {_HALF_WAY}"),
-    _crossover_claim(1, -2.0, (-2.5, -1.5), _SMOOTH, f"Where an error of order 1/m meets eta^2. {_HALF_WAY}"),
-    *(_crossover_claim(k, -float(k), within_a_quarter(-float(k)), _PAPER, f"-k. {_FINITE}") for k in (2, 3, 5)),
+    _crossover_claim(
+        1, -2.0, (-2.5, -1.5), _SMOOTH, f"Where an error of order 1/m meets eta^2. {_HALF_WAY}"
+    ),
+    *(
+        _crossover_claim(k, -float(k), within_a_quarter(-float(k)), _PAPER, f"-k. {_FINITE}")
+        for k in (2, 3, 5)
+    ),
     *(
         Claim(
             f"Once the other directions count, the rate of all d = 8 returns, m^(-1/4), k = {k}.",
@@ -182,7 +220,9 @@ def _draw_errors(axes: Axes, results: xr.Dataset, k: int) -> None:
             height = np.exp(np.interp(np.log(met), np.log(n), np.log(whole)))
             axes.plot(met, height, "*", color=colour, markersize=13)
         if level == 0:
-            axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / k), "k--", linewidth=1, label="$m^{-2/k}$")
+            axes.plot(
+                n, whole[-1] * (n / n[-1]) ** (-2 / k), "k--", linewidth=1, label="$m^{-2/k}$"
+            )
     axes.plot(n, whole[-1] * (n / n[-1]) ** (-2 / dim), ":", color=colours[-1], label="$m^{-2/d}$")
     axes.plot([], [], "*", color="#999999", markersize=11, label="half of the error in the others")
     _plain_ticks(axes.xaxis, results.n.values)
@@ -196,7 +236,10 @@ def _draw_crossovers(axes: Axes, results: xr.Dataset) -> None:
         axes.plot(eta, widths, "o", color=_COLOURS[k], label=f"k = {k} of {dim}")
         if np.isfinite(widths).all():
             constant = float(np.exp(np.mean(np.log(widths) / k + np.log(eta))))  # T of (T / eta)^k
-            theory = [low_dimensional_width(e, k, dim, e, constant=constant).crossover_log_width for e in eta]
+            theory = [
+                low_dimensional_width(e, k, dim, e, constant=constant).crossover_log_width
+                for e in eta
+            ]
             axes.plot(eta, np.exp(theory), "--", color=_COLOURS[k], linewidth=1)
     _plain_ticks(axes.xaxis, (0.05, 0.1, 0.2))
     _plain_ticks(axes.yaxis, results.n.values)

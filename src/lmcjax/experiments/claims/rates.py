@@ -12,7 +12,12 @@ from matplotlib.figure import Figure
 
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._clouds import Law, direction_costs, fitted_range
-from lmcjax.experiments.claims._estimates import bootstrap_estimate, difference, exponent_estimate, within_a_quarter
+from lmcjax.experiments.claims._estimates import (
+    bootstrap_estimate,
+    difference,
+    exponent_estimate,
+    within_a_quarter,
+)
 from lmcjax.plots import PALETTE, tidy
 from lmcjax.theory import empirical_wasserstein_rate
 
@@ -59,7 +64,9 @@ def _slowest_below_four(results: xr.Dataset) -> Estimate:
     return bootstrap_estimate(slowest, fitted["cost"].transpose("draw", "law", "dim", "n").values)
 
 
-def _reading(law: str, dim: int, value: float, holds: tuple[float, float], source: str, name: str, why: str) -> Claim:
+def _reading(
+    law: str, dim: int, value: float, holds: tuple[float, float], source: str, name: str, why: str
+) -> Claim:
     title = {"gaussian": "Gaussian", "uniform": "uniform"}[law]
     return Claim(
         f"Two samples of n points of a {title} law in d = {dim}: E W_2^2 falls like n^{value:.3g}, {name}.",
@@ -75,7 +82,11 @@ _HALF_WAY = "Nearer to this rate than to the other reading: the limits are half-
 _QUARTER = "Within 25 %: the fit is of a finite range."
 
 
-_SMOOTH = {1: "Bobkov and Ledoux (2019)", 2: "Ledoux (2019)", 3: "Talagrand (1994), Ledoux and Zhu (2021)"}
+_SMOOTH = {
+    1: "Bobkov and Ledoux (2019)",
+    2: "Ledoux (2019)",
+    3: "Talagrand (1994), Ledoux and Zhu (2021)",
+}
 
 
 def _claims() -> list[Claim]:
@@ -85,10 +96,14 @@ def _claims() -> list[Claim]:
             usual = float(empirical_wasserstein_rate(1.0, float(dim)).smooth_exponent)
             half = (-0.5 - usual) / 2
             worst = "the bound of Fournier and Guillin as if it were attained"
-            found.append(_reading(law, dim, -0.5, (-0.5 - half, -0.5 + half), _BOUND, worst, _HALF_WAY))
+            found.append(
+                _reading(law, dim, -0.5, (-0.5 - half, -0.5 + half), _BOUND, worst, _HALF_WAY)
+            )
             source = f"summary, Mechanism 1; {_SMOOTH[dim]}" if dim < 3 else _SMOOTH[dim]
             name = "the rate of smooth densities"
-            found.append(_reading(law, dim, usual, (usual - half, usual + half), source, name, _HALF_WAY))
+            found.append(
+                _reading(law, dim, usual, (usual - half, usual + half), source, name, _HALF_WAY)
+            )
         for dim in (5, 8):
             rate = -2 / dim
             name = "the rate of Fournier and Guillin and of smooth densities"
@@ -96,7 +111,8 @@ def _claims() -> list[Claim]:
     name = "so that W_2 itself is inversely proportional to the square root of the width"
     why = "Within 25 % of -1. In one and two dimensions this is the rate of smooth densities, tested above."
     found += [
-        _reading("gaussian", dim, -1.0, within_a_quarter(-1.0), "summary, Mechanism 1", name, why) for dim in (3, 5, 8)
+        _reading("gaussian", dim, -1.0, within_a_quarter(-1.0), "summary, Mechanism 1", name, why)
+        for dim in (3, 5, 8)
     ]
     return found
 
@@ -161,12 +177,26 @@ def draw(results: xr.Dataset) -> Figure:
 
 
 def _draw_costs(axes: Axes, results: xr.Dataset, law: str) -> None:
-    axes.set(xscale="log", yscale="log", xlabel="n, points per sample", ylabel="mean $W_2^2$", title=law)
+    axes.set(
+        xscale="log", yscale="log", xlabel="n, points per sample", ylabel="mean $W_2^2$", title=law
+    )
     n = results.n.values.astype(float)
     for dim, colour in zip(results.dim.values, PALETTE[1:], strict=False):
         costs = results["cost"].sel(dim=dim)
-        mean, error = costs.mean("draw").values, costs.std("draw", ddof=1).values / results.sizes["draw"] ** 0.5
-        axes.errorbar(n, mean, 2 * error, color=colour, marker="o", markersize=4, linestyle="", label=f"d = {dim}")
+        mean, error = (
+            costs.mean("draw").values,
+            costs.std("draw", ddof=1).values / results.sizes["draw"] ** 0.5,
+        )
+        axes.errorbar(
+            n,
+            mean,
+            2 * error,
+            color=colour,
+            marker="o",
+            markersize=4,
+            linestyle="",
+            label=f"d = {dim}",
+        )
         rate = float(empirical_wasserstein_rate(1.0, float(dim)).smooth_exponent)
         axes.plot(n, mean[-1] * (n / n[-1]) ** rate, "--", color=colour, linewidth=1)
     axes.plot([], [], "k--", linewidth=1, label="$n^{-1}$, $n^{-2/d}$")
@@ -179,13 +209,21 @@ def _draw_exponents(axes: Axes, results: xr.Dataset) -> None:
     grid = np.linspace(1, 8.3, 200)
     theory = [empirical_wasserstein_rate(1.0, d) for d in grid]
     axes.plot(grid, [float(t.smooth_exponent) for t in theory], "k--", label="smooth densities")
-    axes.plot(grid, [float(t.upper_exponent) for t in theory], "k:", label="Fournier and Guillin, any law")
+    axes.plot(
+        grid, [float(t.upper_exponent) for t in theory], "k:", label="Fournier and Guillin, any law"
+    )
     axes.axhline(-1, color="#CC79A7", linestyle="-.", label="summary: $W_2$ like $n^{-1/2}$")
     for law, colour, shift in (("gaussian", "#0072B2", -0.08), ("uniform", "#D55E00", 0.08)):
         found = [exponent(results, law, int(d)) for d in results.dim.values]
         bars = [[f.value - f.low for f in found], [f.high - f.value for f in found]]
         axes.errorbar(
-            results.dim.values + shift, [f.value for f in found], bars, fmt="o", color=colour, capsize=3, label=law
+            results.dim.values + shift,
+            [f.value for f in found],
+            bars,
+            fmt="o",
+            color=colour,
+            capsize=3,
+            label=law,
         )
     axes.legend(frameon=False, fontsize=8)
 

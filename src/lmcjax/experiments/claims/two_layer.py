@@ -16,7 +16,12 @@ from lmcjax.data import load_dataset
 from lmcjax.evaluation import batched_loss, cross_entropy_and_accuracy, linear_barrier
 from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment, Size
 from lmcjax.experiments.claims._drawing import label_end, number_ticks
-from lmcjax.experiments.claims._estimates import bootstrap_estimate, exponents, mean_estimate, upper_half
+from lmcjax.experiments.claims._estimates import (
+    bootstrap_estimate,
+    exponents,
+    mean_estimate,
+    upper_half,
+)
 from lmcjax.experiments.claims._runs import linear_error, measure_pairs, stack_cells, train_sweep
 from lmcjax.matching import match_weights, weight_distance
 from lmcjax.plots import COLOURS, tidy
@@ -29,19 +34,34 @@ _KINDS = {  # model, optimizer, peak rate
 }
 _SIZES: dict[Size, dict[str, Any]] = {
     "tiny": {"dataset": "digits", "widths": (8, 16), "seeds": range(4), "epochs": 1},
-    "small": {"dataset": "digits", "widths": tuple(2**i for i in range(3, 13)), "seeds": range(8), "epochs": 50},
-    "full": {"dataset": "fashion-mnist", "widths": tuple(2**i for i in range(3, 13)), "seeds": range(16), "epochs": 20},
+    "small": {
+        "dataset": "digits",
+        "widths": tuple(2**i for i in range(3, 13)),
+        "seeds": range(8),
+        "epochs": 50,
+    },
+    "full": {
+        "dataset": "fashion-mnist",
+        "widths": tuple(2**i for i in range(3, 13)),
+        "seeds": range(16),
+        "epochs": 20,
+    },
 }
 _MASKS = 16  # random halves of the neurons that are dropped
 
 
 def _dropout_error(apply: Callable[[PyTree, Array], Array], params: PyTree, inputs: Array) -> Array:
-    """`mean_x |f(x) - f_half(x)|^2` over random halves of the neurons, the others' outgoing weights doubled."""
+    """`mean_x |f(x) - f_half(x)|^2` over random halves of the neurons, the others' outgoing weights
+    doubled.
+    """
     outputs, outgoing = apply(params, inputs), params["Dense_1"]["kernel"]
 
     def drop(key: Array) -> Array:
         kept = jax.random.permutation(key, jnp.arange(len(outgoing)) % 2)
-        halved = {**params, "Dense_1": {**params["Dense_1"], "kernel": 2 * kept[:, None] * outgoing}}
+        halved = {
+            **params,
+            "Dense_1": {**params["Dense_1"], "kernel": 2 * kept[:, None] * outgoing},
+        }
         return jnp.sum((apply(halved, inputs) - outputs) ** 2, axis=-1).mean()
 
     return jax.lax.map(drop, jax.random.split(jax.random.key(0), _MASKS)).mean()
@@ -60,7 +80,9 @@ def _measure(
     aligned = permute(spec, match_weights(spec, a, b, certify=False).permutations, b)
     both = jax.tree.map(lambda *sides: jnp.stack(sides), aligned, b)
     found = jax.lax.map(lambda other: linear_error(apply, a, other, inputs), both)
-    along = linear_barrier(batched_loss(apply, cross_entropy_and_accuracy, test), a, aligned, num_points=11)
+    along = linear_barrier(
+        batched_loss(apply, cross_entropy_and_accuracy, test), a, aligned, num_points=11
+    )
     return {
         **{name: values[0] for name, values in found.items()},
         "unmatched_squared_error": found["squared_error"][1],
@@ -102,7 +124,9 @@ def _run(size: Size, folder: Path, tell: Callable[[str], None]) -> xr.Dataset:
             tell(f"{kind}, width {width}: measured")
     results = stack_cells(cells, ("kind", "width"))
     for name, text in _ATTRS.items():
-        results[name].attrs.update(long_name=text, units="nats" if name in ("barrier", "own_loss") else "1")
+        results[name].attrs.update(
+            long_name=text, units="nats" if name in ("barrier", "own_loss") else "1"
+        )
     return results.assign_attrs(dataset=dataset.name, num_inputs=int(np.prod(dataset.input_shape)))
 
 
@@ -116,14 +140,18 @@ def _curves(results: xr.Dataset, name: str, kind: str) -> tuple[np.ndarray, np.n
 def _exponent(
     results: xr.Dataset, name: str, kind: str, power: float = 1.0, coordinates: int | None = None
 ) -> Estimate:
-    """Of the root of the values (`power` 1/2); times the inputs and so many further coordinates, unless None."""
+    """Of the root of the values (`power` 1/2); times the inputs and so many further coordinates,
+    unless None.
+    """
     times = 1 if coordinates is None else results.attrs["num_inputs"] + coordinates
     return mean_estimate(times * power * exponents(*_curves(results, name, kind)))
 
 
 def _ratio(results: xr.Dataset, kind: str) -> Estimate:
     both = [exponents(*_curves(results, name, kind)) for name in ("dropout_error", "squared_error")]
-    return bootstrap_estimate(lambda dropped, matched: float(np.mean(dropped) / np.mean(matched)), *both)
+    return bootstrap_estimate(
+        lambda dropped, matched: float(np.mean(dropped) / np.mean(matched)), *both
+    )
 
 
 def _at_widest(results: xr.Dataset, kind: str, values: xr.DataArray) -> Estimate:
@@ -166,7 +194,10 @@ def _claims() -> tuple[Claim, ...]:
     infinity = float("inf")
     field, mlp = _KINDS
     claims = []
-    theorems = {field: "paper, Theorem 3.1", mlp: "paper, Theorem 3.1, asked of a scaling that it does not treat"}
+    theorems = {
+        field: "paper, Theorem 3.1",
+        mlp: "paper, Theorem 3.1, asked of a scaling that it does not treat",
+    }
     for kind, theorem in theorems.items():
         claims += [
             _exponent_claim(
@@ -252,7 +283,9 @@ def _draw(results: xr.Dataset) -> Figure:
         for name, (label, colour) in shown.items():
             values = one[name].values
             axes.plot(widths, values.mean(-1), "o-", color=colour, label=label, markersize=4)
-            axes.fill_between(widths, values.min(-1), values.max(-1), color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(
+                widths, values.min(-1), values.max(-1), color=colour, alpha=0.15, linewidth=0
+            )
         part = upper_half(len(widths))
         anchor = one["squared_error"].values.mean(-1)[part][0]
         for power, label in (
