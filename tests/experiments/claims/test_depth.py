@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims import verdict
 from lmcjax.experiments.claims.depth import EXPERIMENT, THRESHOLD
 
 WIDTHS = 2.0 ** np.arange(3, 15)
@@ -12,9 +12,7 @@ DEPTHS = np.arange(1, 6)
 
 
 def planted(needed: np.ndarray, widths: np.ndarray = WIDTHS) -> xr.Dataset:
-    """Barriers that fall through the threshold at given widths, linear in the logarithm of the
-    width.
-    """
+    """Barriers that fall through the threshold at given widths, linear in the log of the width."""
     rng = np.random.default_rng(0)
     octaves = (
         np.log2(needed)[None, :, None]
@@ -42,7 +40,7 @@ def verdicts(results: xr.Dataset, *statements: str) -> dict[str, str]:
     claims = [
         c for c in EXPERIMENT.claims if "covariance" in c.quantity and c.statement in statements
     ]
-    return {claim.statement: verdict(claim.measure(results), claim.holds) for claim in claims}
+    return {claim.statement: verdict(claim.estimate(results), claim.limits) for claim in claims}
 
 
 GROWS = "The deeper the networks, the wider they have to be."
@@ -50,7 +48,10 @@ EXPONENTIAL = "The width that is needed grows exponentially with the depth, not 
 WIDE = "Networks of any depth are connected if they are wide enough."
 FACTOR = "k hidden layers need width d^k: every further layer makes it d times as wide."
 AT_MOST = "Width O(d^k) is enough: a further layer makes it at most d times as wide."
-TOWER = "What the theorem's tower says is enough is also needed: each layer is exponential in the one before."
+TOWER = (
+    "What the theorem's tower says is enough is also needed: each layer is exponential in the one "
+    "before."
+)
 
 
 @pytest.mark.parametrize(
@@ -82,10 +83,10 @@ def test_depths_beyond_the_grid_are_left_out_or_count_as_the_widest():
     claims = {
         claim.statement: claim for claim in EXPERIMENT.claims if "covariance" in claim.quantity
     }
-    assert np.isnan(claims[EXPONENTIAL].measure(results).value)
-    grows = claims[GROWS].measure(results)
+    assert np.isnan(claims[EXPONENTIAL].estimate(results).value)
+    grows = claims[GROWS].estimate(results)
     assert grows.value == pytest.approx(np.polyfit([1, 2, 3, 4], [4, 12, 14, 14], 1)[0], abs=0.05)
-    assert verdict(claims[WIDE].measure(results), claims[WIDE].holds) == "contradicted"
+    assert verdict(claims[WIDE].estimate(results), claims[WIDE].limits) == "contradicted"
     assert len(EXPERIMENT.draw(results).axes) == 3
 
 
@@ -96,4 +97,4 @@ def test_the_tiny_size_runs(tmp_path):
     stored = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert stored["barrier"].sizes == {"width": 2, "depth": 2, "pair": 2, "matching": 4}
     assert np.isfinite(stored["barrier"]).all()
-    assert all(claim.measure(stored).samples == 2 for claim in EXPERIMENT.claims)
+    assert all(claim.estimate(stored).samples == 2 for claim in EXPERIMENT.claims)
