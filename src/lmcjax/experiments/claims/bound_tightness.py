@@ -43,21 +43,8 @@ _BOUND_NAMES = {"density": "from the largest density", "differences": "from the 
 
 def measure(grid: LayerGrid, folder: Path, tell: Tell) -> xr.Dataset:
     """The matching error per neuron of every draw, and both bounds on its mean."""
-    bound_from_density = jax.jit(matching_lower_bound, static_argnums=1)
-    bound_from_differences = jax.jit(gaussian_matching_lower_bound)
-    num_dims = len(grid.dims)
-    num_widths = len(grid.widths)
-    costs = np.empty((num_dims, grid.draws, num_widths), np.float32)
-    bounds = np.empty((len(_BOUNDS), num_dims, num_widths), np.float32)
-    for i, dim in enumerate(grid.dims):
-        tell(f"  d = {dim}")
-        std = (np.arange(max(grid.dims)) < dim).astype(np.float32)
-        largest_log_density = -dim / 2 * math.log(2 * math.pi)
-        for j, width in enumerate(grid.widths):
-            by_direction = direction_costs((2, dim, width), std, width, grid.draws, "gaussian")
-            costs[i, :, j] = by_direction.sum(1)
-            bounds[0, i, j] = bound_from_density(float(width), dim, largest_log_density).error
-            bounds[1, i, j] = bound_from_differences(float(width), np.diag(std)).error
+    costs = _matching_errors(grid, tell)
+    bounds = _lower_bounds(grid)
     unit = {"units": "variance of a weight"}
     return xr.Dataset(
         {
@@ -66,6 +53,37 @@ def measure(grid: LayerGrid, folder: Path, tell: Tell) -> xr.Dataset:
         },
         coords={"dim": list(grid.dims), "n": list(grid.widths), "kind": list(_BOUNDS)},
     )
+
+
+def _matching_errors(grid: LayerGrid, tell: Tell) -> np.ndarray:
+    """Matching errors per neuron `[dims, draws, widths]`."""
+    errors = np.empty((len(grid.dims), grid.draws, len(grid.widths)), np.float32)
+    for i, dim in enumerate(grid.dims):
+        tell(f"  d = {dim}")
+        std = _weight_std(grid, dim)
+        for j, width in enumerate(grid.widths):
+            by_direction = direction_costs((2, dim, width), std, width, grid.draws, "gaussian")
+            errors[i, :, j] = by_direction.sum(1)
+    return errors
+
+
+def _lower_bounds(grid: LayerGrid) -> np.ndarray:
+    """Both bounds on the mean matching error, `[kinds, dims, widths]`."""
+    bound_from_density = jax.jit(matching_lower_bound, static_argnums=1)
+    bound_from_differences = jax.jit(gaussian_matching_lower_bound)
+    bounds = np.empty((len(_BOUNDS), len(grid.dims), len(grid.widths)), np.float32)
+    for i, dim in enumerate(grid.dims):
+        largest_log_density = -dim / 2 * math.log(2 * math.pi)
+        covariance = np.diag(_weight_std(grid, dim))
+        for j, width in enumerate(grid.widths):
+            bounds[0, i, j] = bound_from_density(float(width), dim, largest_log_density).error
+            bounds[1, i, j] = bound_from_differences(float(width), covariance).error
+    return bounds
+
+
+def _weight_std(grid: LayerGrid, dim: int) -> np.ndarray:
+    """1 in `dim` directions, then 0 up to the largest dimension: all share compiled programs."""
+    return (np.arange(max(grid.dims)) < dim).astype(np.float32)
 
 
 def _least_ratio(results: xr.Dataset, kind: str) -> Estimate:

@@ -51,17 +51,7 @@ _LARGE = 0.5  # eta with which they count at every width
 def measure(grid: SpectrumGrid, folder: Path, tell: Tell) -> xr.Dataset:
     """The matching error per neuron of every draw, in the dominant and in the other directions."""
     etas = np.array([[_ALMOST_NONE, *_CROSSING[k], _LARGE] for k in _DIMS])
-    head = np.empty((*etas.shape, grid.draws, len(grid.widths)), np.float32)
-    tail = np.empty_like(head)
-    for i, (k, dim) in enumerate(_DIMS.items()):
-        for level, eta in enumerate(etas[i]):
-            tell(f"  k = {k} of {dim}, eta = {eta:g}")
-            std = np.where(np.arange(dim) < k, 1, eta)
-            for j, width in enumerate(grid.widths):
-                seed = (3, k, level, width)
-                by_direction = direction_costs(seed, std, width, grid.draws, "gaussian")
-                head[i, level, :, j] = by_direction[:, :k].sum(1)
-                tail[i, level, :, j] = by_direction[:, k:].sum(1)
+    head, tail = _matching_errors(grid, etas, tell)
     dims = ("k", "level", "draw", "n")
     cost_unit = {"units": "variance of a weight in a dominant direction"}
     eta_unit = {"units": "standard deviation of a weight in a dominant direction"}
@@ -74,6 +64,24 @@ def measure(grid: SpectrumGrid, folder: Path, tell: Tell) -> xr.Dataset:
         },
         coords={"k": list(_DIMS), "n": list(grid.widths)},
     )
+
+
+def _matching_errors(
+    grid: SpectrumGrid, etas: np.ndarray, tell: Tell
+) -> tuple[np.ndarray, np.ndarray]:
+    """Errors in the dominant directions and in the others, each `[k, level, draw, width]`."""
+    head = np.empty((*etas.shape, grid.draws, len(grid.widths)), np.float32)
+    tail = np.empty_like(head)
+    for i, (k, dim) in enumerate(_DIMS.items()):
+        for level, eta in enumerate(etas[i]):
+            tell(f"  k = {k} of {dim}, eta = {eta:g}")
+            std = np.where(np.arange(dim) < k, 1, eta)
+            for j, width in enumerate(grid.widths):
+                seed = (3, k, level, width)
+                by_direction = direction_costs(seed, std, width, grid.draws, "gaussian")
+                head[i, level, :, j] = by_direction[:, :k].sum(1)
+                tail[i, level, :, j] = by_direction[:, k:].sum(1)
+    return head, tail
 
 
 def _error_exponent(results: xr.Dataset, k: int, level: int) -> Estimate:
