@@ -8,11 +8,11 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from lmcjax import cli
+from lmcjax.experiments.claims import Claim, Estimate, Experiment, Limits
 from lmcjax.experiments.claims import _page as claims
-from lmcjax.experiments.claims._claim import Claim, Estimate, Experiment
 
 CLAIM = Claim(
-    "Twelve is much.", "ours", "x", (10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)
+    "Twelve is much.", "ours", "x", Limits(10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)
 )
 
 
@@ -23,7 +23,18 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def refuse(*_: object) -> xr.Dataset:
         raise AssertionError("nothing is run")
 
-    made_up = (Experiment(name, name, "About.", refuse, (CLAIM,), lambda _: Figure((1, 1))) for name in ("one", "two"))
+    made_up = []
+    for name in ("one", "two"):
+        experiment = Experiment(
+            name=name,
+            title=name,
+            about="About.",
+            sizes={},
+            measure=refuse,
+            claims=(CLAIM,),
+            draw=lambda _: Figure((1, 1)),
+        )
+        made_up.append(experiment)
     monkeypatch.setattr(claims, "EXPERIMENTS", tuple(made_up))
     path = tmp_path / "out" / "claims" / "one-small.nc"
     path.parent.mkdir(parents=True)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims import verdict
 from lmcjax.experiments.claims.depth import EXPERIMENT, THRESHOLD
 
 WIDTHS = 2.0 ** np.arange(3, 15)
@@ -12,22 +12,35 @@ DEPTHS = np.arange(1, 6)
 
 
 def planted(needed: np.ndarray, widths: np.ndarray = WIDTHS) -> xr.Dataset:
-    """Barriers that fall through the threshold at given widths, linear in the logarithm of the width."""
+    """Barriers that fall through the threshold at given widths, linear in the log of the width."""
     rng = np.random.default_rng(0)
-    octaves = np.log2(needed)[None, :, None] + 0.03 * rng.normal(size=(6, len(needed), 1)) - np.log2(widths)
+    octaves = (
+        np.log2(needed)[None, :, None]
+        + 0.03 * rng.normal(size=(6, len(needed), 1))
+        - np.log2(widths)
+    )
     barrier = np.broadcast_to(THRESHOLD + 0.01 * octaves, (3, *octaves.shape))
-    coords = {"matching": ["weights", "covariance", "activations"], "depth": DEPTHS[: len(needed)], "width": widths}
+    coords = {
+        "matching": ["weights", "covariance", "activations"],
+        "depth": DEPTHS[: len(needed)],
+        "width": widths,
+    }
     bound = np.where(np.arange(len(needed)) == 0, 64.0, np.inf)
     return xr.Dataset(
-        {"barrier": (("matching", "pair", "depth", "width"), barrier), "log10_width_bound": ("depth", bound)},
+        {
+            "barrier": (("matching", "pair", "depth", "width"), barrier),
+            "log10_width_bound": ("depth", bound),
+        },
         coords=coords,
         attrs={"dataset": "planted", "num_inputs": 64},
     )
 
 
 def verdicts(results: xr.Dataset, *statements: str) -> dict[str, str]:
-    claims = [c for c in EXPERIMENT.claims if "covariance" in c.quantity and c.statement in statements]
-    return {claim.statement: verdict(claim.measure(results), claim.holds) for claim in claims}
+    claims = [
+        c for c in EXPERIMENT.claims if "covariance" in c.quantity and c.statement in statements
+    ]
+    return {claim.statement: verdict(claim.estimate(results), claim.limits) for claim in claims}
 
 
 GROWS = "The deeper the networks, the wider they have to be."
@@ -35,13 +48,19 @@ EXPONENTIAL = "The width that is needed grows exponentially with the depth, not 
 WIDE = "Networks of any depth are connected if they are wide enough."
 FACTOR = "k hidden layers need width d^k: every further layer makes it d times as wide."
 AT_MOST = "Width O(d^k) is enough: a further layer makes it at most d times as wide."
-TOWER = "What the theorem's tower says is enough is also needed: each layer is exponential in the one before."
+TOWER = (
+    "What the theorem's tower says is enough is also needed: each layer is exponential in the one "
+    "before."
+)
 
 
 @pytest.mark.parametrize(
     ("needed", "held"),
     [
-        (10 * 4.0 ** (DEPTHS - 1), {GROWS: True, EXPONENTIAL: True, FACTOR: False, AT_MOST: True, TOWER: False}),
+        (
+            10 * 4.0 ** (DEPTHS - 1),
+            {GROWS: True, EXPONENTIAL: True, FACTOR: False, AT_MOST: True, TOWER: False},
+        ),
         (10 * DEPTHS**3.0, {EXPONENTIAL: False}),
         (5000 / DEPTHS, {GROWS: False}),
         (2 ** (3.2 * 2.1 ** np.arange(2.0)), {GROWS: True, TOWER: True}),
@@ -61,11 +80,13 @@ def test_a_factor_d_per_layer_is_recognised():
 
 def test_depths_beyond_the_grid_are_left_out_or_count_as_the_widest():
     results = planted(np.array([16.0, 4096.0, 1e6, 1e7]))
-    claims = {claim.statement: claim for claim in EXPERIMENT.claims if "covariance" in claim.quantity}
-    assert np.isnan(claims[EXPONENTIAL].measure(results).value)
-    grows = claims[GROWS].measure(results)
+    claims = {
+        claim.statement: claim for claim in EXPERIMENT.claims if "covariance" in claim.quantity
+    }
+    assert np.isnan(claims[EXPONENTIAL].estimate(results).value)
+    grows = claims[GROWS].estimate(results)
     assert grows.value == pytest.approx(np.polyfit([1, 2, 3, 4], [4, 12, 14, 14], 1)[0], abs=0.05)
-    assert verdict(claims[WIDE].measure(results), claims[WIDE].holds) == "contradicted"
+    assert verdict(claims[WIDE].estimate(results), claims[WIDE].limits) == "contradicted"
     assert len(EXPERIMENT.draw(results).axes) == 3
 
 
@@ -76,4 +97,4 @@ def test_the_tiny_size_runs(tmp_path):
     stored = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert stored["barrier"].sizes == {"width": 2, "depth": 2, "pair": 2, "matching": 4}
     assert np.isfinite(stored["barrier"]).all()
-    assert all(claim.measure(stored).samples == 2 for claim in EXPERIMENT.claims)
+    assert all(claim.estimate(stored).samples == 2 for claim in EXPERIMENT.claims)

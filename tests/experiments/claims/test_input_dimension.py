@@ -1,4 +1,4 @@
-"""Principal components against scikit-learn, planted laws of width and dimension, the whole at its tiny size."""
+"""Principal components against scikit-learn; claims on planted laws of width and dimension."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,12 @@ import xarray as xr
 from sklearn.decomposition import PCA
 
 import lmcjax
-from lmcjax.experiments.claims._claim import verdict
-from lmcjax.experiments.claims.input_dimension import EXPERIMENT, joint_exponents, leading_components
+from lmcjax.experiments.claims import verdict
+from lmcjax.experiments.claims.input_dimension import (
+    EXPERIMENT,
+    joint_exponents,
+    leading_components,
+)
 
 WIDTHS, DIMENSIONS = np.array([16, 32, 64, 128, 256]), np.array([2, 4, 8, 16, 32, 64])
 
@@ -33,11 +37,13 @@ def planted(rate, power: float) -> xr.Dataset:
     d, k, n = DIMENSIONS[:, None, None, None], np.arange(1, 4)[:, None, None], WIDTHS[:, None]
     errors = 0.1 * d ** (k * power) * n ** -rate(d) * np.exp(0.01 * rng.normal(size=(6, 3, 5, 4)))
     coords = {"dimension": DIMENSIONS, "depth": [1, 2, 3], "width": WIDTHS}
-    return xr.Dataset({"error": (("dimension", "depth", "width", "pair"), errors)}, coords, {"dataset": "planted"})
+    return xr.Dataset(
+        {"error": (("dimension", "depth", "width", "pair"), errors)}, coords, {"dataset": "planted"}
+    )
 
 
 def verdicts(results: xr.Dataset) -> list[str]:
-    return [verdict(claim.measure(results), claim.holds) for claim in EXPERIMENT.claims]
+    return [verdict(claim.estimate(results), claim.limits) for claim in EXPERIMENT.claims]
 
 
 def test_the_joint_fit_finds_both_powers():
@@ -55,8 +61,10 @@ def test_claims_back_the_summary_where_it_is_right():
 
 def test_the_width_that_is_needed_follows_from_both_powers():
     """error = d^0.3 width^-0.6: width = d^0.5 eps^-1.67."""
-    estimates = [claim.measure(planted(lambda d: 0.6, 0.3)) for claim in EXPERIMENT.claims[:5]]
-    np.testing.assert_allclose([found.value for found in estimates], [-1 / 0.6, 0.5, 0.5, 1, 1.5], atol=0.05)
+    estimates = [claim.estimate(planted(lambda d: 0.6, 0.3)) for claim in EXPERIMENT.claims[:5]]
+    np.testing.assert_allclose(
+        [found.value for found in estimates], [-1 / 0.6, 0.5, 0.5, 1, 1.5], atol=0.05
+    )
 
 
 def test_claims_back_the_paper_where_it_is_right():
@@ -68,7 +76,11 @@ def test_claims_back_the_paper_where_it_is_right():
 
 def test_the_picture_has_its_panels():
     figure = EXPERIMENT.draw(planted(lambda d: 1 / d, 0.1))
-    assert [axes.get_title() for axes in figure.axes] == ["1 hidden layer", "Width 256", "How fast errors fall"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        "1 hidden layer",
+        "Width 256",
+        "How fast errors fall",
+    ]
 
 
 @pytest.mark.slow
@@ -78,5 +90,5 @@ def test_the_tiny_size_runs(tmp_path):
     stored = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
     assert stored["error"].sizes == {"dimension": 2, "depth": 1, "width": 2, "pair": 2}
     assert (stored["error"] > 0).all()
-    samples = {claim.measure(stored).samples for claim in EXPERIMENT.claims}
+    samples = {claim.estimate(stored).samples for claim in EXPERIMENT.claims}
     assert samples == {0, 2}  # deeper networks are not run

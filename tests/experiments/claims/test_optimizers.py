@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from lmcjax.experiments.claims._claim import verdict
+from lmcjax.experiments.claims import verdict
 from lmcjax.experiments.claims.optimizers import EXPERIMENT
 
 RATES = np.array([1e-4, 1e-3, 1e-2, 1e-1])
@@ -15,8 +15,12 @@ PAIRS, GROUPS = 6, 4
 
 
 def planted() -> xr.Dataset:
-    """As the paper has it: all fall with the rate, covariance and activations below naive but for the largest rate,
-    where nobody is better; dimensions follow; neurons are independent under SGD and not under Adam."""
+    """Results as the paper has them.
+
+    All losses fall with the rate. Covariance and activations are below naive but for the largest
+    rate, where nobody is better. Dimensions follow. Neurons are independent under SGD and not under
+    Adam.
+    """
     rng = np.random.default_rng(0)
 
     def noise(*shape):
@@ -46,18 +50,25 @@ def planted() -> xr.Dataset:
             "independence_effect": (("optimizer", "learning_rate", "layer", "group"), effect),
         },
         coords={
-            "optimizer": OPTIMIZERS, "learning_rate": RATES, "matching": MATCHINGS, "similarity": MATCHINGS[1:],
+            "optimizer": OPTIMIZERS,
+            "learning_rate": RATES,
+            "matching": MATCHINGS,
+            "similarity": MATCHINGS[1:],
             "layer": LAYERS,
         },
         attrs={"dataset": "planted", "width": 64, "epochs": 1},
-    )  # fmt: skip
+    )
 
 
 def verdicts(results: xr.Dataset, *words: str) -> list[str]:
-    """Of the claims whose texts have these words."""
-    claims = [c for c in EXPERIMENT.claims if all(word in f"{c.statement} {c.source} {c.quantity}" for word in words)]
+    """Verdicts on the claims whose texts have these words."""
+    claims = [
+        c
+        for c in EXPERIMENT.claims
+        if all(word in f"{c.statement} {c.source} {c.quantity}" for word in words)
+    ]
     assert claims
-    return [verdict(claim.measure(results), claim.holds) for claim in claims]
+    return [verdict(claim.estimate(results), claim.limits) for claim in claims]
 
 
 REPRODUCED, CONTRADICTED = ["reproduced"], ["contradicted"]
@@ -106,7 +117,7 @@ def test_diverged_networks_are_left_out():
     results["barrier"][2:, -1] = np.nan
     results["own_loss"][2, -1] = np.nan
     assert verdicts(results, "With Adam the results are less clear") == REPRODUCED
-    estimates = [c.measure(results) for c in EXPERIMENT.claims if "test barrier" in c.quantity]
+    estimates = [c.estimate(results) for c in EXPERIMENT.claims if "test barrier" in c.quantity]
     assert len(estimates) == 9
     assert all(-1 <= e.low <= e.value <= e.high <= 1 and e.samples == PAIRS for e in estimates)
 
@@ -120,7 +131,17 @@ def test_the_tiny_size_runs(tmp_path):
     results = EXPERIMENT.run("tiny", tmp_path, lambda line: None)
     results.to_netcdf(tmp_path / "results.nc", engine="h5netcdf")
     stored = xr.load_dataset(tmp_path / "results.nc", engine="h5netcdf")
-    assert stored["independence_effect"].sizes == {"optimizer": 3, "learning_rate": 2, "layer": 2, "group": 4}
-    assert (stored["independence_p_value"] > 0.01).mean() > 0.8  # one epoch leaves what was drawn independently
+    assert stored["independence_effect"].sizes == {
+        "optimizer": 3,
+        "learning_rate": 2,
+        "layer": 2,
+        "group": 4,
+    }
+    assert (
+        stored["independence_p_value"] > 0.01
+    ).mean() > 0.8  # one epoch leaves what was drawn independently
     assert np.isfinite(stored["midpoint_loss"]).all()
-    assert {claim.measure(stored).samples for claim in EXPERIMENT.claims} == {0, 4}  # no AdamW, no third layer
+    assert {claim.estimate(stored).samples for claim in EXPERIMENT.claims} == {
+        0,
+        4,
+    }  # no AdamW, no third layer

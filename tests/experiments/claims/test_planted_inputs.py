@@ -9,15 +9,19 @@ import pytest
 import xarray as xr
 from matplotlib.figure import Figure
 
-from lmcjax.experiments.claims import planted_inputs
-from lmcjax.experiments.claims._claim import Verdict, verdict
-from lmcjax.experiments.claims.planted_inputs import EXPERIMENT
+from lmcjax.experiments.claims import Verdict, verdict
+from lmcjax.experiments.claims.planted_inputs import EXPERIMENT, compare_matchings, draw_normals
 
 ALPHAS, BETAS, WIDTHS = np.array([0.0, 1, 2, 3]), np.array([0.0, 1, 2]), np.array([32, 128, 512])
 
 
-def planted(*, gain: float, with_width: float = 0.0, midpoint: float = 0.7, activations: float = 1.5) -> xr.Dataset:
-    """Covariance / naive is exp(-gain alpha - with_width log m + 0.1 beta); dimensions fall as the exponents rise."""
+def planted(
+    *, gain: float, with_width: float = 0.0, midpoint: float = 0.7, activations: float = 1.5
+) -> xr.Dataset:
+    """Deviations with covariance / naive = exp(-gain alpha - with_width log m + 0.1 beta).
+
+    Dimensions fall as the exponents rise.
+    """
     rng = np.random.default_rng(0)
     width, alpha, beta = np.ix_(WIDTHS, ALPHAS, BETAS)
     log_ratio = -gain * alpha - with_width * np.log(width) + 0.1 * beta
@@ -44,7 +48,7 @@ def planted(*, gain: float, with_width: float = 0.0, midpoint: float = 0.7, acti
 def verdicts(results: xr.Dataset, *parts: str) -> list[Verdict]:
     chosen = [c for c in EXPERIMENT.claims if all(part in c.statement for part in parts)]
     assert chosen
-    return [verdict(c.measure(results), c.holds) for c in chosen]
+    return [verdict(c.estimate(results), c.limits) for c in chosen]
 
 
 def test_a_gain_is_found_and_a_loss_contradicts():
@@ -59,15 +63,23 @@ def test_a_gain_is_found_and_a_loss_contradicts():
     ):
         assert verdicts(won, part) == ["reproduced"], part
     lost = planted(gain=-0.3, midpoint=1.3, activations=0.7)
-    for part in ("layers agree better", "substantially", "half-way", "beats activation", "concentrated"):
+    for part in (
+        "layers agree better",
+        "substantially",
+        "half-way",
+        "beats activation",
+        "concentrated",
+    ):
         assert verdicts(lost, part) == ["contradicted"], part
-    assert verdicts(planted(gain=0.05), "substantially") == ["contradicted"]  # 10 % less is no fifth
+    assert verdicts(planted(gain=0.05), "substantially") == [
+        "contradicted"
+    ]  # 10 % less is no fifth
     assert verdicts(planted(gain=0.3, with_width=0.1), "gains nothing") == ["contradicted"]
 
 
 def test_slopes_in_width_and_dimension():
     results = planted(gain=0.3, with_width=0.2)
-    slopes = {c.statement: c.measure(results) for c in EXPERIMENT.claims}
+    slopes = {c.statement: c.estimate(results) for c in EXPERIMENT.claims}
     width, weights, own = (
         next(found for statement, found in slopes.items() if part in statement)
         for part in ("in wider layers", "weights' approximate dimension", "in its own norm")
@@ -87,25 +99,33 @@ def test_the_picture():
 
 @pytest.mark.slow
 def test_a_pair():
-    """In the limit of one dominant input, covariance matching sorts by it; its cost in Sigma is never the larger."""
-    compare = jax.jit(planted_inputs._compare)
-    pair = [normals[0] for normals in planted_inputs._normals(16, 1)]
+    """In the limit of one dominant input, covariance matching sorts by it.
+
+    Its cost in Sigma is never the larger.
+    """
+    compare = jax.jit(compare_matchings)
+    normals = jax.tree.map(lambda leaf: leaf[0], draw_normals(16, 1))
     for alpha in (0.0, 3.0, 12.0):
-        naive, covariance, _ = compare(*pair, jnp.float32(alpha), jnp.float32(0.0))["sigma_cost"]
+        naive, covariance, _ = compare(normals, jnp.float32(alpha), jnp.float32(0.0)).sigma_cost
         assert covariance <= naive * (1.02 if alpha == 0 else 1)
-    a, b = pair[0][:, 0] / np.sqrt(32)  # of the dominant input
+    a, b = normals.hidden[:, 0] / np.sqrt(32)  # weights of the dominant input
     sorted_cost = 32 * np.mean((np.sort(a) - np.sort(b)) ** 2)
     assert covariance == pytest.approx(sorted_cost, rel=0.05)
 
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path: Path):
-    """The tiny run, through a netCDF file and back; covariance matching has the least cost in the inputs' norm."""
-    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(tmp_path / "inputs.nc", engine="h5netcdf")
+    """The tiny run, through a netCDF file and back.
+
+    Covariance matching has the least cost in the inputs' norm.
+    """
+    EXPERIMENT.run("tiny", tmp_path, lambda line: None).to_netcdf(
+        tmp_path / "inputs.nc", engine="h5netcdf"
+    )
     results = xr.load_dataset(tmp_path / "inputs.nc", engine="h5netcdf")
     cost = results["sigma_cost"].sel(alpha=2.0).mean("pair")
     assert (cost.sel(matching="covariance") < cost.sel(matching="weights")).all()
     dimension = results["dimension"].sel(matching="covariance").mean("pair")
     assert (dimension.sel(alpha=2.0) < dimension.sel(alpha=0.0)).all()
     for claim in EXPERIMENT.claims:
-        assert np.isfinite(claim.measure(results)).all(), claim.statement
+        assert np.isfinite(claim.estimate(results)).all(), claim.statement

@@ -1,18 +1,10 @@
-"""What a claim is, when it counts as reproduced, and what an experiment brings."""
+"""What a claim is, and when it counts as reproduced."""
 
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import xarray as xr
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Size: TypeAlias = Literal["tiny", "small", "full"]
-"""`tiny`: seconds, shows that the experiment runs; `small`: all experiments in 15 minutes on 2 cores; `full`: the
-paper's scale, for a GPU."""
 
 Verdict: TypeAlias = Literal["reproduced", "not reproduced", "contradicted"]
 
@@ -26,43 +18,59 @@ class Estimate(NamedTuple):
     samples: int  # independent repetitions that it rests on: pairs of networks, draws
 
 
+class Limits(NamedTuple):
+    """The numbers between which a claim says that a quantity lies; either may be infinite."""
+
+    low: float
+    high: float
+
+
 class Claim(NamedTuple):
     """One sentence of the paper, its summary, or ours, put to the test."""
 
     statement: str
     source: str  # "paper, Theorem 5.2", "summary, Key Results", "this library"
-    quantity: str  # what is measured, with its unit
-    holds: tuple[float, float]  # the claim is that the quantity lies between these two; may be infinite
-    measure: Callable[[xr.Dataset], Estimate]  # from the experiment's stored results
-    why: str = ""  # how the two numbers follow from the sentence, where that is not plain
+    quantity: str  # what is estimated, with its unit
+    limits: Limits
+    estimate: Callable[[xr.Dataset], Estimate]  # from the experiment's stored results
+    why: str = ""  # how the limits follow from the statement, where that is not plain
 
 
-class Experiment(NamedTuple):
-    """One file of this folder."""
-
-    name: str
-    title: str
-    about: str  # what is run, for the page; one paragraph
-    run: Callable[[Size, Path, Callable[[str], None]], xr.Dataset]  # size, a folder to resume in, what to tell
-    claims: tuple[Claim, ...]
-    draw: Callable[[xr.Dataset], "Figure"]
+def at_most(high: float) -> Limits:
+    """Limits of a claim that names only an upper one."""
+    return Limits(-math.inf, high)
 
 
-def verdict(estimate: Estimate, holds: tuple[float, float]) -> Verdict:
-    """The rule for every claim, fixed before any result.
+def at_least(low: float) -> Limits:
+    """Limits of a claim that names only a lower one."""
+    return Limits(low, math.inf)
 
-    Reproduced: the whole interval lies where the claim says; contradicted: all of it lies elsewhere. Not reproduced:
-    part of it does, or nothing could be measured.
 
-    >>> verdict(Estimate(-0.5, -0.6, -0.4, 20), (-1.0, -0.3))
+def within_a_quarter(value: float) -> Limits:
+    """Limits 25 % below and above a value, as for the exponent of a power law."""
+    ends = (0.75 * value, 1.25 * value)
+    return Limits(min(ends), max(ends))
+
+
+def verdict(estimate: Estimate, limits: Limits) -> Verdict:
+    """Judge a claim, by one rule that was fixed before any result.
+
+    - reproduced: the whole interval lies within the limits;
+    - contradicted: the whole interval lies outside;
+    - not reproduced: part of it lies within, or nothing could be measured.
+
+    >>> verdict(Estimate(-0.5, -0.6, -0.4, 20), Limits(-1.0, -0.3))
     'reproduced'
-    >>> verdict(Estimate(-0.5, -0.6, -0.2, 20), (-1.0, -0.3))
+    >>> verdict(Estimate(-0.5, -0.6, -0.2, 20), Limits(-1.0, -0.3))
     'not reproduced'
-    >>> verdict(Estimate(0.5, 0.4, 0.6, 20), (-1.0, -0.3))
+    >>> verdict(Estimate(0.5, 0.4, 0.6, 20), Limits(-1.0, -0.3))
     'contradicted'
     """
-    if any(map(math.isnan, estimate[:3])):
+    numbers = (estimate.value, estimate.low, estimate.high)
+    if any(math.isnan(number) for number in numbers):
         return "not reproduced"
-    if holds[0] <= estimate.low and estimate.high <= holds[1]:
+    if limits.low <= estimate.low and estimate.high <= limits.high:
         return "reproduced"
-    return "contradicted" if estimate.high < holds[0] or estimate.low > holds[1] else "not reproduced"
+    if estimate.high < limits.low or limits.high < estimate.low:
+        return "contradicted"
+    return "not reproduced"

@@ -10,39 +10,57 @@ from jaxtyping import Array, Float
 
 from lmcjax.transport import linear_assignment
 
-Law: TypeAlias = Literal["gaussian", "uniform"]
+CoordinateLaw: TypeAlias = Literal["gaussian", "uniform"]
+"""Of each coordinate of a point: standard normal, or uniform between 0 and 1."""
 
-FITTED_FROM = 64  # points; exponents are not fitted to fewer, where the theory's are not to be expected
+# Points below which exponents are not fitted: theory speaks of large n
+FITTED_FROM = 64
 
 
-def direction_costs(seed: tuple[int, ...], scale: np.ndarray, num_points: int, draws: int, law: Law) -> np.ndarray:
-    """What each direction adds to `W_2^2` between two samples: its mean squared distance, `[draws, dim]`.
+def direction_costs(
+    seed: tuple[int, ...],
+    scale: np.ndarray,
+    num_points: int,
+    draws: int,
+    law: CoordinateLaw,
+) -> np.ndarray:
+    """What each direction adds to `W_2^2` between two samples, `[draws, dim]`.
 
-    The matching is the exact one, the best in all directions together.
+    That is the mean squared distance of matched points along the direction. The matching is the
+    exact one, the best in all directions together.
 
     Args:
         seed: of the draws.
-        scale: per direction, multiplies a standard normal or a uniform number between 0 and 1; 0: no such direction,
-            so that samples of many dimensions share one program.
+        scale: per direction, multiplies its coordinate. Directions of scale 0 do not count, so that
+            samples of many dimensions share one compiled program.
         num_points: n, of each sample.
         draws: independent pairs of samples.
-        law: of the entries, which are independent.
+        law: of the coordinates, which are independent.
     """
     rng = np.random.default_rng(seed)
     shape = (draws, 2, num_points, len(scale))
-    points = rng.standard_normal(shape, np.float32) if law == "gaussian" else rng.random(shape, np.float32)
-    return np.asarray(_matched(points * np.asarray(scale, np.float32)))
+    if law == "gaussian":
+        points = rng.standard_normal(shape, np.float32)
+    else:
+        points = rng.random(shape, np.float32)
+    scaled = points * np.asarray(scale, np.float32)
+    return np.asarray(_matched_distances(scaled))
 
 
 @jax.jit
 @jax.vmap
-def _matched(pair: Float[Array, "2 n dim"]) -> Float[Array, " dim"]:
-    x, y = pair - jnp.mean(pair[0], axis=0)  # the best matching does not move with the origin, the rounding does
+def _matched_distances(pair: Float[Array, "2 n dim"]) -> Float[Array, " dim"]:
+    """Mean squared distances of matched points along each direction."""
+    # The best matching does not depend on the origin; its rounding errors do
+    x, y = pair - jnp.mean(pair[0], axis=0)
     inner = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
-    return jnp.mean((x - y[linear_assignment(inner, maximize=True)]) ** 2, axis=0)
+    permutation = linear_assignment(inner, maximize=True)
+    return jnp.mean((x - y[permutation]) ** 2, axis=0)
 
 
 def fitted_range(results: xr.Dataset) -> xr.Dataset:
     """The part along n to which exponents are fitted."""
     n = results["n"].values
-    return results.isel(n=np.flatnonzero(n >= min(FITTED_FROM, n[-1] / 4)))
+    # A tiny run has few points throughout: its larger sizes are taken
+    first = min(FITTED_FROM, n[-1] / 4)
+    return results.isel(n=np.flatnonzero(n >= first))
