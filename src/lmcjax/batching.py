@@ -22,9 +22,9 @@ def network_map(
 ) -> Callable[..., Any]:
     """`jax.vmap` over a leading axis of networks, spread over devices.
 
-    Networks are sharded over the devices (mesh axis `networks`); on each, they run together by `vmap` where that is
-    faster (GPU, TPU) and one after the other by `lax.map` on a CPU, where a batched matrix product is slower than
-    single ones. Jit the result.
+    Networks are sharded over the devices (mesh axis `networks`); on each, they run together by
+    `vmap` where that is faster (GPU, TPU) and one after the other by `lax.map` on a CPU, where a
+    batched matrix product is slower than single ones. Jit the result.
 
     Args:
         fn: a pure function of one network; its results gain a leading axis.
@@ -42,12 +42,19 @@ def network_map(
         mapped_args = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
         sizes = {leaf.shape[0] for leaf in jax.tree.leaves(mapped_args)}
         if len(sizes) != 1 or 0 in sizes:
-            raise ValueError(f"mapped arguments need one common, positive number of networks, not {sorted(sizes)}")
+            raise ValueError(
+                f"mapped arguments need one common, positive number of networks, not {sorted(sizes)}"
+            )
         (count,) = sizes
         used = devices[:count]
         padding = -count % len(used)
-        padded = [_repeat_last(arg, padding) if axis == 0 else arg for arg, axis in zip(args, axes, strict=True)]
-        specs = tuple(PartitionSpec() if axis is None else PartitionSpec("networks") for axis in axes)
+        padded = [
+            _repeat_last(arg, padding) if axis == 0 else arg
+            for arg, axis in zip(args, axes, strict=True)
+        ]
+        specs = tuple(
+            PartitionSpec() if axis is None else PartitionSpec("networks") for axis in axes
+        )
         result = jax.shard_map(
             functools.partial(_on_device, fn, axes, used[0].platform == "cpu"),
             mesh=Mesh(used, ("networks",)),
@@ -61,13 +68,19 @@ def network_map(
 
 
 def replicate(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """A copy of every array on each device: shared arguments of `network_map`, copied once and not at every call."""
+    """A copy of every array on each device: shared arguments of `network_map`, copied once and not
+    at every call.
+    """
     return jax.device_put(tree, NamedSharding(Mesh(devices, ("networks",)), PartitionSpec()))
 
 
 def shard(tree: PyTree, devices: Sequence[jax.Device]) -> PyTree:
-    """Arrays with a leading axis of networks, a multiple of the devices, spread over these as `network_map` does."""
-    return jax.device_put(tree, NamedSharding(Mesh(devices, ("networks",)), PartitionSpec("networks")))
+    """Arrays with a leading axis of networks, a multiple of the devices, spread over these as
+    `network_map` does.
+    """
+    return jax.device_put(
+        tree, NamedSharding(Mesh(devices, ("networks",)), PartitionSpec("networks"))
+    )
 
 
 def _repeat_last(tree: PyTree, times: int) -> PyTree:
@@ -76,7 +89,9 @@ def _repeat_last(tree: PyTree, times: int) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.concatenate([leaf] + [leaf[-1:]] * times), tree)
 
 
-def _on_device(fn: Callable[..., Any], axes: tuple[int | None, ...], one_by_one: bool, *args: PyTree) -> PyTree:
+def _on_device(
+    fn: Callable[..., Any], axes: tuple[int | None, ...], one_by_one: bool, *args: PyTree
+) -> PyTree:
     if not one_by_one:
         return jax.vmap(fn, axes)(*args)
     mapped = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
@@ -89,13 +104,16 @@ def _on_device(fn: Callable[..., Any], axes: tuple[int | None, ...], one_by_one:
 
 
 def use_all_cores() -> int:
-    """On a CPU, make one JAX device per core, so that `network_map` keeps them all busy. Call before JAX is used.
+    """On a CPU, make one JAX device per core, so that `network_map` keeps them all busy. Call
+    before JAX is used.
 
     Returns:
-        The number of local devices, of whatever kind JAX's default backend has. Where JAX has already started, it
-        stays as it is.
+        The number of local devices, of whatever kind JAX's default backend has. Where JAX has
+        already started, it stays as it is.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     with contextlib.suppress(RuntimeError):  # JAX has started already
         jax.config.update("jax_num_cpu_devices", cores)
     return jax.local_device_count()
@@ -109,11 +127,12 @@ def map_in_chunks(
     *,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PyTree:
-    """Call a jitted `fn(*mapped, *shared)` on pieces of the mapped arguments, and put its results together on the host.
+    """Call a jitted `fn(*mapped, *shared)` on pieces of the mapped arguments, and put its results
+    together on the host.
 
     Args:
-        fn: takes batches along the leading axis, such as `jax.jit(network_map(...))`; compiled once, since the last
-            piece is filled up with repeats that are dropped again.
+        fn: takes batches along the leading axis, such as `jax.jit(network_map(...))`; compiled
+            once, since the last piece is filled up with repeats that are dropped again.
         chunk: entries per call.
         mapped: arguments with a common leading axis.
         shared: arguments that every call gets whole.

@@ -25,8 +25,9 @@ MODELS = ("mlp", "vgg", "resnet20", "transformer")
 class Centred:
     """A network that sees pixels between -1 and 1 instead of 0 and 1.
 
-    Where an image is blank, zeros stay zeros through convolutions, and a layer normalisation of nearly nothing
-    magnifies gradients a thousand times: such networks do not train on digits as they are.
+    Where an image is blank, zeros stay zeros through convolutions, and a layer normalisation of
+    nearly nothing magnifies gradients a thousand times: such networks do not train on digits as
+    they are.
     """
 
     network: Network
@@ -41,17 +42,24 @@ class Centred:
 
 
 def build_network(
-    model: str, input_shape: tuple[int, ...], num_classes: int, *, width: int, num_hidden_layers: int
+    model: str,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    *,
+    width: int,
+    num_hidden_layers: int,
 ) -> Network:
     """A network by name, or one from a user's module.
 
     Args:
-        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which they see centred; or
-            `package.module:function`, where the function is either `apply(params, inputs)`, beside which the module
-            has `init(key)`, or takes this function's arguments after the first by name and returns a `Network`.
+        model: `"mlp"`; `"vgg"`, `"resnet20"`, `"transformer"`, scaled down for small images, which
+            they see centred; or `package.module:function`, where the function is either
+            `apply(params, inputs)`, beside which the module has `init(key)`, or takes this
+            function's arguments after the first by name and returns a `Network`.
         input_shape: of one sample.
         num_classes: number of logits.
-        width: neurons of a hidden layer, channels of the first stage, or features of the residual stream.
+        width: neurons of a hidden layer, channels of the first stage, or features of the residual
+            stream.
         num_hidden_layers: of the MLP; layers of the transformer.
 
     Raises:
@@ -62,14 +70,19 @@ def build_network(
         if init is not None:
             return FunctionNetwork(init, function)
         return function(
-            input_shape=input_shape, num_classes=num_classes, width=width, num_hidden_layers=num_hidden_layers
+            input_shape=input_shape,
+            num_classes=num_classes,
+            width=width,
+            num_hidden_layers=num_hidden_layers,
         )
     if model not in MODELS:
         raise ValueError(f"model {model!r} is not one of {MODELS}, nor package.module:function")
     if model == "mlp":
         return FlaxNetwork(MLP((width,) * num_hidden_layers, num_classes), input_shape)
     if len(input_shape) != 3:
-        raise ValueError(f"model {model!r} takes images [height, width, channels], not samples of shape {input_shape}")
+        raise ValueError(
+            f"model {model!r} takes images [height, width, channels], not samples of shape {input_shape}"
+        )
     module: nn.Module
     if model == "vgg":
         module = VGG(((width,), (2 * width,), (4 * width,)), (8 * width,), num_classes)
@@ -78,12 +91,15 @@ def build_network(
     else:
         patch = max(p for p in range(1, 8) if math.gcd(*input_shape[:2]) % p == 0)
         heads = next(h for h in (4, 2, 1) if width % h == 0)
-        module = TransformerEncoder(width, heads, num_hidden_layers, 2 * width, num_classes, patch_size=patch)
+        module = TransformerEncoder(
+            width, heads, num_hidden_layers, 2 * width, num_classes, patch_size=patch
+        )
     return Centred(FlaxNetwork(module, input_shape))
 
 
 def takes_width(model: str) -> bool:
-    """Whether networks of this model come in several widths; `package.module:apply` is one network as it is.
+    """Whether networks of this model come in several widths; `package.module:apply` is one network
+    as it is.
 
     Raises:
         ValueError: there is no such function.
@@ -92,7 +108,8 @@ def takes_width(model: str) -> bool:
 
 
 def _find(place: str) -> tuple[Callable, Callable | None]:
-    """The function of `package.module:function`, and the `init` beside it unless the function builds networks.
+    """The function of `package.module:function`, and the `init` beside it unless the function
+    builds networks.
 
     The current folder is looked in as well.
 
@@ -114,7 +131,9 @@ def _find(place: str) -> tuple[Callable, Callable | None]:
         return found
 
     wanted = function(name)
-    with contextlib.suppress(TypeError, ValueError):  # some built-in functions tell nothing of their arguments
+    with contextlib.suppress(
+        TypeError, ValueError
+    ):  # some built-in functions tell nothing of their arguments
         if "width" in inspect.signature(wanted).parameters:
             return wanted, None
     return wanted, function("init")

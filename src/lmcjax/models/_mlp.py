@@ -16,10 +16,12 @@ _TRUNCATED_STD = 0.87962566103423978  # of a standard normal cut at -2 and 2
 def lecun_normal_per_neuron(
     key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike | None = None
 ) -> Float[Array, "fan_in n"]:
-    """LeCun-normal kernel (truncated normal of variance `1 / fan_in`, as Flax's default), one key per neuron.
+    """LeCun-normal kernel (truncated normal of variance `1 / fan_in`, as Flax's default), one key
+    per neuron.
 
-    Neuron i draws its incoming weights from `fold_in(key, i)`: up to the scale, its first weights are the same bits
-    whatever the layer's width and fan-in, so a wider layer contains a narrower one.
+    Neuron i draws its incoming weights from `fold_in(key, i)`: up to the scale, its first weights
+    are the same bits whatever the layer's width and fan-in, so a wider layer contains a narrower
+    one.
 
     Args:
         key: the layer's key; Flax folds the layer's name into it.
@@ -32,14 +34,17 @@ def lecun_normal_per_neuron(
     def incoming(neuron: Array) -> Array:
         return jax.random.truncated_normal(jax.random.fold_in(key, neuron), -2, 2, (fan_in,), dtype)
 
-    scale = jnp.asarray(1 / (np.sqrt(fan_in) * _TRUNCATED_STD), dtype)  # on the host: the same bits static or traced
+    scale = jnp.asarray(
+        1 / (np.sqrt(fan_in) * _TRUNCATED_STD), dtype
+    )  # on the host: the same bits static or traced
     return (scale * jax.vmap(incoming)(jnp.arange(num_neurons))).T
 
 
 class MLP(nn.Module):
     """Fully connected network `Dense_0 ... Dense_L`: hidden layers with an activation, then logits.
 
-    Inputs of any shape `[num_samples, ...]` are flattened. The permutation spec is `mlp_spec(len(widths))`.
+    Inputs of any shape `[num_samples, ...]` are flattened. The permutation spec is
+    `mlp_spec(len(widths))`.
 
     Attributes:
         widths: m_1 ... m_L, at least one.
@@ -56,7 +61,9 @@ class MLP(nn.Module):
     param_dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, inputs: Num[Array, "num_samples ..."]) -> Float[Array, "num_samples num_classes"]:
+    def __call__(
+        self, inputs: Num[Array, "num_samples ..."]
+    ) -> Float[Array, "num_samples num_classes"]:
         if not self.widths or min((*self.widths, self.num_classes)) < 1:
             raise ValueError(
                 f"an MLP has hidden layers and classes, not widths={self.widths}, {self.num_classes} classes"

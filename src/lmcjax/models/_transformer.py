@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Num
 
 
 class EncoderLayer(nn.Module):
-    """Self-attention `attention`, then `Dense_0`, GELU, `Dense_1`; each normalises its inputs and adds its outputs.
+    """Self-attention `attention`, then `Dense_0`, GELU, `Dense_1`; each normalises its inputs and
+    adds its outputs.
 
     Attributes:
         num_heads: a divisor of the inputs' width.
@@ -17,7 +18,9 @@ class EncoderLayer(nn.Module):
     hidden: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "num_samples tokens width"]) -> Float[Array, "num_samples tokens width"]:
+    def __call__(
+        self, x: Float[Array, "num_samples tokens width"]
+    ) -> Float[Array, "num_samples tokens width"]:
         y = nn.LayerNorm()(x)
         x = x + nn.MultiHeadDotProductAttention(self.num_heads, name="attention")(y, y)
         y = nn.gelu(nn.Dense(self.hidden)(nn.LayerNorm()(x)))
@@ -25,13 +28,15 @@ class EncoderLayer(nn.Module):
 
 
 class TransformerEncoder(nn.Module):
-    """Patches or tokens `embedding` with positions, layers `EncoderLayer_0, ...`, the mean over tokens, `Dense_0`.
+    """Patches or tokens `embedding` with positions, layers `EncoderLayer_0, ...`, the mean over
+    tokens, `Dense_0`.
 
-    Pre-norm, with learned positions added to the embedding. Without a `vocabulary` the inputs are images
-    `[num_samples, height, width, channels]`, cut into patches; with one they are sequences of tokens
-    `[num_samples, length]`, whole numbers of any dtype.
+    Pre-norm, with learned positions added to the embedding. Without a `vocabulary` the inputs are
+    images `[num_samples, height, width, channels]`, cut into patches; with one they are sequences
+    of tokens `[num_samples, length]`, whole numbers of any dtype.
 
-    Source: Vaswani et al. (2017), the encoder; Dosovitskiy et al. (2021), section 3.1 (patches and pre-norm).
+    Source: Vaswani et al. (2017), the encoder; Dosovitskiy et al. (2021), section 3.1 (patches and
+        pre-norm).
 
     Attributes:
         width: of the residual stream.
@@ -39,7 +44,8 @@ class TransformerEncoder(nn.Module):
         num_layers: number of layers.
         hidden: width of the layers' MLPs.
         num_classes: width of the last layer.
-        patch_size: pixels along each side of a patch, a divisor of the image's sides; only for images.
+        patch_size: pixels along each side of a patch, a divisor of the image's sides; only for
+            images.
         vocabulary: number of different tokens; None for images.
     """
 
@@ -52,7 +58,9 @@ class TransformerEncoder(nn.Module):
     vocabulary: int | None = None
 
     @nn.compact
-    def __call__(self, inputs: Num[Array, "num_samples ..."]) -> Float[Array, "num_samples num_classes"]:
+    def __call__(
+        self, inputs: Num[Array, "num_samples ..."]
+    ) -> Float[Array, "num_samples num_classes"]:
         sizes = (self.width, self.num_heads, self.num_layers, self.hidden, self.num_classes)
         if min(sizes) < 1 or self.width % self.num_heads:
             raise ValueError(
@@ -66,7 +74,9 @@ class TransformerEncoder(nn.Module):
             x = EncoderLayer(self.num_heads, self.hidden)(x)
         return nn.Dense(self.num_classes)(nn.LayerNorm()(x).mean(1))
 
-    def _embed(self, inputs: Num[Array, "num_samples ..."]) -> Float[Array, "num_samples tokens width"]:
+    def _embed(
+        self, inputs: Num[Array, "num_samples ..."]
+    ) -> Float[Array, "num_samples tokens width"]:
         if self.vocabulary is not None:
             if inputs.ndim != 2:
                 raise ValueError(

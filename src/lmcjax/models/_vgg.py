@@ -7,13 +7,16 @@ from lmcjax.models._convolution import Conv
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions `Conv_0, Conv_1, ...`, then dense layers `Dense_0 ... Dense_L`; logits.
+    """Stages of 3x3 convolutions `Conv_0, Conv_1, ...`, then dense layers `Dense_0 ... Dense_L`;
+    logits.
 
-    Each convolution is followed by `LayerNorm` over the channels, which has the bias, and ReLU, each stage by 2x2 max
-    pooling, which leaves an image side of a single pixel as it is. The flattened image keeps its channels inside the
-    pixels, so the first dense layer reads the last channels in one block per pixel.
+    Each convolution is followed by `LayerNorm` over the channels, which has the bias, and ReLU,
+    each stage by 2x2 max pooling, which leaves an image side of a single pixel as it is. The
+    flattened image keeps its channels inside the pixels, so the first dense layer reads the last
+    channels in one block per pixel.
 
-    Source: Simonyan and Zisserman (2015), table 1; layer normalisation: Ainsworth et al. (2023), Git Re-Basin.
+    Source: Simonyan and Zisserman (2015), table 1; layer normalisation: Ainsworth et al. (2023),
+        Git Re-Basin.
 
     Attributes:
         stages: widths of the convolutions, stage by stage.
@@ -26,15 +29,23 @@ class VGG(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, inputs: Num[Array, "num_samples height width channels"]) -> Float[Array, "num_samples classes"]:
-        widths = (*(width for stage in self.stages for width in stage), *self.hidden, self.num_classes)
+    def __call__(
+        self, inputs: Num[Array, "num_samples height width channels"]
+    ) -> Float[Array, "num_samples classes"]:
+        widths = (
+            *(width for stage in self.stages for width in stage),
+            *self.hidden,
+            self.num_classes,
+        )
         if not self.stages or not all(self.stages) or min(widths) < 1:
             raise ValueError(
                 f"a VGG has stages of convolutions and classes, not stages={self.stages}, hidden={self.hidden}, "
                 f"{self.num_classes} classes"
             )
         if inputs.ndim != 4:
-            raise ValueError(f"a VGG takes images [num_samples, height, width, channels], not {inputs.shape}")
+            raise ValueError(
+                f"a VGG takes images [num_samples, height, width, channels], not {inputs.shape}"
+            )
         x = inputs
         for stage in self.stages:
             for width in stage:
@@ -48,11 +59,15 @@ class VGG(nn.Module):
 
 
 def vgg16(width: int = 64, num_classes: int = 10) -> VGG:
-    """VGG-16: 13 convolutions in five stages and three dense layers, the paper's configuration D for `width=64`.
+    """VGG-16: 13 convolutions in five stages and three dense layers, the paper's configuration D
+    for `width=64`.
 
     Args:
-        width: channels of the first stage; the last has 8 times as many, a hidden dense layer 64 times.
+        width: channels of the first stage; the last has 8 times as many, a hidden dense layer 64
+            times.
         num_classes: width of the last dense layer.
     """
-    stages = tuple((factor * width,) * depth for factor, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)))
+    stages = tuple(
+        (factor * width,) * depth for factor, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))
+    )
     return VGG(stages, (64 * width, 64 * width), num_classes)

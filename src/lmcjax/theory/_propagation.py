@@ -1,4 +1,6 @@
-"""How far a path between two networks can leave them: Lemma 4.1 with numbers that can be computed, and measured."""
+"""How far a path between two networks can leave them: Lemma 4.1 with numbers that can be computed,
+and measured.
+"""
 
 import functools
 import itertools
@@ -24,18 +26,26 @@ from lmcjax.symmetry import (
 
 
 class Propagation(NamedTuple):
-    """Upper bounds by `propagate`; `vmap` prepends axes to every field. Layers are named by their kernels."""
+    """Upper bounds by `propagate`; `vmap` prepends axes to every field. Layers are named by their
+    kernels.
+    """
 
     points: Float[Array, " num_points"]  # t, from 0 (A) to 1 (B)
-    distances: dict[str, Float[Array, ""]]  # ||W_B - W_A||_S, S what A's layer sees; the unit of its outputs
-    from_a: dict[str, Float[Array, " num_points"]]  # on e_l(t), root mean squared distance to A's layer
+    distances: dict[
+        str, Float[Array, ""]
+    ]  # ||W_B - W_A||_S, S what A's layer sees; the unit of its outputs
+    from_a: dict[
+        str, Float[Array, " num_points"]
+    ]  # on e_l(t), root mean squared distance to A's layer
     from_b: dict[str, Float[Array, " num_points"]]  # the same to B's layer, from the other end
     chord: Float[Array, " num_points"]  # on that of the outputs to (1 - t) f_A + t f_B
     finite: Bool[Array, ""]  # False: some distance or norm is nan or inf, ignore the bounds
 
 
 class PathDeviation(NamedTuple):
-    """What `path_deviation` measures, beside the fields of `Propagation`; root means of squares over the inputs."""
+    """What `path_deviation` measures, beside the fields of `Propagation`; root means of squares
+    over the inputs.
+    """
 
     points: Float[Array, " num_points"]
     from_a: dict[str, Float[Array, " num_points"]]  # e_l(t)
@@ -60,21 +70,26 @@ def propagate(
 ) -> Propagation:
     """From the distances of matched layers to a bound on how far the path leaves both networks.
 
-    With `e_l(t) = (mean_x ||phi_l^t - phi_l^A||^2)^(1/2)`, `e_0 = 0`, s the activation's Lipschitz constant,
+    With `e_l(t) = (mean_x ||phi_l^t - phi_l^A||^2)^(1/2)`, `e_0 = 0`, s the activation's Lipschitz
+    constant,
 
-        e_{l+1}(t) <= s (t ||W_{l+1}^B - W_{l+1}^A||_{S_l} + ||W_{l+1}^t||_op e_l(t)),   ||M||_S^2 = tr(M S M^T),
+        e_{l+1}(t) <= s (t ||W_{l+1}^B - W_{l+1}^A||_{S_l} + ||W_{l+1}^t||_op e_l(t)),   ||M||_S^2 =
+        tr(M S M^T),
 
-    S_l the uncentred second moment of what A's layer sees, divided by N. Biases are weights of a further input, equal
-    to 1, in the distance and absent from the operator norm (that input does not deviate). The last layer has no
-    activation. The same from B's end bounds the distance to B, and `(1 - t) from_a + t from_b` that to the chord of the
-    outputs. Proven; nothing is calibrated. Mean squares are over the inputs of the moments.
+    S_l the uncentred second moment of what A's layer sees, divided by N. Biases are weights of a
+    further input, equal to 1, in the distance and absent from the operator norm (that input does
+    not deviate). The last layer has no activation. The same from B's end bounds the distance to B,
+    and `(1 - t) from_a + t from_b` that to the chord of the outputs. Proven; nothing is calibrated.
+    Mean squares are over the inputs of the moments.
 
-    For a loss that is L-Lipschitz in the outputs, `chord` times L bounds the loss above its chord, hence the barrier
-    at these points: L is sqrt(2) for the cross-entropy of logits, which needs no convexity. Up to rounding; and bounds
-    grow with every layer by the operator norm, so for deep networks they are loose.
+    For a loss that is L-Lipschitz in the outputs, `chord` times L bounds the loss above its chord,
+    hence the barrier at these points: L is sqrt(2) for the cross-entropy of logits, which needs no
+    convexity. Up to rounding; and bounds grow with every layer by the operator norm, so for deep
+    networks they are loose.
 
-    For chains of dense layers `activation(x W + b)` with an entrywise activation: what the leaves are shows a spec, how
-    they are used does not, so it is for the caller to know that a vector is a bias and not a scale.
+    For chains of dense layers `activation(x W + b)` with an entrywise activation: what the leaves
+    are shows a spec, how they are used does not, so it is for the caller to know that a vector is a
+    bias and not a scale.
 
     Args:
         spec: static.
@@ -84,7 +99,8 @@ def propagate(
         lipschitz: s, traced; 1 for ReLU, tanh and leaky ReLU, 1/4 for the sigmoid, 1.13 for GELU.
 
     Raises:
-        ValueError: no chain of dense layers, shapes that differ, a kernel without moments, fewer than 2 points.
+        ValueError: no chain of dense layers, shapes that differ, a kernel without moments, fewer
+            than 2 points.
 
     Source: the paper, Lemma 4.1, with the constants of given networks in place of the assumptions'.
     """
@@ -97,19 +113,31 @@ def propagate(
     norms = {}
     for kernel, bias in layers:
         if kernel.name not in moments.inputs:
-            raise ValueError(f"kernel {kernel.name!r} has no moments, only {sorted(moments.inputs)} have")
+            raise ValueError(
+                f"kernel {kernel.name!r} has no moments, only {sorted(moments.inputs)} have"
+            )
         seen = moments.inputs[kernel.name]
         dtype = accumulation_dtype(leaves_a[kernel.leaf], seen.mean_a)
-        weights_a, weights_b = (jnp.asarray(kernel_matrix(kernel, x[kernel.leaf]), dtype) for x in (leaves_a, leaves_b))
+        weights_a, weights_b = (
+            jnp.asarray(kernel_matrix(kernel, x[kernel.leaf]), dtype) for x in (leaves_a, leaves_b)
+        )
         step = weights_b - weights_a
-        shift = 0 if bias is None else jnp.asarray(leaves_b[bias], dtype) - jnp.asarray(leaves_a[bias], dtype)
+        shift = (
+            0
+            if bias is None
+            else jnp.asarray(leaves_b[bias], dtype) - jnp.asarray(leaves_a[bias], dtype)
+        )
         for found, mean, centred in (
             (distances, seen.mean_a, seen.centred_aa),
             (distances_b, seen.mean_b, seen.centred_bb),
         ):
             assert centred is not None  # a chain has no look-ups
-            found[kernel.name] = _distance(step, shift, *(x.astype(dtype) for x in (mean, centred / seen.num_samples)))
-        norms[kernel.name] = jax.lax.map(functools.partial(_operator_norm, weights_a, step), points.astype(dtype))
+            found[kernel.name] = _distance(
+                step, shift, *(x.astype(dtype) for x in (mean, centred / seen.num_samples))
+            )
+        norms[kernel.name] = jax.lax.map(
+            functools.partial(_operator_norm, weights_a, step), points.astype(dtype)
+        )
     scale = jnp.asarray(lipschitz)
     from_a = _recursion(points, distances, norms, scale)
     from_b = _recursion(1 - points, distances_b, norms, scale)
@@ -129,7 +157,8 @@ def path_deviation(
     *,
     num_points: int = 25,
 ) -> PathDeviation:
-    """How far the layers and the outputs on the path are from both networks', as measured: `e_l(t)` of `propagate`.
+    """How far the layers and the outputs on the path are from both networks', as measured: `e_l(t)`
+    of `propagate`.
 
     All inputs pass at once, one point after the other.
 
@@ -152,7 +181,9 @@ def path_deviation(
         seen = kernel_inputs(apply, spec.bind(params), params, inputs)
         outputs = apply(params, inputs)
         values = [*(seen[name] for name in names[1:]), outputs.reshape(outputs.shape[0], -1)]
-        return {n: jnp.asarray(v, accumulation_dtype(v)) for n, v in zip(names, values, strict=True)}
+        return {
+            n: jnp.asarray(v, accumulation_dtype(v)) for n, v in zip(names, values, strict=True)
+        }
 
     ends = activations(params_a), activations(params_b)
 
@@ -164,7 +195,9 @@ def path_deviation(
         return from_a, from_b, _root_mean_square(here[names[-1]] - chord)
 
     from_a, from_b, chord = jax.lax.map(at, points)
-    finite = jnp.stack([jnp.isfinite(x).all() for x in (*from_a.values(), *from_b.values(), chord)]).all()
+    finite = jnp.stack(
+        [jnp.isfinite(x).all() for x in (*from_a.values(), *from_b.values(), chord)]
+    ).all()
     return PathDeviation(points, from_a, from_b, chord, finite)
 
 
@@ -180,7 +213,9 @@ def _root_mean_square(difference: Array) -> Array:
 
 
 def _distance(step: Array, shift: Array | int, mean: Array, covariance: Array) -> Array:
-    """`||[W, b]||` in the second moment of `[phi, 1]`: `tr(W^T C W) + ||W^T mean + b||^2`, under the root."""
+    """`||[W, b]||` in the second moment of `[phi, 1]`: `tr(W^T C W) + ||W^T mean + b||^2`, under
+    the root.
+    """
     exact = jax.lax.Precision.HIGHEST
     spread = jnp.sum(step * jnp.matmul(covariance, step, precision=exact))
     offset = jnp.matmul(mean, step, precision=exact) + shift
@@ -195,14 +230,18 @@ def _operator_norm(weights: Array, step: Array, t: Array) -> Array:
     return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh(gram)[-1], 0))
 
 
-def _recursion(points: Array, distances: dict[str, Array], norms: dict[str, Array], scale: Array) -> dict[str, Array]:
+def _recursion(
+    points: Array, distances: dict[str, Array], norms: dict[str, Array], scale: Array
+) -> dict[str, Array]:
     bounds: dict[str, Array] = {}
     before: Array | None = None
     for number, (name, distance) in enumerate(distances.items(), 1):
         bound = points.astype(distance.dtype) * distance
         if before is not None:
             bound = bound + norms[name] * before
-        bounds[name] = before = bound if number == len(distances) else bound * scale.astype(bound.dtype)
+        bounds[name] = before = (
+            bound if number == len(distances) else bound * scale.astype(bound.dtype)
+        )
     return bounds
 
 
@@ -217,10 +256,17 @@ def _chain(spec: PermutationSpec, params: PyTree) -> list[_Layer]:
     kernels = list(spec.kernels)
     for kernel in kernels:
         if jnp.ndim(leaves[kernel.leaf]) != 2 or kernel.lookup or kernel.batch:
-            raise ValueError(f"leaf {kernel.leaf!r} of shape {jnp.shape(leaves[kernel.leaf])} is no dense kernel")
-    links = [([k for k, _ in spec.writers(g)], [k for k, _ in spec.readers(g)]) for g in spec.groups]
+            raise ValueError(
+                f"leaf {kernel.leaf!r} of shape {jnp.shape(leaves[kernel.leaf])} is no dense kernel"
+            )
+    links = [
+        ([k for k, _ in spec.writers(g)], [k for k, _ in spec.readers(g)]) for g in spec.groups
+    ]
     if links != [([first], [second]) for first, second in itertools.pairwise(kernels)]:
-        shown = {g: ([k.name for k in w], [k.name for k in r]) for g, (w, r) in zip(spec.groups, links, strict=True)}
+        shown = {
+            g: ([k.name for k in w], [k.name for k in r])
+            for g, (w, r) in zip(spec.groups, links, strict=True)
+        }
         raise ValueError(
             f"the kernels {[k.name for k in kernels]} are no chain: groups are written and read by {shown}"
         )
@@ -232,6 +278,8 @@ def _chain(spec: PermutationSpec, params: PyTree) -> list[_Layer]:
         width = jnp.shape(kernel_matrix(kernel, leaves[kernel.leaf]))[-1]
         if len(biases) > 1 or any(jnp.shape(leaves[name]) != (width,) for name in biases):
             shapes = {name: jnp.shape(leaves[name]) for name in biases}
-            raise ValueError(f"kernel {kernel.name!r} has at most one bias of shape {(width,)}, not {shapes}")
+            raise ValueError(
+                f"kernel {kernel.name!r} has at most one bias of shape {(width,)}, not {shapes}"
+            )
         layers.append(_Layer(kernel, biases[0] if biases else None))
     return layers

@@ -1,4 +1,6 @@
-"""How fast two samples of n neurons come to resemble each other: the proven rate, the usual one, and the measured."""
+"""How fast two samples of n neurons come to resemble each other: the proven rate, the usual one,
+and the measured.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -33,7 +35,9 @@ class ExponentFit(NamedTuple):
     low: Float[Array, ""]  # of the confidence interval of the exponent
     high: Float[Array, ""]
     log_constant: Float[Array, ""]
-    finite: Bool[Array, ""]  # False: fewer than two sizes with a positive finite mean and error, ignore the fit
+    finite: Bool[
+        Array, ""
+    ]  # False: fewer than two sizes with a positive finite mean and error, ignore the fit
 
 
 class RateCalibration(NamedTuple):
@@ -48,24 +52,30 @@ class RateCalibration(NamedTuple):
     finite: Bool[Array, ""]  # False: some distance is nan or inf
 
 
-def empirical_wasserstein_rate(num_samples: Num[ArrayLike, ""], dim: Num[ArrayLike, ""]) -> WassersteinRate:
-    """How `E W_2^2` between n samples and their law falls with n, in d dimensions: the bound, and what is usual.
+def empirical_wasserstein_rate(
+    num_samples: Num[ArrayLike, ""], dim: Num[ArrayLike, ""]
+) -> WassersteinRate:
+    """How `E W_2^2` between n samples and their law falls with n, in d dimensions: the bound, and
+    what is usual.
 
-    - upper, every law with more than 4 finite moments: `n^(-1/2)`, `n^(-1/2) log(1 + n)`, `n^(-2/d)` for d < 4, d = 4,
-      d > 4 (there more than 2d / (d - 2) moments are enough);
-    - smooth, densities bounded above and below on a bounded convex set: `n^-1`, `n^-1 log(1 + n)`, `n^(-2/d)` for
-      d < 2, d = 2, d > 2. Tails add logarithms where d <= 2: `log log n` for Gaussians and d = 1, `log n` for d = 2.
+    - upper, every law with more than 4 finite moments: `n^(-1/2)`, `n^(-1/2) log(1 + n)`,
+      `n^(-2/d)` for d < 4, d = 4, d > 4 (there more than 2d / (d - 2) moments are enough);
+    - smooth, densities bounded above and below on a bounded convex set: `n^-1`, `n^-1 log(1 + n)`,
+      `n^(-2/d)` for d < 2, d = 2, d > 2. Tails add logarithms where d <= 2: `log log n` for
+      Gaussians and d = 1, `log n` for d = 2.
 
-    The exponents are proven. The constants exist, depend on d and moments, and are given by neither source: fit them
-    with `calibrate_wasserstein_rate`. Between two samples of n the same rates hold, with at most 4 times the constant.
+    The exponents are proven. The constants exist, depend on d and moments, and are given by neither
+    source: fit them with `calibrate_wasserstein_rate`. Between two samples of n the same rates
+    hold, with at most 4 times the constant.
 
     Args:
         num_samples: n, traced; it may be a number beyond every integer.
         dim: d of the support, traced; it need not be an integer.
 
-    Source: Fournier and Guillin (2015), Theorem 1, with p = 2; smooth densities: Ajtai, Komlos and Tusnady (1984),
-    d = 2; Bobkov and Ledoux (2019), d = 1; Talagrand (1994), d >= 3; Gaussians: Ledoux (2019), d = 2, Ledoux and Zhu
-    (2021), d >= 3.
+    Source: Fournier and Guillin (2015), Theorem 1, with p = 2; smooth densities: Ajtai, Komlos and
+        Tusnady (1984),
+    d = 2; Bobkov and Ledoux (2019), d = 1; Talagrand (1994), d >= 3; Gaussians: Ledoux (2019), d =
+    2, Ledoux and Zhu (2021), d >= 3.
     """
     dtype = accumulation_dtype(num_samples, dim)
     n, d = jnp.asarray(num_samples, dtype), jnp.asarray(dim, dtype)
@@ -73,7 +83,10 @@ def empirical_wasserstein_rate(num_samples: Num[ArrayLike, ""], dim: Num[ArrayLi
     of_dim = -2 / d
     upper, smooth = jnp.where(d <= 4, -1 / 2, of_dim), jnp.where(d <= 2, -1, of_dim)
     return WassersteinRate(
-        upper * log_n + jnp.where(d == 4, log_log, 0), upper, smooth * log_n + jnp.where(d == 2, log_log, 0), smooth
+        upper * log_n + jnp.where(d == 4, log_log, 0),
+        upper,
+        smooth * log_n + jnp.where(d == 2, log_log, 0),
+        smooth,
     )
 
 
@@ -87,17 +100,18 @@ def calibrate_wasserstein_rate(
     confidence: float = 0.95,
     backend: AssignmentBackend = "auto",
 ) -> RateCalibration:
-    """`E W_2^2` between two independent samples of n points, by exact assignments, and the power of n that it follows.
+    """`E W_2^2` between two independent samples of n points, by exact assignments, and the power of
+    n that it follows.
 
-    Every size has draws of its own. Means are unbiased; intervals are Student's, over the repetitions; the exponent is
-    fitted by `fit_exponent`. Nothing here is proven, all is measured.
+    Every size has draws of its own. Means are unbiased; intervals are Student's, over the
+    repetitions; the exponent is fitted by `fit_exponent`. Nothing here is proven, all is measured.
 
     Args:
         key: a PRNG key.
-        law: static `"gaussian"`, N(0, I), or `"uniform"` on the unit cube; or points, traced, such as a layer's
-            neurons: two disjoint subsets of n, drawn anew in each repetition. A subset of independent points is as good
-            as a fresh sample, but repetitions share points, so that their intervals are too narrow once 2n is a good
-            part of the population.
+        law: static `"gaussian"`, N(0, I), or `"uniform"` on the unit cube; or points, traced, such
+            as a layer's neurons: two disjoint subsets of n, drawn anew in each repetition. A subset
+            of independent points is as good as a fresh sample, but repetitions share points, so
+            that their intervals are too narrow once 2n is a good part of the population.
         sizes: n, static, increasing; 4,096 takes seconds per repetition on a CPU.
         dim: d, static; for the two named laws.
         repetitions: static, at least 2.
@@ -105,19 +119,23 @@ def calibrate_wasserstein_rate(
         backend: static, see `linear_assignment`.
 
     Raises:
-        ValueError: an unknown law, one without dim, points with it, sizes that the points do not suffice for or that
-            do not increase, too few repetitions.
+        ValueError: an unknown law, one without dim, points with it, sizes that the points do not
+            suffice for or that do not increase, too few repetitions.
 
     Source: Lemma B.3 of the paper for the assignment.
     """
     points = None if isinstance(law, str) else jnp.asarray(law)
     sizes = tuple(sizes)
     if points is None and law not in ("gaussian", "uniform"):
-        raise ValueError(f"law {law!r} is not one of 'gaussian', 'uniform', or points [population, dim]")
+        raise ValueError(
+            f"law {law!r} is not one of 'gaussian', 'uniform', or points [population, dim]"
+        )
     if (points is None) != (dim is not None):
         raise ValueError(f"dim={dim} is given with a named law, and only there")
     if points is not None and (points.ndim != 2 or 2 * max(sizes, default=1) > len(points)):
-        raise ValueError(f"points of shape {points.shape} have no two disjoint subsets of {max(sizes, default=1)}")
+        raise ValueError(
+            f"points of shape {points.shape} have no two disjoint subsets of {max(sizes, default=1)}"
+        )
     if len(sizes) < 2 or sizes[0] < 1 or any(a >= b for a, b in itertools.pairwise(sizes)):
         raise ValueError(f"sizes are at least two increasing numbers, not {sizes}")
     if repetitions < 2:
@@ -143,7 +161,9 @@ def calibrate_wasserstein_rate(
     width = float(student_t.ppf((1 + confidence) / 2, repetitions - 1)) * error
     num_samples = jnp.asarray(sizes, costs.dtype)
     fit = fit_exponent(num_samples, mean, error, repetitions=repetitions, confidence=confidence)
-    return RateCalibration(num_samples, mean, error, mean - width, mean + width, fit, jnp.isfinite(costs).all())
+    return RateCalibration(
+        num_samples, mean, error, mean - width, mean + width, fit, jnp.isfinite(costs).all()
+    )
 
 
 def fit_exponent(
@@ -156,7 +176,8 @@ def fit_exponent(
 ) -> ExponentFit:
     """The exponent of a power law through means with errors: weighted least squares in logarithms.
 
-    Weights are `(mean / error)^2`. The interval speaks of the errors of the means, not of a law that is no power.
+    Weights are `(mean / error)^2`. The interval speaks of the errors of the means, not of a law
+    that is no power.
 
     Args:
         num_samples: n (or widths), traced.
@@ -169,7 +190,9 @@ def fit_exponent(
     """
     shapes = [jnp.shape(x) for x in (num_samples, mean, standard_error)]
     if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2 or repetitions < 2:
-        raise ValueError(f"a fit needs two sizes, their means and errors, 2 repetitions; not {shapes}, {repetitions}")
+        raise ValueError(
+            f"a fit needs two sizes, their means and errors, 2 repetitions; not {shapes}, {repetitions}"
+        )
     dtype = accumulation_dtype(num_samples, mean, standard_error)
     n, y, error = (jnp.asarray(x, dtype) for x in (num_samples, mean, standard_error))
     usable = (y > 0) & (error > 0) & jnp.isfinite(y) & jnp.isfinite(error) & (n > 0)
