@@ -68,7 +68,7 @@ def rates() -> Rows:
     for law in ("gaussian", "uniform"):
         for dim in (1, 2, 3, 5):
             run = functools.partial(
-                calibrate_wasserstein_rate, law=law, sizes=sizes, dim=dim, repetitions=repetitions
+                calibrate_wasserstein_rate, distribution=law, sizes=sizes, dim=dim, repetitions=repetitions
             )
             rows.append(_rate_row(law, dim, jax.jit(run)(jax.random.key(dim)), repetitions))
     return rows
@@ -78,7 +78,7 @@ def large_rates() -> Rows:
     """Up to n = 4,096."""
     run = functools.partial(
         calibrate_wasserstein_rate,
-        law="gaussian",
+        distribution="gaussian",
         sizes=(512, 1024, 2048, 4096),
         dim=5,
         repetitions=3,

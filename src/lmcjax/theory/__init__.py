@@ -1,6 +1,4 @@
-"""The paper's theory as numbers: rates, bounds on widths and matchings, and how errors pass through
-layers.
-"""
+"""The paper's theory as numbers: rates, widths, bounds on matchings, and errors through layers."""
 
 from lmcjax.theory._lower_bound import MatchingBound as MatchingBound
 from lmcjax.theory._lower_bound import (
@@ -11,8 +9,8 @@ from lmcjax.theory._propagation import PathDeviation as PathDeviation
 from lmcjax.theory._propagation import Propagation as Propagation
 from lmcjax.theory._propagation import path_deviation as path_deviation
 from lmcjax.theory._propagation import propagate as propagate
+from lmcjax.theory._rates import Distribution as Distribution
 from lmcjax.theory._rates import ExponentFit as ExponentFit
-from lmcjax.theory._rates import Law as Law
 from lmcjax.theory._rates import RateCalibration as RateCalibration
 from lmcjax.theory._rates import WassersteinRate as WassersteinRate
 from lmcjax.theory._rates import calibrate_wasserstein_rate as calibrate_wasserstein_rate
