@@ -86,7 +86,7 @@ PROGRAMS = """
     from lmcjax.batching import network_map, replicate, shard
     from lmcjax.sweep._pairs import compiled_comparison
     from lmcjax.sweep._train import initial_states
-    from lmcjax.training._networks import _compiled
+    from lmcjax.training._train_networks import compiled_programs
 
     def collectives(compiled):
         # an operation's name, as the text has it before its operands; on some platforms in two parts, -start and -done
@@ -102,7 +102,7 @@ PROGRAMS = """
     cells = [sweep.cells[i % 2] for i in range(16)]
     states = shard(initial_states(programs, group, cells, range(16), eight), eight)
     train, test = (replicate(tuple(samples), eight) for samples in (digits.train, digits.test))
-    _, advance = _compiled(eight)
+    advance = compiled_programs(eight).advance
     training = advance.lower(states, train, programs.steps_per_epoch).compile()
 
     def check_sharding(tree, shardings):

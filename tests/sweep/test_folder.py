@@ -45,7 +45,7 @@ SWEEP = Sweep(
 
 @pytest.fixture(autouse=True)
 def four_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmcjax.training._networks._ON_A_CPU", 2)  # per device; there are two
+    monkeypatch.setattr("lmcjax.training._memory._MOST_PER_CPU_DEVICE", 2)  # per device; there are two
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ class Undisturbed(NamedTuple):
 def undisturbed(tmp_path_factory, digits) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed") / "sweep"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmcjax.training._networks._ON_A_CPU", 2)
+        patch.setattr("lmcjax.training._memory._MOST_PER_CPU_DEVICE", 2)
         return Undisturbed(folder, run_sweep(SWEEP, digits, folder))
 
 
@@ -697,7 +697,7 @@ def test_other_errors_of_jax_are_not_taken_for_a_lack_of_memory(memory_for, digi
 
 
 def test_a_diverged_run_is_nan_and_spoils_no_neighbour(digits, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("lmcjax.training._networks._ON_A_CPU", 6)  # three cells share each batch
+    monkeypatch.setattr("lmcjax.training._memory._MOST_PER_CPU_DEVICE", 6)  # three cells share each batch
     reports: list[Progress] = []
 
     def run(highest: float) -> xr.Dataset:

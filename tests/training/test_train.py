@@ -219,7 +219,7 @@ def test_networks_per_call_follows_memory(monkeypatch):
     assert memory_budget(devices) > 10**6
     for budget, expected in ((0, 1), (10 * per_network, 5), (10**9 * per_network, 8)):
         monkeypatch.setattr(
-            "lmcjax.training._networks.memory_budget", lambda devices, budget=budget: budget
+            "lmcjax.training._memory.memory_budget", lambda devices, budget=budget: budget
         )
         assert networks_per_call(config(), data, devices) == expected * len(devices)
 
