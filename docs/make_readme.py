@@ -24,13 +24,19 @@ START, END = "<!-- {0}: made by docs/make_readme.py -->", "<!-- end of {0} -->"
 def markdown(table: Table) -> str:
     """A rich table as Markdown."""
     columns = [[str(cell) for cell in column.cells] for column in table.columns]
-    rows = [[str(column.header) for column in table.columns], ["--:"] * len(columns), *zip(*columns, strict=True)]
+    rows = [
+        [str(column.header) for column in table.columns],
+        ["--:"] * len(columns),
+        *zip(*columns, strict=True),
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def figure2() -> str:
     """The paper's figure in numbers."""
-    results = of_one_architecture(xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf"))
+    results = of_one_architecture(
+        xr.load_dataset(ROOT / "docs" / "figure2" / "results.nc", engine="h5netcdf")
+    )
     config, seconds = json.loads(results.attrs["config"]), json.loads(results.attrs["seconds"])
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     pairs = results.sizes["pair"]

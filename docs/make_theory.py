@@ -72,7 +72,13 @@ def rates(scale: float) -> Rows:
     sizes, repetitions, rows = (64, 128, 256), part_of(scale, 20), []
     for law in ("gaussian", "uniform"):
         for dim in (1, 2, 3, 5):
-            run = functools.partial(calibrate_wasserstein_rate, law=law, sizes=sizes, dim=dim, repetitions=repetitions)
+            run = functools.partial(
+                calibrate_wasserstein_rate,
+                distribution=law,
+                sizes=sizes,
+                dim=dim,
+                repetitions=repetitions,
+            )
             rows.append(_rate_row(law, dim, jax.jit(run)(jax.random.key(dim)), repetitions))
     return rows
 
@@ -80,7 +86,9 @@ def rates(scale: float) -> Rows:
 def large_rates(scale: float) -> Rows:
     """Up to n = 4,096."""
     sizes = tuple(part_of(scale, size) for size in (512, 1024, 2048, 4096))
-    run = functools.partial(calibrate_wasserstein_rate, law="gaussian", sizes=sizes, dim=5, repetitions=3)
+    run = functools.partial(
+        calibrate_wasserstein_rate, distribution="gaussian", sizes=sizes, dim=5, repetitions=3
+    )
     return [_rate_row("gaussian", 5, jax.jit(run)(jax.random.key(0)), 3)]
 
 
@@ -91,17 +99,30 @@ def coverage(scale: float) -> Rows:
     found = run(jax.random.split(jax.random.key(1), count))
     truth = 1 / (3 * (np.array(sizes) + 1))
     held = np.asarray((found.low <= truth) & (truth <= found.high))
-    rows = [[f"mean, uniform, d = 1, n = {n}", str(count), share(held[:, i])] for i, n in enumerate(sizes)]
+    rows = [
+        [f"mean, uniform, d = 1, n = {n}", str(count), share(held[:, i])]
+        for i, n in enumerate(sizes)
+    ]
     run = jax.jit(jax.vmap(lambda k: calibrate_wasserstein_rate(k, "gaussian", (16, 64), dim=5)))
     found = run(jax.random.split(jax.random.key(2), count))
     held = np.asarray((found.low <= found.mean.mean(0)) & (found.mean.mean(0) <= found.high))
-    rows += [[f"mean, Gaussian, d = 5, n = {n}", str(count), share(held[:, i])] for i, n in enumerate((16, 64))]
+    rows += [
+        [f"mean, Gaussian, d = 5, n = {n}", str(count), share(held[:, i])]
+        for i, n in enumerate((16, 64))
+    ]
     rng, n = np.random.default_rng(0), np.array([10.0, 30, 100, 1000], np.float32)
     values = n[:, None] ** -0.4 * (1 + 0.2 * rng.normal(size=(count_of_fits, 4, 20)))
     fits = jax.jit(jax.vmap(lambda y, e: fit_exponent(n, y, e, repetitions=20)))(
         values.mean(2).astype("f"), (values.std(2, ddof=1) / 20**0.5).astype("f")
     )
-    return [*rows, ["exponent of a power law", str(count_of_fits), share((fits.low <= -0.4) & (fits.high >= -0.4))]]
+    return [
+        *rows,
+        [
+            "exponent of a power law",
+            str(count_of_fits),
+            share((fits.low <= -0.4) & (fits.high >= -0.4)),
+        ],
+    ]
 
 
 def bound(scale: float) -> Rows:
@@ -124,7 +145,13 @@ def bound(scale: float) -> Rows:
                 high = max(float(plain.error), float(near.error))
                 rows.append(
                     [
-                        *(str(dim), norm, str(m), f"{mean:.4g} ± {error:.2g}", f"{plain.error:.4g}"),
+                        *(
+                            str(dim),
+                            norm,
+                            str(m),
+                            f"{mean:.4g} ± {error:.2g}",
+                            f"{plain.error:.4g}",
+                        ),
                         *(f"{near.error:.4g}", f"{near.error / mean:.2f}"),
                         "yes" if high <= mean + 3 * error else "NO",
                     ]
@@ -145,7 +172,9 @@ def _programs(width: int) -> tuple[Any, Any, Any, Callable[..., Any]]:
         )
         aligned = lmcjax.permute(spec, matching.permutations, b)
         moments = lmcjax.activation_moments(network.apply, spec, a, aligned, inputs)
-        loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels))
+        loss = lmcjax.batched_loss(
+            network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels)
+        )
         barrier = lmcjax.linear_barrier(loss, a, aligned, num_points=11)
         return (
             propagate(spec, a, aligned, moments, num_points=11),
@@ -176,10 +205,15 @@ def propagation(scale: float) -> dict[str, Rows]:
                     for f in ("from_a", "from_b")
                     for k, v in getattr(measured, f).items()
                 ) + int((limit.chord * (1 + 1e-4) + 1e-4 < measured.chord).sum())
-                layers = [f"{measured.from_a[k][5]:.3g} ≤ {limit.from_a[k][5]:.3g}" for k in measured.from_a]
+                layers = [
+                    f"{measured.from_a[k][5]:.3g} ≤ {limit.from_a[k][5]:.3g}"
+                    for k in measured.from_a
+                ]
                 chord = f"{measured.chord[5]:.3g} ≤ {limit.chord[5]:.3g}"
                 excess = f"{barrier.height:.3g} ≤ {math.sqrt(2) * limit.chord.max():.3g}"
-                rows.append([str(width), kind, similarity, *layers, chord, excess, f"{below} of 77"])
+                rows.append(
+                    [str(width), kind, similarity, *layers, chord, excess, f"{below} of 77"]
+                )
                 found = [diagnosis.barrier, diagnosis.reduction]
                 numbers = [f"{s.value:.3f}{' (failed)' if s.failed else ''}" for s in found]
                 groups = [f"{v:.3f}" for v in diagnosis.group_reduction.values()]
@@ -189,10 +223,18 @@ def propagation(scale: float) -> dict[str, Rows]:
 
 PLANTED: dict[str, Callable[[jax.Array, jax.Array, jax.Array], jax.Array]] = {
     "none": lambda z, common, sign: z,
-    "attraction: 5 % of the variance shared": lambda z, common, sign: 0.95**0.5 * z + 0.05**0.5 * common,
-    "attraction to a line, 40 % of the variance": lambda z, common, sign: 0.6**0.5 * z + 0.4**0.5 * sign * common,
-    "attraction: 10 of 32 in near twins": lambda z, common, sign: z.at[:, :5].set(z[:, 5:10] + 0.1 * z[:, 10:15]),
-    "repulsion: half of the mean given up": lambda z, common, sign: z - z.mean(1, keepdims=True) / 2,
+    "attraction: 5 % of the variance shared": lambda z, common, sign: (
+        0.95**0.5 * z + 0.05**0.5 * common
+    ),
+    "attraction to a line, 40 % of the variance": lambda z, common, sign: (
+        0.6**0.5 * z + 0.4**0.5 * sign * common
+    ),
+    "attraction: 10 of 32 in near twins": lambda z, common, sign: z.at[:, :5].set(
+        z[:, 5:10] + 0.1 * z[:, 10:15]
+    ),
+    "repulsion: half of the mean given up": lambda z, common, sign: (
+        z - z.mean(1, keepdims=True) / 2
+    ),
     "repulsion: 16 of 32 in opposite pairs": lambda z, common, sign: z.at[:, :8].set(-z[:, 8:16]),
 }
 
@@ -201,7 +243,9 @@ def planted(kind: str, key: jax.Array) -> jax.Array:
     """Ten networks of 32 neurons in 8 standard normal coordinates, with a planted dependence."""
     keys = jax.random.split(key, 3)
     sign = jax.random.rademacher(keys[2], (10, 32, 1)).astype(jnp.float32)
-    return PLANTED[kind](jax.random.normal(keys[0], (10, 32, 8)), jax.random.normal(keys[1], (10, 1, 8)), sign)
+    return PLANTED[kind](
+        jax.random.normal(keys[0], (10, 32, 8)), jax.random.normal(keys[1], (10, 1, 8)), sign
+    )
 
 
 def independence(scale: float) -> dict[str, Rows]:
@@ -211,29 +255,46 @@ def independence(scale: float) -> dict[str, Rows]:
 
     def fresh(key: jax.Array, common_frame: bool) -> Any:
         params = jax.vmap(network.init)(jax.random.split(key, 10))
-        neurons = jax.vmap(lambda p: neuron_coordinates(network.apply, spec, p, probes, common_frame=common_frame))(
-            params
-        )
-        return {g: independence_test(jax.random.fold_in(key, 1), z, num_permutations=79) for g, z in neurons.items()}
+        neurons = jax.vmap(
+            lambda p: neuron_coordinates(network.apply, spec, p, probes, common_frame=common_frame)
+        )(params)
+        return {
+            g: independence_test(jax.random.fold_in(key, 1), z, num_permutations=79)
+            for g, z in neurons.items()
+        }
 
     def many(test: Callable[[jax.Array], Any], count: int) -> Any:
-        return jax.jit(lambda keys: jax.lax.map(test, keys, batch_size=10))(jax.random.split(jax.random.key(0), count))
+        return jax.jit(lambda keys: jax.lax.map(test, keys, batch_size=10))(
+            jax.random.split(jax.random.key(0), count)
+        )
 
     level, power = [], []
     count_of_levels, count_of_powers = part_of(scale, 100), part_of(scale, 40)
     for frame in (True, False):
-        for group, found in many(functools.partial(fresh, common_frame=frame), count_of_levels).items():
+        for group, found in many(
+            functools.partial(fresh, common_frame=frame), count_of_levels
+        ).items():
             name = "common frame" if frame else "pre-activations"
             level.append(
-                [name, group, str(count_of_levels), share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"]
+                [
+                    name,
+                    group,
+                    str(count_of_levels),
+                    share(found.p_value <= 0.05),
+                    f"{found.effect.mean():.2f}",
+                ]
             )
     for kind in PLANTED:
 
         def test(key: jax.Array, kind: str = kind) -> Any:
-            return independence_test(key, planted(kind, jax.random.fold_in(key, 1)), num_permutations=79)
+            return independence_test(
+                key, planted(kind, jax.random.fold_in(key, 1)), num_permutations=79
+            )
 
         found = many(test, count_of_powers)
-        power.append([kind, str(count_of_powers), share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"])
+        power.append(
+            [kind, str(count_of_powers), share(found.p_value <= 0.05), f"{found.effect.mean():.2f}"]
+        )
     return {"level": level, "power": power}
 
 
@@ -287,7 +348,16 @@ RATES = (
     "upper bound",
     "smooth densities",
 )
-BOUND = ("d", "norm", "m", "matched, per neuron", "with the largest density", "sharper", "sharper / matched", "below")
+BOUND = (
+    "d",
+    "norm",
+    "m",
+    "matched, per neuron",
+    "with the largest density",
+    "sharper",
+    "sharper / matched",
+    "below",
+)
 PROPAGATION = (
     "width",
     "networks",
@@ -299,20 +369,35 @@ PROPAGATION = (
     "barrier, sqrt(2) x bound",
     "violations",
 )
-DIAGNOSIS = ("width", "networks", "matched by", "barrier (nats)", "share removed", "layer 1", "layer 2")
+DIAGNOSIS = (
+    "width",
+    "networks",
+    "matched by",
+    "barrier (nats)",
+    "share removed",
+    "layer 1",
+    "layer 2",
+)
 
 
 def main() -> None:
     """Measure the parts that are named, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="measured again")
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of draws; small: to see that it runs")
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        help="of all numbers of draws; small: to see that it runs",
+    )
     options = parser.parse_args()
     folder = DOCS / "theory"
     folder.mkdir(exist_ok=True)
     for part in options.parts:
         found = PARTS[part](options.scale)
-        (folder / f"{part}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (folder / f"{part}.json").write_text(
+            json.dumps(found, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
     measured = {path.stem: json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")}
     (DOCS / "theory.md").write_text(page(measured), encoding="utf-8")
 

@@ -26,7 +26,9 @@ def make(count):
 @pytest.mark.parametrize("num_devices", [1, 2])
 def test_equals_a_loop(count, num_devices):
     params, inputs = make(count)
-    mapped = jax.jit(network_map(affine, in_axes=(0, None), devices=jax.local_devices()[:num_devices]))
+    mapped = jax.jit(
+        network_map(affine, in_axes=(0, None), devices=jax.local_devices()[:num_devices])
+    )
     single = [affine(jax.tree.map(lambda leaf: leaf[i], params), inputs) for i in range(count)]
     chex.assert_trees_all_close(
         mapped(params, inputs), jax.tree.map(lambda *parts: np.stack(parts), *single), rtol=1e-6
@@ -41,7 +43,9 @@ def test_uses_the_devices_that_it_was_given():
 
 def test_random_keys_are_mapped_too():
     keys = jax.random.split(jax.random.key(0), 3)
-    np.testing.assert_array_equal(jax.jit(network_map(jax.random.normal))(keys), jax.vmap(jax.random.normal)(keys))
+    np.testing.assert_array_equal(
+        jax.jit(network_map(jax.random.normal))(keys), jax.vmap(jax.random.normal)(keys)
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 10])
@@ -50,16 +54,26 @@ def test_chunks_are_invisible(chunk):
     calls = []
     mapped = jax.jit(network_map(affine, in_axes=(0, None)))
     result = map_in_chunks(
-        mapped, chunk, (params,), (inputs,), on_progress=lambda done, total: calls.append((done, total))
+        mapped,
+        chunk,
+        (params,),
+        (inputs,),
+        on_progress=lambda done, total: calls.append((done, total)),
     )
-    chex.assert_trees_all_close(result, jax.vmap(affine, in_axes=(0, None))(params, inputs), rtol=1e-6)
+    chex.assert_trees_all_close(
+        result, jax.vmap(affine, in_axes=(0, None))(params, inputs), rtol=1e-6
+    )
     assert calls[-1] == (7, 7)
     assert len(calls) == -(-7 // chunk)
 
 
 @pytest.mark.parametrize(
     ("in_axes", "message"),
-    [((0, 1), "in_axes are 0 or None"), ((None, None), "in_axes are 0 or None"), ((0,), "1 entries")],
+    [
+        ((0, 1), "in_axes are 0 or None"),
+        ((None, None), "in_axes are 0 or None"),
+        ((0,), "1 entries"),
+    ],
 )
 def test_unfit_axes(in_axes, message):
     with pytest.raises(ValueError, match=message):

@@ -23,7 +23,10 @@ def init(key: jax.Array) -> dict:
         "logits": (HIDDEN, CLASSES),
     }
     keys = jax.random.split(key, len(shapes))
-    kernels = {n: jax.random.normal(k, s) / s[0] ** 0.5 for (n, s), k in zip(shapes.items(), keys, strict=True)}
+    kernels = {
+        n: jax.random.normal(k, s) / s[0] ** 0.5
+        for (n, s), k in zip(shapes.items(), keys, strict=True)
+    }
     biases = {"update": jnp.ones(STATE), "candidate": jnp.zeros(STATE), "hidden": jnp.zeros(HIDDEN)}
     return {"kernels": kernels, "biases": biases}
 
@@ -34,7 +37,9 @@ def apply(params: dict, images: jax.Array) -> jax.Array:
 
     def read_row(state: jax.Array, row: jax.Array) -> tuple[jax.Array, None]:
         keep = jax.nn.sigmoid(row @ w["update/input"] + state @ w["update/state"] + b["update"])
-        candidate = jnp.tanh(row @ w["candidate/input"] + state @ w["candidate/state"] + b["candidate"])
+        candidate = jnp.tanh(
+            row @ w["candidate/input"] + state @ w["candidate/state"] + b["candidate"]
+        )
         return keep * state + (1 - keep) * candidate, None
 
     rows = images.reshape(images.shape[0], -1, PIXELS).swapaxes(0, 1)

@@ -6,6 +6,8 @@ aligned = permute(spec, matching.permutations, params_b)
 barrier = linear_barrier(loss_fn, params_a, aligned)
 """
 
+import importlib.metadata as _metadata
+
 from lmcjax.batching import network_map as network_map
 from lmcjax.batching import use_all_cores as use_all_cores
 from lmcjax.data import Dataset as Dataset
@@ -77,3 +79,8 @@ from lmcjax.transport import exact_plan as exact_plan
 from lmcjax.transport import linear_assignment as linear_assignment
 from lmcjax.transport import sinkhorn_plan as sinkhorn_plan
 from lmcjax.transport import wasserstein2 as wasserstein2
+
+try:
+    __version__ = _metadata.version("lmcjax")
+except _metadata.PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0+unknown"

@@ -28,7 +28,11 @@ def test_gradients_are_those_of_lax(size, kernel, strides, padding, rng):
         value = lambda x, k: jnp.sum(jnp.sin(conv(x, k, strides, padding, **LAYOUT)))  # noqa: E731
         return jax.jit(jax.value_and_grad(value, (0, 1)))(x, k)
 
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), of(convolution), of(lax_conv))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4),
+        of(convolution),
+        of(lax_conv),
+    )
 
 
 def lax_conv(x, k, strides, padding, **options):

@@ -15,7 +15,9 @@ def test_is_the_function_that_the_paper_writes():
     inputs = np.random.default_rng(0).normal(size=(4, 2, 2, 1)).astype(np.float32)
     phi = inputs.reshape(4, 4)
     for layer in range(3):
-        phi = phi @ np.asarray(params[f"Dense_{layer}"]["kernel"]) + np.asarray(params[f"Dense_{layer}"]["bias"])
+        phi = phi @ np.asarray(params[f"Dense_{layer}"]["kernel"]) + np.asarray(
+            params[f"Dense_{layer}"]["bias"]
+        )
         phi = np.maximum(phi, 0) if layer < 2 else phi
     np.testing.assert_allclose(network.apply(params, inputs), phi, rtol=1e-5, atol=1e-6)
 

@@ -45,15 +45,21 @@ def test_shapes():
 
 
 @pytest.mark.parametrize(
-    ("module", "sides"), [(resnet20(4), {33, 17, 9}), (resnet50(4), {17, 9, 5, 3, 2})], ids=["resnet20", "resnet50"]
+    ("module", "sides"),
+    [(resnet20(4), {33, 17, 9}), (resnet50(4), {17, 9, 5, 3, 2})],
+    ids=["resnet20", "resnet50"],
 )
 def test_stages_halve_the_image(module, sides):
-    """Sides of what convolutions give out, from an image of 33 pixels; ResNet-50 pools between 17 and 9."""
+    """Sides of what convolutions give out, from an image of 33 pixels; ResNet-50 pools between 17
+    and 9.
+    """
 
     def convolved(key):
         images = jax.numpy.ones((1, 33, 33, 3))
         variables = module.init(key, images)
-        return module.apply(variables, images, capture_intermediates=lambda layer, _: isinstance(layer, nn.Conv))[1]
+        return module.apply(
+            variables, images, capture_intermediates=lambda layer, _: isinstance(layer, nn.Conv)
+        )[1]
 
     outputs = jax.tree.leaves(jax.eval_shape(convolved, jax.random.key(0)))
     assert {leaf.shape[1] for leaf in outputs} == sides
@@ -74,10 +80,17 @@ def check_spec(verified_spec, generic_like):
         axes |= {f"{root}/LayerNorm_0/{leaf}": (writes(group),) for leaf in ("scale", "bias")}
         axes |= {f"{root}/LayerNorm_1/{leaf}": (writes(target),) for leaf in ("scale", "bias")}
     axes["ResidualBlock_1/projection/kernel"] = (None, None, reads(small), writes(large))
-    axes |= {f"ResidualBlock_1/projection_norm/{leaf}": (writes(large),) for leaf in ("scale", "bias")}
+    axes |= {
+        f"ResidualBlock_1/projection_norm/{leaf}": (writes(large),) for leaf in ("scale", "bias")
+    }
     axes |= {"Dense_0/kernel": (reads(large), None), "Dense_0/bias": (None,)}
     assert dict(spec.leaves) == dict(PermutationSpec.from_axes(axes).leaves)
-    assert dict(spec.shapes) == {small: (4,), large: (8,), inner.format(0): (4,), inner.format(1): (8,)}
+    assert dict(spec.shapes) == {
+        small: (4,),
+        large: (8,),
+        inner.format(0): (4,),
+        inner.format(1): (8,),
+    }
 
 
 @pytest.mark.slow
@@ -90,7 +103,9 @@ def test_spec_in_float64(x64, verified_spec, generic_like):
     check_spec(verified_spec, generic_like)
 
 
-@pytest.mark.parametrize("module", [ResNet(4, 5, ()), ResNet(4, 5, (1, 0)), resnet20(0), resnet50(4, 0)])
+@pytest.mark.parametrize(
+    "module", [ResNet(4, 5, ()), ResNet(4, 5, (1, 0)), resnet20(0), resnet50(4, 0)]
+)
 def test_layers_without_neurons(module):
     with pytest.raises(ValueError, match="a ResNet has stages of blocks, channels and classes"):
         FlaxNetwork(module, (8, 8, 3)).init(jax.random.key(0))

@@ -45,12 +45,17 @@ def test_tokens_of_any_dtype(generic_like):
 
 
 def check_groups(network, verified_spec, generic_like):
-    """One stream; per layer: heads, the channels in which queries meet keys, those of values, hidden neurons."""
+    """One stream; per layer: heads, the channels in which queries meet keys, those of values,
+    hidden neurons.
+    """
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
     spec = verified_spec(network.apply, params, inputs(network))
     expected = {"embedding": (8,)}
     for root in ("EncoderLayer_0", "EncoderLayer_1"):
-        expected |= {f"{root}/attention/query/kernel[1]": (2,), f"{root}/attention/query/kernel[2]": (2, 4)}
+        expected |= {
+            f"{root}/attention/query/kernel[1]": (2,),
+            f"{root}/attention/query/kernel[2]": (2, 4),
+        }
         expected |= {f"{root}/attention/value": (2, 4), f"{root}/Dense_0": (12,)}
     assert dict(spec.shapes) == expected
 
@@ -68,7 +73,11 @@ def test_groups_in_float64(x64, verified_spec, generic_like):
 
 @pytest.mark.parametrize(
     "module",
-    [TransformerEncoder(8, 3, 1, 4, 2), TransformerEncoder(8, 2, 0, 4, 2), TransformerEncoder(8, 2, 1, 4, 0)],
+    [
+        TransformerEncoder(8, 3, 1, 4, 2),
+        TransformerEncoder(8, 2, 0, 4, 2),
+        TransformerEncoder(8, 2, 1, 4, 0),
+    ],
     ids=["heads that do not divide the width", "no layers", "no classes"],
 )
 def test_sizes_that_do_not_fit(module):

@@ -22,18 +22,27 @@ def test_shapes():
 @pytest.mark.parametrize(("shape", "pixels"), [((4, 4, 1), 1), ((1, 18, 2), 2), ((7, 5, 3), 1)])
 def test_a_side_of_one_pixel_is_not_pooled(shape, pixels):
     network = FlaxNetwork(VGG(((4,), (4,), (4,)), (), 3), shape)
-    assert jax.eval_shape(network.init, jax.random.key(0))["Dense_0"]["kernel"].shape == (4 * pixels, 3)
+    assert jax.eval_shape(network.init, jax.random.key(0))["Dense_0"]["kernel"].shape == (
+        4 * pixels,
+        3,
+    )
 
 
 def test_vgg16_has_the_papers_138_million_parameters():
     network = FlaxNetwork(vgg16(num_classes=1000), (224, 224, 3))
     params = jax.eval_shape(network.init, jax.random.key(0))
-    channels = sum(width for stage in network.module.stages for width in stage)  # a bias each, here scale and shift
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 138_357_544 - channels + 2 * channels
+    channels = sum(
+        width for stage in network.module.stages for width in stage
+    )  # a bias each, here scale and shift
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(params)) == 138_357_544 - channels + 2 * channels
+    )
 
 
 def hand_written() -> PermutationSpec:
-    """A group per convolution and hidden dense layer; 2x2 pixels with 5 channels inside each are flattened."""
+    """A group per convolution and hidden dense layer; 2x2 pixels with 5 channels inside each are
+    flattened.
+    """
     axes = {}
     for i in range(3):
         incoming = reads(f"Conv_{i - 1}") if i else None
@@ -62,7 +71,9 @@ def test_spec_in_float64(x64, verified_spec, generic_like):
     check_spec(verified_spec, generic_like)
 
 
-@pytest.mark.parametrize("module", [VGG((), (4,), 3), VGG(((4,), ()), (4,), 3), VGG(((4,),), (0,), 3), vgg16(4, 0)])
+@pytest.mark.parametrize(
+    "module", [VGG((), (4,), 3), VGG(((4,), ()), (4,), 3), VGG(((4,),), (0,), 3), vgg16(4, 0)]
+)
 def test_layers_without_neurons(module):
     with pytest.raises(ValueError, match="a VGG has stages of convolutions and classes"):
         FlaxNetwork(module, (8, 8, 3)).init(jax.random.key(0))

@@ -61,7 +61,7 @@ def sweep() -> Sweep:
 @pytest.fixture
 def four_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two networks per device and call; there are two devices."""
-    monkeypatch.setattr("lmcjax.training._networks._ON_A_CPU", 2)
+    monkeypatch.setattr("lmcjax.training._memory._MOST_PER_CPU_DEVICE", 2)
 
 
 class Uninterrupted(NamedTuple):
@@ -77,7 +77,7 @@ def uninterrupted(tmp_path_factory, digits, sweep) -> Uninterrupted:
     folder = tmp_path_factory.mktemp("uninterrupted") / "sweep"
     quick_before = jax.config.values["jax_disable_most_optimizations"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lmcjax.training._networks._ON_A_CPU", 2)
+        patch.setattr("lmcjax.training._memory._MOST_PER_CPU_DEVICE", 2)
         jax.config.update("jax_disable_most_optimizations", True)
         try:
             results = run_sweep(sweep, digits, folder)

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation", "four_per_batch")
 def test_a_diverged_run_is_nan_and_spoils_no_neighbour(
     sweep, digits, capsys, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("lmcjax.training._networks._ON_A_CPU", 6)  # three cells share each batch
+    monkeypatch.setattr(
+        "lmcjax.training._memory._MOST_PER_CPU_DEVICE", 6
+    )  # three cells share each batch
     reports: list[SweepProgress] = []
 
     def run(highest: float) -> xr.Dataset:

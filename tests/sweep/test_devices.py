@@ -98,7 +98,7 @@ PROGRAMS = """
     from lmcjax.batching import network_map, replicate, shard
     from lmcjax.sweep._batch_training import TrainingCall, initial_states
     from lmcjax.sweep._pairs import compiled_comparison
-    from lmcjax.training._networks import _compiled
+    from lmcjax.training._train_networks import compiled_programs
 
     def collectives(compiled):
         names = (
@@ -119,7 +119,7 @@ PROGRAMS = """
     call = TrainingCall(group, cells, range(16), eight)
     states = shard(initial_states(programs, call), eight)
     train, test = (replicate(tuple(samples), eight) for samples in (digits.train, digits.test))
-    _, advance = _compiled(eight)
+    advance = compiled_programs(eight).advance
     training = advance.lower(states, train, programs.steps_per_epoch).compile()
 
     def check_sharding(tree, shardings):

@@ -32,16 +32,23 @@ def plain(dim: int, rows: str = "any") -> Callable[..., MatchingBound]:
     return jax.jit(lambda m, log_f, moment: matching_lower_bound(m, dim, log_f, moment, rows=rows))
 
 
-def matched(draw: Callable[..., np.ndarray], root: np.ndarray | float = 1.0, count: int = 400) -> tuple[float, float]:
+def matched(
+    draw: Callable[..., np.ndarray], root: np.ndarray | float = 1.0, count: int = 400
+) -> tuple[float, float]:
     """Mean and standard error of the cost per neuron of independent exact matchings."""
-    x, y = (np.asarray(draw(size=(count, NUM_NEURONS, len(np.atleast_2d(root)))) @ np.atleast_2d(root)) for _ in "ab")
+    x, y = (
+        np.asarray(draw(size=(count, NUM_NEURONS, len(np.atleast_2d(root)))) @ np.atleast_2d(root))
+        for _ in "ab"
+    )
     costs = np.asarray(squared_distances(x.astype(np.float32), y.astype(np.float32)), np.float64)
     return costs.mean(), costs.std(ddof=1) / np.sqrt(count)
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 def test_is_the_integral_of_the_nearest_neighbour_argument(dim: int) -> None:
-    """`int 2 r (1 - m F V r^d)_+ dr` by quadrature; in Sigma's norm F is divided by sqrt(det Sigma)."""
+    """`int 2 r (1 - m F V r^d)_+ dr` by quadrature; in Sigma's norm F is divided by sqrt(det
+    Sigma).
+    """
     m, log_f, sigma = 40.0, dim * NORMAL, np.diag(np.linspace(1, 2, dim)).astype(np.float32)
     log_balls = math.log(m) + log_f - np.linalg.slogdet(sigma)[1] / 2 + dim / 2 * math.log(math.pi)
     log_balls -= gammaln(dim / 2 + 1)
@@ -58,7 +65,9 @@ def test_in_logarithms_where_numbers_overflow() -> None:
     in_balls = 30 * math.log(10) + log_f + 392 * math.log(math.pi) - gammaln(393)
     assert float(bound.log_error) == pytest.approx(math.log(784 / 786) - in_balls / 392, abs=1e-5)
     tiny = matching_lower_bound(1e30, 1, NORMAL)
-    assert float(tiny.log_error) == pytest.approx(math.log(1 / 3) - 2 * (math.log(2e30) + NORMAL), rel=1e-6)
+    assert float(tiny.log_error) == pytest.approx(
+        math.log(1 / 3) - 2 * (math.log(2e30) + NORMAL), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("m", [2, 32, 4096])
@@ -72,7 +81,9 @@ def test_sharper_bound_is_the_mean_below_the_quantile_of_chi_square(m: int) -> N
 
 
 def test_sharper_bound_is_below_the_exact_nearest_neighbour() -> None:
-    """`E min_j |w - w_j|^2` of m neurons, by a non-central chi-square: above the bound, and not far."""
+    """`E min_j |w - w_j|^2` of m neurons, by a non-central chi-square: above the bound, and not
+    far.
+    """
     dim, m = 8, 32
     radii = chi2.ppf((np.arange(200) + 0.5) / 200, dim)  # |w|^2
     r2 = np.linspace(0, 60, 4001)
@@ -84,7 +95,9 @@ def test_sharper_bound_is_below_the_exact_nearest_neighbour() -> None:
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 @pytest.mark.parametrize("law", ["gaussian", "uniform"])
-def test_never_above_the_mean_of_400_exact_matchings(dim: int, law: str, rng: np.random.Generator) -> None:
+def test_never_above_the_mean_of_400_exact_matchings(
+    dim: int, law: str, rng: np.random.Generator
+) -> None:
     """In the Euclidean norm and in one of a random Sigma, plus 3 standard errors."""
     draw, log_f = (rng.normal, NORMAL) if law == "gaussian" else (rng.uniform, 0.0)
     basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
@@ -111,13 +124,18 @@ def test_a_singular_norm_is_bounded_in_its_leading_directions(rng: np.random.Gen
     sigma = (root.T @ root).astype(np.float32)
     root = basis.T * np.sqrt(scales)  # w^T Sigma w = |w root|^2
     mean, error = matched(rng.normal, root)
-    any_rows, gaussian = (plain(6, rows)(NUM_NEURONS, 6 * NORMAL, sigma) for rows in ("any", "gaussian"))
+    any_rows, gaussian = (
+        plain(6, rows)(NUM_NEURONS, 6 * NORMAL, sigma) for rows in ("any", "gaussian")
+    )
     near = sharper(NUM_NEURONS, np.eye(6, dtype=np.float32), sigma)
     assert float(any_rows.error) < 1e-3 * float(gaussian.error)
     assert (int(gaussian.num_directions), int(near.num_directions)) == (2, 2)
     alone = plain(2)(NUM_NEURONS, 2 * NORMAL, np.eye(2, dtype=np.float32))
     assert float(gaussian.error) == pytest.approx(float(alone.error), rel=1e-4)
-    two, third = (float(sharper(NUM_NEURONS, c * np.eye(k, dtype=np.float32)).error) for c, k in ((1, 2), (0.01, 1)))
+    two, third = (
+        float(sharper(NUM_NEURONS, c * np.eye(k, dtype=np.float32)).error)
+        for c, k in ((1, 2), (0.01, 1))
+    )
     assert float(near.error) == pytest.approx(two + third, rel=1e-3)
     assert 2 * float(gaussian.error) < float(near.error) <= mean + 3 * error
 
@@ -126,10 +144,17 @@ def test_invariance_and_derivatives(x64: None) -> None:
     """Scaling the weights by c scales the bounds by c^2; derivatives against differences."""
     for c in (1e-3, 1e3):
         scaled = sharper(50.0, c**2 * np.eye(3))
-        assert float(scaled.log_error - sharper(50.0, np.eye(3)).log_error) == pytest.approx(2 * math.log(c), rel=1e-9)
+        assert float(scaled.log_error - sharper(50.0, np.eye(3)).log_error) == pytest.approx(
+            2 * math.log(c), rel=1e-9
+        )
     check_grads(jax.jit(lambda m: sharper(m, np.eye(3)).log_error), (50.0,), order=1, modes=["rev"])
     moment = np.diag([3.0, 2.0, 1.0])
-    check_grads(jax.jit(lambda s: matching_lower_bound(50.0, 3, 0.1, s).log_error), (moment,), order=1, modes=["rev"])
+    check_grads(
+        jax.jit(lambda s: matching_lower_bound(50.0, 3, 0.1, s).log_error),
+        (moment,),
+        order=1,
+        modes=["rev"],
+    )
 
 
 def test_nan_spoils_no_neighbour() -> None:

@@ -21,19 +21,25 @@ NUM_POINTS = 5
 def programs(spec: PermutationSpec, apply: Any) -> Any:
     """Match, permute, bound, and measure: one compilation."""
 
-    def both(a: Any, b: Any, inputs: jax.Array) -> tuple[Any, Propagation, PathDeviation, jax.Array]:
+    def both(
+        a: Any, b: Any, inputs: jax.Array
+    ) -> tuple[Any, Propagation, PathDeviation, jax.Array]:
         moments = lmcjax.activation_moments(apply, spec, a, b, inputs)
         matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
         b = lmcjax.permute(spec, matching.permutations, b)
         moments = lmcjax.activation_moments(apply, spec, a, b, inputs)
         labels = apply(a, inputs).argmax(-1)
-        loss = lmcjax.batched_loss(apply, lambda z, y: lmcjax.cross_entropy_and_accuracy(z, y).loss, (inputs, labels))
+        loss = lmcjax.batched_loss(
+            apply, lambda z, y: lmcjax.cross_entropy_and_accuracy(z, y).loss, (inputs, labels)
+        )
         barrier = lmcjax.linear_barrier(loss, a, b, num_points=NUM_POINTS)
         return (
             b,
             propagate(spec, a, b, moments, num_points=NUM_POINTS),
             path_deviation(apply, spec, a, b, inputs, num_points=NUM_POINTS),
-            barrier.losses - (1 - barrier.points) * barrier.losses[0] - barrier.points * barrier.losses[-1],
+            barrier.losses
+            - (1 - barrier.points) * barrier.losses[0]
+            - barrier.points * barrier.losses[-1],
         )
 
     return jax.jit(both)
@@ -43,7 +49,9 @@ def layers(params: Any, inputs: np.ndarray) -> list[np.ndarray]:
     """All layers of a ReLU network in float64."""
     seen, found = np.asarray(inputs, np.float64), []
     for i in range(len(params)):
-        weights, bias = (np.asarray(params[f"Dense_{i}"][name], np.float64) for name in ("kernel", "bias"))
+        weights, bias = (
+            np.asarray(params[f"Dense_{i}"][name], np.float64) for name in ("kernel", "bias")
+        )
         seen = seen @ weights + bias
         seen = np.maximum(seen, 0) if i < len(params) - 1 else seen
         found.append(seen)
@@ -61,8 +69,12 @@ def check_bounds(bound: Propagation, measured: PathDeviation) -> None:
 
 
 def test_is_never_below_what_numpy_measures(pair: Any) -> None:
-    """Random networks with biases; the measured deviations are also those of NumPy, as are the matched distances."""
-    b, bound, measured, excess = programs(pair.spec, pair.network.apply)(pair.params_a, pair.params_b, pair.inputs)
+    """Random networks with biases; the measured deviations are also those of NumPy, as are the
+    matched distances.
+    """
+    b, bound, measured, excess = programs(pair.spec, pair.network.apply)(
+        pair.params_a, pair.params_b, pair.inputs
+    )
     check_bounds(bound, measured)
     ends = layers(pair.params_a, pair.inputs), layers(b, pair.inputs)
     for i, t in enumerate(np.asarray(bound.points, np.float64)):
@@ -73,11 +85,14 @@ def test_is_never_below_what_numpy_measures(pair: Any) -> None:
                 found = getattr(measured, field)[f"Dense_{layer}/kernel"][i]
                 assert float(found) == pytest.approx(expected, rel=1e-4, abs=1e-4)
         expected = here[-1] - (1 - t) * ends[0][-1] - t * ends[1][-1]
-        assert float(measured.chord[i]) == pytest.approx(np.sqrt(np.mean(np.sum(expected**2, 1))), rel=1e-3, abs=1e-4)
+        assert float(measured.chord[i]) == pytest.approx(
+            np.sqrt(np.mean(np.sum(expected**2, 1))), rel=1e-3, abs=1e-4
+        )
     seen = np.asarray(pair.inputs, np.float64)
     for layer, phi in enumerate(ends[0]):
         step, shift = (
-            np.asarray(b[f"Dense_{layer}"][name], np.float64) - pair.params_a[f"Dense_{layer}"][name]
+            np.asarray(b[f"Dense_{layer}"][name], np.float64)
+            - pair.params_a[f"Dense_{layer}"][name]
             for name in ("kernel", "bias")
         )
         expected = np.sqrt(np.mean(np.sum((seen @ step + shift) ** 2, axis=1)))
@@ -87,8 +102,12 @@ def test_is_never_below_what_numpy_measures(pair: Any) -> None:
 
 
 def test_first_layer_is_exact_without_an_activation(pair: Any) -> None:
-    """There the bound is an equality; and the recursion multiplies by the largest singular value of NumPy."""
-    b, bound, *_ = programs(pair.spec, pair.network.apply)(pair.params_a, pair.params_b, pair.inputs)
+    """There the bound is an equality; and the recursion multiplies by the largest singular value of
+    NumPy.
+    """
+    b, bound, *_ = programs(pair.spec, pair.network.apply)(
+        pair.params_a, pair.params_b, pair.inputs
+    )
     names = list(bound.distances)
     t = np.asarray(bound.points)
     np.testing.assert_allclose(bound.from_a[names[0]], t * bound.distances[names[0]], rtol=1e-6)
@@ -96,11 +115,14 @@ def test_first_layer_is_exact_without_an_activation(pair: Any) -> None:
     for point in t:
         kernel = lmcjax.interpolate(pair.params_a, b, point)["Dense_1"]["kernel"]
         norms.append(np.linalg.svd(np.asarray(kernel, np.float64))[1][0])
-    expected = t * np.asarray(bound.distances[names[1]]) + np.array(norms) * np.asarray(bound.from_a[names[0]])
+    expected = t * np.asarray(bound.distances[names[1]]) + np.array(norms) * np.asarray(
+        bound.from_a[names[0]]
+    )
     np.testing.assert_allclose(bound.from_a[names[1]], expected, rtol=1e-4)
     seen = layers(b, pair.inputs)[0]  # from the other end, B's layer is what is seen
     step, shift = (
-        np.asarray(b["Dense_1"][name], np.float64) - pair.params_a["Dense_1"][name] for name in ("kernel", "bias")
+        np.asarray(b["Dense_1"][name], np.float64) - pair.params_a["Dense_1"][name]
+        for name in ("kernel", "bias")
     )
     distance = np.sqrt(np.mean(np.sum((seen @ step + shift) ** 2, axis=1)))
     expected = (1 - t) * distance + np.array(norms) * np.asarray(bound.from_b[names[0]])
@@ -109,12 +131,18 @@ def test_first_layer_is_exact_without_an_activation(pair: Any) -> None:
 
 def test_near_networks_are_bounded_in_proportion(pair: Any) -> None:
     """Two networks close to each other, as trained ones are once matched: the bound is not vacuous."""
-    near = jax.tree.map(lambda x: x + 0.01 * np.random.default_rng(x.size).normal(size=x.shape).astype("f"), pair[2])
-    _, bound, measured, _ = programs(pair.spec, pair.network.apply)(pair.params_a, near, pair.inputs)
+    near = jax.tree.map(
+        lambda x: x + 0.01 * np.random.default_rng(x.size).normal(size=x.shape).astype("f"), pair[2]
+    )
+    _, bound, measured, _ = programs(pair.spec, pair.network.apply)(
+        pair.params_a, near, pair.inputs
+    )
     check_bounds(bound, measured)
     last = "Dense_3/kernel"
     assert float(bound.from_a[last][-1]) < 30 * float(measured.from_a[last][-1])
-    _, zero, measured, _ = programs(pair.spec, pair.network.apply)(pair.params_a, pair.params_a, pair.inputs)
+    _, zero, measured, _ = programs(pair.spec, pair.network.apply)(
+        pair.params_a, pair.params_a, pair.inputs
+    )
     assert float(zero.chord.max()) == float(measured.chord.max()) == 0
 
 
@@ -123,7 +151,11 @@ def test_lipschitz_constant_multiplies_once_per_hidden_layer(pair: Any) -> None:
     bounds = jax.jit(
         lambda s: (
             propagate(
-                spec, a, b, lmcjax.activation_moments(pair.network.apply, spec, a, b, pair.inputs), lipschitz=s
+                spec,
+                a,
+                b,
+                lmcjax.activation_moments(pair.network.apply, spec, a, b, pair.inputs),
+                lipschitz=s,
             ).from_a
         )
     )
@@ -171,7 +203,10 @@ def test_errors_say_what_is_in_the_way(pair: Any, small_pairs: Any) -> None:
         propagate(spec, a, a, no_moments, num_points=1)
     with pytest.raises(ValueError, match=r"'Dense_0/bias' has shape \(24,\).*\(8,\)"):
         propagate(
-            spec, a, {**a, **{k: jax.tree.map(lambda x: x[0], v) for k, v in small_pairs.params_a.items()}}, no_moments
+            spec,
+            a,
+            {**a, **{k: jax.tree.map(lambda x: x[0], v) for k, v in small_pairs.params_a.items()}},
+            no_moments,
         )
     residual = PermutationSpec.from_axes(
         {"w1": (None, writes("g")), "w2": (reads("g"), writes("g")), "w3": (reads("g"), None)}
@@ -179,13 +214,25 @@ def test_errors_say_what_is_in_the_way(pair: Any, small_pairs: Any) -> None:
     square = {"w1": jnp.ones((2, 3)), "w2": jnp.ones((3, 3)), "w3": jnp.ones((3, 1))}
     with pytest.raises(ValueError, match=r"no chain.*'w1', 'w2'"):
         propagate(residual, square, square, no_moments)
-    convolution = PermutationSpec.from_axes({"w1": (None, None, None, writes("g")), "w2": (reads("g"), None)})
+    convolution = PermutationSpec.from_axes(
+        {"w1": (None, None, None, writes("g")), "w2": (reads("g"), None)}
+    )
     images = {"w1": jnp.ones((3, 3, 1, 2)), "w2": jnp.ones((2, 1))}
     with pytest.raises(ValueError, match=r"'w1' of shape \(3, 3, 1, 2\) is no dense kernel"):
         propagate(convolution, images, images, no_moments)
     norm = PermutationSpec.from_axes(
-        {"w1": (None, writes("g")), "b": (writes("g"),), "scale": (writes("g"),), "w2": (reads("g"), None)}
+        {
+            "w1": (None, writes("g")),
+            "b": (writes("g"),),
+            "scale": (writes("g"),),
+            "w2": (reads("g"), None),
+        }
     )
-    params = {"w1": jnp.ones((2, 3)), "b": jnp.ones(3), "scale": jnp.ones(3), "w2": jnp.ones((3, 1))}
+    params = {
+        "w1": jnp.ones((2, 3)),
+        "b": jnp.ones(3),
+        "scale": jnp.ones(3),
+        "w2": jnp.ones((3, 1)),
+    }
     with pytest.raises(ValueError, match=r"at most one bias.*'scale'"):
         propagate(norm, params, params, no_moments)

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 @functools.cache
 def tower(depth: int):
-    return jax.jit(lambda eps, m, c, k: width_upper_bound(eps, m, depth, constants=c, sub_gaussian_ratio=k))
+    return jax.jit(
+        lambda eps, m, c, k: width_upper_bound(eps, m, depth, constants=c, sub_gaussian_ratio=k)
+    )
 
 
 def test_powers_of_two() -> None:
@@ -27,7 +29,9 @@ def test_powers_of_two() -> None:
     assert float(found.top[3]) == pytest.approx(log_of_fourth, rel=1e-5)
     for top in found.top[4:]:  # log log of 2^(2^65536)
         assert float(top) == pytest.approx(log_of_fourth + math.log(math.log(2)), rel=1e-5)
-    np.testing.assert_allclose(found.log_width[:4], [math.log(4), math.log(16), math.log(2**16), log_of_fourth], 1e-5)
+    np.testing.assert_allclose(
+        found.log_width[:4], [math.log(4), math.log(16), math.log(2**16), log_of_fourth], 1e-5
+    )
     assert np.all(np.isinf(found.log_width[4:]))
 
 
@@ -50,7 +54,9 @@ def test_constants_per_layer_and_the_sub_gaussian_ratio() -> None:
     scaled = tower(3)(0.1, 2.0, jnp.array([0.1, 0.15, 0.075]), 2.0)
     np.testing.assert_allclose(scaled.top, found.top, rtol=1e-4)
     below = tower(3)(0.1, 784.0, jnp.array([1.0, 0.05, 1.0]), 1.0)
-    np.testing.assert_allclose(below.log_width, [784 * math.log(10), 0, math.log(10)], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        below.log_width, [784 * math.log(10), 0, math.log(10)], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("eps", [0.3, 0.01])
@@ -58,7 +64,9 @@ def test_two_layers(eps: float) -> None:
     found = jax.jit(two_layer_width)(eps, 784.0)
     assert float(found.log_width) == pytest.approx(-784 * math.log(eps), rel=1e-5)
     assert float(found.log_width_entezari) == pytest.approx(-1572 * math.log(eps), rel=1e-5)
-    assert float(tower(1)(eps, 784.0, 1.0, 1.0).log_width[0]) == pytest.approx(float(found.log_width), rel=1e-5)
+    assert float(tower(1)(eps, 784.0, 1.0, 1.0).log_width[0]) == pytest.approx(
+        float(found.log_width), rel=1e-5
+    )
 
 
 def test_low_dimensional_rows_cross_over() -> None:
@@ -82,7 +90,9 @@ def test_low_dimensional_rows_cross_over() -> None:
 
 def test_gradient_of_a_log_width() -> None:
     """`d log m_1 / d log eps = -m_0`."""
-    assert float(jax.grad(lambda e: width_upper_bound(e, 784, 1).log_width[0])(0.1)) == pytest.approx(-7840, rel=1e-4)
+    assert float(
+        jax.grad(lambda e: width_upper_bound(e, 784, 1).log_width[0])(0.1)
+    ) == pytest.approx(-7840, rel=1e-4)
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -27,7 +27,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 NETWORK = FlaxNetwork(MLP((12, 10), 3), (6,))
 KEY = jax.random.key(0)
-train = jax.jit(lmcjax.train)  # compiled once per configuration: the learning rate is no part of the program
+train = jax.jit(
+    lmcjax.train
+)  # compiled once per configuration: the learning rate is no part of the program
 
 
 def make_data(num_samples: int = 130, dtype: type = np.float32) -> tuple[np.ndarray, np.ndarray]:
@@ -82,7 +84,9 @@ def test_agrees_with_a_plain_loop(name, momentum):
         return optax.apply_updates(params, updates), opt_state, loss
 
     for epoch in range(2):
-        order = np.argsort(jax.random.bits(jax.random.fold_in(state.key, epoch), (130,)), kind="stable")
+        order = np.argsort(
+            jax.random.bits(jax.random.fold_in(state.key, epoch), (130,)), kind="stable"
+        )
         for batch in order.reshape(13, 10):
             params, opt_state, loss = step(params, opt_state, data[0][batch], data[1][batch])
             losses.append(loss)
@@ -104,7 +108,10 @@ def test_steps_cut_anywhere_are_the_same_run(pieces):
 
 
 def test_each_epoch_visits_every_sample_once():
-    data = (np.arange(130.0, dtype=np.float32)[:, None] * np.ones((1, 6), np.float32), np.zeros(130, np.int32))
+    data = (
+        np.arange(130.0, dtype=np.float32)[:, None] * np.ones((1, 6), np.float32),
+        np.zeros(130, np.int32),
+    )
     seen = []
     probe = dataclasses.replace(config(), loss=lambda outputs, labels: outputs.sum() * 0)
 
@@ -116,7 +123,9 @@ def test_each_epoch_visits_every_sample_once():
             jax.debug.callback(lambda x: seen.append(np.asarray(x[:, 0])), inputs, ordered=True)
             return inputs * params["w"]
 
-    state, _ = train_steps(init_state(dataclasses.replace(probe, network=Recorder()), KEY), data, 26)
+    state, _ = train_steps(
+        init_state(dataclasses.replace(probe, network=Recorder()), KEY), data, 26
+    )
     jax.effects_barrier()
     epochs = np.concatenate(seen).reshape(2, 130)
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(130), (2, 1)))
@@ -134,7 +143,9 @@ def test_schedule_is_the_papers():
     assert np.isclose(schedule(110), 0, atol=1e-9)
     reference = optax.warmup_cosine_decay_schedule(1e-6, 0.1, 10, 110)
     steps = np.arange(111)
-    np.testing.assert_allclose(jax.vmap(schedule)(steps), jax.vmap(reference)(steps), rtol=1e-5, atol=1e-9)
+    np.testing.assert_allclose(
+        jax.vmap(schedule)(steps), jax.vmap(reference)(steps), rtol=1e-5, atol=1e-9
+    )
 
 
 def test_same_seed_same_bits():
@@ -173,7 +184,9 @@ def test_alone_or_among_48_in_x64():
         np.testing.assert_allclose(batched.losses, among.losses, atol=1e-9)
         for i in (0, 30, 47):
             single = dataclasses.replace(configs, learning_rate=configs.learning_rate[i])
-            np.testing.assert_allclose(among.losses[i], train(single, keys[i], data).losses, atol=1e-9)
+            np.testing.assert_allclose(
+                among.losses[i], train(single, keys[i], data).losses, atol=1e-9
+            )
 
 
 def test_a_diverging_run_spoils_no_other():
@@ -184,7 +197,8 @@ def test_a_diverging_run_spoils_no_other():
     np.testing.assert_array_equal(result.finite, [True, True, False, True, True])
     others = np.array([0, 1, 3, 4])
     chex.assert_trees_all_equal(
-        jax.tree.map(lambda leaf: leaf[others], result.params), jax.tree.map(lambda leaf: leaf[others], healthy.params)
+        jax.tree.map(lambda leaf: leaf[others], result.params),
+        jax.tree.map(lambda leaf: leaf[others], healthy.params),
     )
 
 
@@ -193,7 +207,11 @@ def test_progress_counts_every_network_step():
     configs, keys = many(5)
     calls = []
     train_networks(
-        configs, keys, make_data(), networks_per_batch=2, on_progress=lambda done, total: calls.append((done, total))
+        configs,
+        keys,
+        make_data(),
+        networks_per_batch=2,
+        on_progress=lambda done, total: calls.append((done, total)),
     )
     assert calls[-1] == (5 * 26, 5 * 26)
     assert [done for done, _ in calls] == sorted({done for done, _ in calls})
@@ -204,11 +222,15 @@ def test_networks_per_call_follows_memory(monkeypatch):
     devices, data = jax.local_devices(), make_data()
     per_network = bytes_per_network(config(), data, devices[0])
     state = jax.eval_shape(init_state, config(), KEY)
-    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    held = sum(
+        leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.params, state.opt_state))
+    )
     assert per_network == 2 * held + 8 * 130
     assert memory_budget(devices) > 10**6
     for budget, expected in ((0, 1), (10 * per_network, 5), (10**9 * per_network, 8)):
-        monkeypatch.setattr("lmcjax.training._networks.memory_budget", lambda devices, budget=budget: budget)
+        monkeypatch.setattr(
+            "lmcjax.training._memory.memory_budget", lambda devices, budget=budget: budget
+        )
         assert networks_per_call(config(), data, devices) == expected * len(devices)
 
 
@@ -216,18 +238,27 @@ def test_networks_per_call_follows_memory(monkeypatch):
 def test_a_mask_keeps_zeros_and_nothing_else():
     """Whatever the optimizer; what the mask lets through is trained as without it."""
     data, setup = make_data(), config(num_steps=26, optimizer="adamw")
-    mask = jax.tree.map(lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 3 > 0, init_state(setup, KEY).params)
-    params = jax.tree.map(lambda leaf, m: jnp.where(m, leaf, 0), init_state(setup, KEY).params, mask)
+    mask = jax.tree.map(
+        lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape) % 3 > 0,
+        init_state(setup, KEY).params,
+    )
+    params = jax.tree.map(
+        lambda leaf, m: jnp.where(m, leaf, 0), init_state(setup, KEY).params, mask
+    )
     state = init_state(dataclasses.replace(setup, gradient_mask=mask), KEY, params)
     state, _ = train_steps(state, data, 26)
-    assert jax.tree.all(jax.tree.map(lambda leaf, m: bool((leaf[~m] == 0).all()), state.params, mask))
+    assert jax.tree.all(
+        jax.tree.map(lambda leaf, m: bool((leaf[~m] == 0).all()), state.params, mask)
+    )
     assert all(
         (leaf[m] != old[m]).mean() > 0.8
         for leaf, old, m in zip(*map(jax.tree.leaves, (state.params, params, mask)), strict=True)
     )
     everything = jax.tree.map(jnp.ones_like, mask)
     plain = train(setup, KEY, data)
-    masked, masked_losses = train_steps(init_state(dataclasses.replace(setup, gradient_mask=everything), KEY), data, 26)
+    masked, masked_losses = train_steps(
+        init_state(dataclasses.replace(setup, gradient_mask=everything), KEY), data, 26
+    )
     np.testing.assert_allclose(masked_losses, plain.losses, rtol=1e-5)
     chex.assert_trees_all_close(masked.params, plain.params, rtol=1e-4, atol=1e-5)
 
@@ -239,7 +270,9 @@ def test_calls_end_to_end_are_one_run():
     data = tuple(map(jnp.asarray, make_data()))
     parts = [losses for _, losses in train_in_calls(start, data, 26, steps_per_call=10)]
     assert [part.shape[1] for part in parts] == [10, 10, 6]
-    np.testing.assert_allclose(jnp.concatenate(parts, 1), train_networks(configs, keys, make_data()).losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        jnp.concatenate(parts, 1), train_networks(configs, keys, make_data()).losses, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,7 +294,11 @@ def test_bad_configuration(options, message):
     [
         ((np.zeros((0, 6)), np.zeros(0, int)), {}, "the data set is empty"),
         ((np.zeros((20, 6)), np.zeros(19, int)), {}, "20 inputs but 19 labels"),
-        ((np.zeros((20, 6)), np.zeros(20, int)), {"batch_size": 21}, "batch size 21 is larger than the data set of 20"),
+        (
+            (np.zeros((20, 6)), np.zeros(20, int)),
+            {"batch_size": 21},
+            "batch size 21 is larger than the data set of 20",
+        ),
     ],
 )
 def test_bad_data(data, options, message):

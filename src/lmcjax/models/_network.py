@@ -57,7 +57,11 @@ class FunctionNetwork:
     """Two functions of any library as a network: `init(key)` and `apply(params, inputs)`.
 
     >>> import jax
-    >>> network = FunctionNetwork(lambda key: {"w": jax.random.normal(key, (3, 2))}, lambda p, x: x @ p["w"])
+    >>> def init(key):
+    ...     return {"w": jax.random.normal(key, (3, 2))}
+    >>> def apply(params, inputs):
+    ...     return inputs @ params["w"]
+    >>> network = FunctionNetwork(init, apply)
     >>> network.apply(network.init(jax.random.key(0)), jnp.ones((5, 3))).shape
     (5, 2)
     """

@@ -1,5 +1,7 @@
 """VGG, with layer normalisation as in Git Re-Basin."""
 
+import itertools
+
 import flax.linen as nn
 from jaxtyping import Array, Float, Num
 
@@ -7,13 +9,16 @@ from lmcjax.models._convolution import Conv
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions `Conv_0, Conv_1, ...`, then dense layers `Dense_0 ... Dense_L`; logits.
+    """Stages of 3x3 convolutions, then dense layers, the last of which gives logits.
 
-    Each convolution is followed by `LayerNorm` over the channels, which has the bias, and ReLU, each stage by 2x2 max
-    pooling, which leaves an image side of a single pixel as it is. The flattened image keeps its channels inside the
-    pixels, so the first dense layer reads the last channels in one block per pixel.
+    The layers are named `Conv_0, Conv_1, ...` and `Dense_0 ... Dense_L`. Each convolution is
+    followed by `LayerNorm` over the channels, which has the bias, and ReLU, each stage by 2x2 max
+    pooling, which leaves an image side of a single pixel as it is. The flattened image keeps its
+    channels inside the pixels, so the first dense layer reads the last channels in one block per
+    pixel.
 
-    Source: Simonyan and Zisserman (2015), table 1; layer normalisation: Ainsworth et al. (2023), Git Re-Basin.
+    Source: Simonyan and Zisserman (2015), table 1; layer normalisation: Ainsworth et al. (2023),
+        Git Re-Basin.
 
     Attributes:
         stages: widths of the convolutions, stage by stage.
@@ -26,19 +31,25 @@ class VGG(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, inputs: Num[Array, "num_samples height width channels"]) -> Float[Array, "num_samples classes"]:
-        widths = (*(width for stage in self.stages for width in stage), *self.hidden, self.num_classes)
+    def __call__(
+        self, inputs: Num[Array, "num_samples height width channels"]
+    ) -> Float[Array, "num_samples classes"]:
+        widths = (*itertools.chain(*self.stages), *self.hidden, self.num_classes)
         if not self.stages or not all(self.stages) or min(widths) < 1:
             raise ValueError(
-                f"a VGG has stages of convolutions and classes, not stages={self.stages}, hidden={self.hidden}, "
-                f"{self.num_classes} classes"
+                f"a VGG has stages of convolutions and classes, not stages={self.stages}, "
+                f"hidden={self.hidden}, {self.num_classes} classes"
             )
         if inputs.ndim != 4:
-            raise ValueError(f"a VGG takes images [num_samples, height, width, channels], not {inputs.shape}")
+            raise ValueError(
+                f"a VGG takes images [num_samples, height, width, channels], not {inputs.shape}"
+            )
         x = inputs
         for stage in self.stages:
             for width in stage:
-                x = nn.relu(nn.LayerNorm()(Conv(width, (3, 3))(x)))
+                x = Conv(width, (3, 3))(x)
+                x = nn.relu(nn.LayerNorm()(x))
+            # A side of one pixel is left as it is.
             window = (min(2, x.shape[1]), min(2, x.shape[2]))
             x = nn.max_pool(x, window, window)
         x = x.reshape(x.shape[0], -1)
@@ -48,11 +59,21 @@ class VGG(nn.Module):
 
 
 def vgg16(width: int = 64, num_classes: int = 10) -> VGG:
-    """VGG-16: 13 convolutions in five stages and three dense layers, the paper's configuration D for `width=64`.
+    """VGG-16: 13 convolutions in five stages, and three dense layers.
+
+    `width=64` is configuration D of its paper.
 
     Args:
-        width: channels of the first stage; the last has 8 times as many, a hidden dense layer 64 times.
+        width: channels of the first stage; the last has 8 times as many, a hidden dense layer 64
+            times.
         num_classes: width of the last dense layer.
     """
-    stages = tuple((factor * width,) * depth for factor, depth in ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3)))
-    return VGG(stages, (64 * width, 64 * width), num_classes)
+    stages = (
+        (width,) * 2,
+        (2 * width,) * 2,
+        (4 * width,) * 3,
+        (8 * width,) * 3,
+        (8 * width,) * 3,
+    )
+    hidden = (64 * width, 64 * width)
+    return VGG(stages, hidden, num_classes)

@@ -1,10 +1,8 @@
 """One training run as a pure function; many at once."""
 
-from lmcjax.training._networks import bytes_per_network as bytes_per_network
-from lmcjax.training._networks import memory_budget as memory_budget
-from lmcjax.training._networks import networks_per_call as networks_per_call
-from lmcjax.training._networks import train_in_calls as train_in_calls
-from lmcjax.training._networks import train_networks as train_networks
+from lmcjax.training._memory import bytes_per_network as bytes_per_network
+from lmcjax.training._memory import memory_budget as memory_budget
+from lmcjax.training._memory import networks_per_call as networks_per_call
 from lmcjax.training._train import Optimizer as Optimizer
 from lmcjax.training._train import TrainConfig as TrainConfig
 from lmcjax.training._train import TrainResult as TrainResult
@@ -14,3 +12,5 @@ from lmcjax.training._train import learning_rate_schedule as learning_rate_sched
 from lmcjax.training._train import mean_cross_entropy as mean_cross_entropy
 from lmcjax.training._train import train as train
 from lmcjax.training._train import train_steps as train_steps
+from lmcjax.training._train_networks import train_in_calls as train_in_calls
+from lmcjax.training._train_networks import train_networks as train_networks

@@ -15,21 +15,24 @@ from lmcjax.models import Network
 Optimizer: TypeAlias = Literal["sgd", "sgd_plain", "adam", "adamw"]
 
 
-def mean_cross_entropy(logits: Float[Array, "num_samples num_classes"], labels: Int[Array, " num_samples"]) -> Array:
-    """Mean of `-log softmax(logits)[label]`, in nats; nan where some label is negative or too large."""
+def mean_cross_entropy(
+    logits: Float[Array, "num_samples num_classes"], labels: Int[Array, " num_samples"]
+) -> Array:
+    """Mean of `-log softmax(logits)[label]`, in nats; nan where some label is no class."""
     return cross_entropies(logits, labels).mean()
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """One run. A pytree whose arrays are the learning rate and a mask: swept by `vmap`, everything else is static.
+    """The configuration of a run.
 
-    The learning rate rises linearly from 1e-6 over `warmup_steps`, then falls to 0 along a cosine (the paper's
-    protocol).
+    It is a pytree whose arrays are the learning rate and a mask, so that `vmap` sweeps these.
+    Everything else is static. The learning rate rises linearly from 1e-6 over `warmup_steps`,
+    then falls to 0 along a cosine (the paper's protocol).
 
     Attributes:
-        learning_rate: its peak, traced.
+        learning_rate: its peak, traced; a float, or an array with an axis per `vmap`.
         network: a pure init/apply pair, static.
         num_steps: length of the whole run, and of the schedule.
         batch_size: samples per step; what is left of an epoch when it is not a multiple is skipped.
@@ -38,11 +41,11 @@ class TrainConfig:
         weight_decay: of AdamW.
         warmup_steps: at most `num_steps`; shorter runs warm up all the way.
         loss: static; `loss(outputs, labels)`, the mean over a batch.
-        gradient_mask: booleans in the shape of the parameters; where they are False the gradient counts as zero, and
-            zeros stay zeros. None: all of it counts.
+        gradient_mask: booleans in the shape of the parameters; where they are False the gradient
+            counts as zero, and zeros stay zeros. None: all of it counts.
     """
 
-    learning_rate: Any  # a float, or an array of them with an axis per vmap; while JAX traces, any leaf
+    learning_rate: Any  # while JAX traces, any leaf of a pytree
     network: Network = dataclasses.field(metadata={"static": True})
     num_steps: int = dataclasses.field(metadata={"static": True})
     batch_size: int = dataclasses.field(default=100, metadata={"static": True})
@@ -50,26 +53,35 @@ class TrainConfig:
     momentum: float = dataclasses.field(default=0.9, metadata={"static": True})
     weight_decay: float = dataclasses.field(default=1e-4, metadata={"static": True})
     warmup_steps: int = dataclasses.field(default=10, metadata={"static": True})
-    loss: Callable[[Any, Array], Array] = dataclasses.field(default=mean_cross_entropy, metadata={"static": True})
-    gradient_mask: Any = None  # a pytree; while JAX traces, any leaf
+    loss: Callable[[Any, Array], Array] = dataclasses.field(
+        default=mean_cross_entropy, metadata={"static": True}
+    )
+    gradient_mask: Any = None  # a pytree; while JAX traces, any leaf of one
 
     def __post_init__(self) -> None:
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer {self.optimizer!r} is not one of {get_args(Optimizer)}")
-        for name, least in (("num_steps", 1), ("batch_size", 1), ("warmup_steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is at least {least}, not {getattr(self, name)}")
+        smallest = {"num_steps": 1, "batch_size": 1, "warmup_steps": 0}
+        for name, least in smallest.items():
+            value = getattr(self, name)
+            if value < least:
+                raise ValueError(f"{name} is at least {least}, not {value}")
 
 
 def learning_rate_schedule(config: TrainConfig) -> optax.Schedule:
-    """Step to learning rate; the peak may be traced (optax's ready-made warm-up with cosine refuses that)."""
+    """The learning rate as a function of the step; the peak may be traced."""
     peak = jnp.asarray(config.learning_rate)
     warmup = min(config.warmup_steps, config.num_steps)
     cosine = optax.cosine_decay_schedule(peak, max(config.num_steps - warmup, 1))
-    return optax.join_schedules([optax.linear_schedule(1e-6, peak, warmup), cosine], [warmup]) if warmup else cosine
+    if warmup == 0:
+        return cosine
+    # Joined by hand, because optax's warm-up with cosine refuses a traced peak.
+    rise = optax.linear_schedule(1e-6, peak, warmup)
+    return optax.join_schedules([rise, cosine], [warmup])
 
 
-def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def _make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The optimizer with its schedule."""
     schedule = learning_rate_schedule(config)
     if config.optimizer == "sgd":
         return optax.sgd(schedule, momentum=config.momentum)
@@ -81,7 +93,7 @@ def _optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 class TrainState(NamedTuple):
-    """A run between two steps: all that it needs to go on, so it can be stored, moved and batched."""
+    """A run between two steps: all that it needs to go on after it was stored or moved."""
 
     config: TrainConfig
     params: PyTree
@@ -99,8 +111,12 @@ class TrainResult(NamedTuple):
     finite: Bool[Array, ""]  # False: the run has diverged
 
 
-def init_state(config: TrainConfig, key: Key[Array, ""], params: PyTree | None = None) -> TrainState:
-    """The state before the first step: parameters of `fold_in(key, 0)`, unless given, shuffles of `fold_in(key, 1)`.
+def init_state(
+    config: TrainConfig, key: Key[Array, ""], params: PyTree | None = None
+) -> TrainState:
+    """The state before the first step.
+
+    Parameters are drawn from `fold_in(key, 0)`, unless given, and shuffles from `fold_in(key, 1)`.
 
     >>> import jax, lmcjax
     >>> network = lmcjax.FlaxNetwork(lmcjax.MLP((8,), 2), input_shape=(3,))
@@ -110,11 +126,14 @@ def init_state(config: TrainConfig, key: Key[Array, ""], params: PyTree | None =
     >>> states.params["Dense_0"]["kernel"].shape
     (2, 3, 8)
     """
-    params = config.network.init(jax.random.fold_in(key, 0)) if params is None else params
+    if params is None:
+        params = config.network.init(jax.random.fold_in(key, 0))
+    # An array, so that the state has the same type before and after a compiled step.
+    learning_rate = jnp.asarray(config.learning_rate, jnp.result_type(float))
     return TrainState(
-        config=dataclasses.replace(config, learning_rate=jnp.asarray(config.learning_rate, jnp.result_type(float))),
+        config=dataclasses.replace(config, learning_rate=learning_rate),
         params=params,
-        opt_state=_optimizer(config).init(params),
+        opt_state=_make_optimizer(config).init(params),
         step=jnp.asarray(0, jnp.int32),
         key=jax.random.fold_in(key, 1),
         finite=jnp.asarray(True),
@@ -125,40 +144,69 @@ def check_data(data: tuple[ArrayLike, ArrayLike], batch_size: int) -> int:
     """Check inputs against labels and the batch size, and return the number of samples.
 
     Raises:
-        ValueError: an empty data set, inputs and labels that differ in number, a batch larger than the data.
+        ValueError: an empty data set, inputs and labels that differ in number, a batch larger than
+            the data.
     """
-    num_samples, num_labels = (jnp.shape(array)[0] for array in data)
+    inputs, labels = data
+    num_samples = jnp.shape(inputs)[0]
+    num_labels = jnp.shape(labels)[0]
     if num_samples == 0:
         raise ValueError("the data set is empty: 0 inputs")
     if num_samples != num_labels:
         raise ValueError(f"{num_samples} inputs but {num_labels} labels")
     if batch_size > num_samples:
-        raise ValueError(f"batch size {batch_size} is larger than the data set of {num_samples} samples")
+        raise ValueError(
+            f"batch size {batch_size} is larger than the data set of {num_samples} samples"
+        )
     return num_samples
 
 
-def _epoch_orders(state: TrainState, num_samples: int, num_steps: int) -> tuple[Array, Array]:
-    """The shuffles of every epoch that the next steps touch `[num_epochs, num_samples]`, and the first epoch."""
+class _Orders(NamedTuple):
+    """The orders in which some epochs visit the samples."""
+
+    samples: Int[Array, "num_epochs num_samples"]
+    first_epoch: Int[Array, ""]
+
+
+def _epoch_orders(state: TrainState, num_samples: int, num_steps: int) -> _Orders:
+    """The orders of all epochs that the next steps touch."""
     per_epoch = num_samples // state.config.batch_size
-    first, last = state.step // per_epoch, (state.step + num_steps - 1) // per_epoch
+    first = state.step // per_epoch
+    last = (state.step + num_steps - 1) // per_epoch
 
-    def shuffle(epoch: Array) -> Array:  # argsort of random bits: half the sorting of jax.random.permutation
-        return jnp.argsort(jax.random.bits(jax.random.fold_in(state.key, epoch), (num_samples,))).astype(jnp.int32)
+    def shuffle(epoch: Array) -> Array:
+        # One sort of random bits: half the sorting of jax.random.permutation.
+        bits = jax.random.bits(jax.random.fold_in(state.key, epoch), (num_samples,))
+        return jnp.argsort(bits).astype(jnp.int32)
 
-    def if_touched(epoch: Array) -> Array:
-        return jax.lax.cond(epoch <= last, shuffle, lambda _: jnp.zeros(num_samples, jnp.int32), epoch)
+    def no_shuffle(epoch: Array) -> Array:
+        return jnp.zeros(num_samples, jnp.int32)
 
+    def shuffle_if_touched(epoch: Array) -> Array:
+        return jax.lax.cond(epoch <= last, shuffle, no_shuffle, epoch)
+
+    # As many as may be touched: how many are depends on the traced step.
     num_epochs = (num_steps + per_epoch - 2) // per_epoch + 1
-    return jax.lax.map(if_touched, first + jnp.arange(num_epochs, dtype=jnp.int32)), first
+    epochs = first + jnp.arange(num_epochs, dtype=jnp.int32)
+    return _Orders(jax.lax.map(shuffle_if_touched, epochs), first)
+
+
+class _Carry(NamedTuple):
+    """What a step changes."""
+
+    params: PyTree
+    opt_state: PyTree
+    finite: Bool[Array, ""]
 
 
 def train_steps(
     state: TrainState, data: tuple[ArrayLike, ArrayLike], num_steps: int
 ) -> tuple[TrainState, Float[Array, " num_steps"]]:
-    """The next `num_steps` steps of a run: `train_steps` twice with 5 is once with 10.
+    """Run the next `num_steps` steps of a run.
 
-    Each epoch visits the samples in a new order; it keeps one order per epoch touched in memory. Jit with
-    `static_argnums=2`; map it over runs with `vmap` or `network_map`.
+    Twice 5 steps are the same run as 10. Each epoch visits the samples in a new order; the orders
+    of all epochs that these steps touch are in memory at a time. Jit it with `static_argnums=2`,
+    and map it over runs with `vmap` or `network_map`.
 
     Args:
         state: traced.
@@ -169,42 +217,63 @@ def train_steps(
         The state after, and the training loss of each step.
 
     Raises:
-        ValueError: fewer than one step; data that are empty, do not belong together or are fewer than a batch.
+        ValueError: fewer than one step; data that are empty, do not belong together or are fewer
+            than a batch.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps is at least 1, not {num_steps}")
     config = state.config
     num_samples = check_data(data, config.batch_size)
-    inputs, labels = (jnp.asarray(array) for array in data)
-    optimizer = _optimizer(config)
-    orders, first_epoch = _epoch_orders(state, num_samples, num_steps)
+    inputs = jnp.asarray(data[0])
+    labels = jnp.asarray(data[1])
+    optimizer = _make_optimizer(config)
+    orders = _epoch_orders(state, num_samples, num_steps)
     per_epoch = num_samples // config.batch_size
 
-    def step(carry: tuple, number: Array) -> tuple[tuple, Array]:
-        params, opt_state, finite = carry
-        start = (number // per_epoch - first_epoch, number % per_epoch * config.batch_size)
-        batch = jax.lax.dynamic_slice(orders, start, (1, config.batch_size))[0]
+    def step(carry: _Carry, number: Array) -> tuple[_Carry, Array]:
+        epoch = number // per_epoch - orders.first_epoch
+        first_sample = number % per_epoch * config.batch_size
+        batch = jax.lax.dynamic_slice(
+            orders.samples, (epoch, first_sample), (1, config.batch_size)
+        )[0]
 
-        def loss_fn(p: PyTree) -> Array:
-            return config.loss(config.network.apply(p, inputs[batch]), labels[batch])
+        def loss_fn(params: PyTree) -> Array:
+            return config.loss(config.network.apply(params, inputs[batch]), labels[batch])
 
-        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        loss, gradient = jax.value_and_grad(loss_fn)(carry.params)
         if config.gradient_mask is not None:
-            gradient = jax.tree.map(lambda g, real: jnp.where(real, g, 0), gradient, config.gradient_mask)
-        updates, opt_state = optimizer.update(gradient, opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state, finite & jnp.isfinite(loss)), loss
+            gradient = jax.tree.map(_where_real, gradient, config.gradient_mask)
+        updates, opt_state = optimizer.update(gradient, carry.opt_state, carry.params)
+        params = optax.apply_updates(carry.params, updates)
+        finite = carry.finite & jnp.isfinite(loss)
+        return _Carry(params, opt_state, finite), loss
 
-    carry = (state.params, state.opt_state, state.finite)
-    steps = state.step + jnp.arange(num_steps, dtype=jnp.int32)
-    (params, opt_state, finite), losses = jax.lax.scan(step, carry, steps)
-    after = TrainState(config, params, opt_state, state.step + num_steps, state.key, finite)
-    return after, losses
+    carry = _Carry(state.params, state.opt_state, state.finite)
+    step_numbers = state.step + jnp.arange(num_steps, dtype=jnp.int32)
+    carry, losses = jax.lax.scan(step, carry, step_numbers)
+    new_state = TrainState(
+        config=config,
+        params=carry.params,
+        opt_state=carry.opt_state,
+        step=state.step + num_steps,
+        key=state.key,
+        finite=carry.finite,
+    )
+    return new_state, losses
 
 
-def train(config: TrainConfig, key: Key[Array, ""], data: tuple[ArrayLike, ArrayLike]) -> TrainResult:
-    """A whole run, `init_state` and all its steps, as one pure function of its configuration, key and data.
+def _where_real(gradient: Array, is_real: Array) -> Array:
+    """The gradient, and 0 where the mask is False."""
+    return jnp.where(is_real, gradient, 0)
 
-    Under `vmap` over `config` and `key`, many runs at once; `train_networks` does it in pieces, with progress.
+
+def train(
+    config: TrainConfig, key: Key[Array, ""], data: tuple[ArrayLike, ArrayLike]
+) -> TrainResult:
+    """Train a network from its initial parameters to its last step.
+
+    This is a pure function of the configuration, key and data. `vmap` over `config` and `key`
+    trains many at once; `train_networks` does so in pieces, with progress.
     """
     state, losses = train_steps(init_state(config, key), data, config.num_steps)
     return TrainResult(state.params, losses, state.finite)
