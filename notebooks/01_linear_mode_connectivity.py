@@ -103,8 +103,9 @@ print(f"barrier from A to its own shuffle: {barrier_of(params_a, shuffled).heigh
 # (Neurons that never fire are alike, so their order can be lost; it does not matter for the function.)
 
 # %%
-match = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights()))
-undone = match(params_a, shuffled)
+weights = lmcjax.Weights()
+match_by_weights = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity=weights))
+undone = match_by_weights(params_a, shuffled)
 found = lmcjax.compose(spec, undone.permutations, shuffle)
 for group, permutation in found.items():
     print(f"{group}: {np.sum(permutation == np.arange(width))} of {width} neurons are back in their place")
