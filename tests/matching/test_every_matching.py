@@ -31,8 +31,12 @@ SEARCHES = {
     "straight-through": functools.partial(matching.match_straight_through, num_steps=5),
     "annealing": functools.partial(matching.match_annealing, num_steps=2000),
 }
-MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, params_b, key=..., moments=...)
-    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(*pair, similarity="weights"),
+MATCHINGS: dict[
+    str, Callable[..., Matching]
+] = {  # match(spec, params_a, params_b, key=..., moments=...)
+    "layerwise, weights": lambda *pair, key, moments: matching.match_layerwise(
+        *pair, similarity="weights"
+    ),
     **{
         f"layerwise, {similarity}": functools.partial(
             lambda *pair, key, moments, similarity: matching.match_layerwise(
@@ -42,16 +46,27 @@ MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, param
         )
         for similarity in ("covariance", "activations", "correlation")
     },
-    "weights": lambda *pair, key, moments: matching.match_weights(*pair, key=key, order=pair[0].groups, restarts=5),
+    "weights": lambda *pair, key, moments: matching.match_weights(
+        *pair, key=key, order=pair[0].groups, restarts=5
+    ),
     "weights, metric": lambda *pair, key, moments: matching.match_weights(*pair, metric=moments),
-    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(*pair, key=key, init="random"),
+    "frank-wolfe": lambda *pair, key, moments: matching.match_frank_wolfe(
+        *pair, key=key, init="random"
+    ),
     "soft": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights"),
-    "soft, entropic": lambda *pair, key, moments: matching.match_soft(*pair, similarity="weights", temperature=0.3),
+    "soft, entropic": lambda *pair, key, moments: matching.match_soft(
+        *pair, similarity="weights", temperature=0.3
+    ),
     "sinkhorn, covariance": lambda *pair, key, moments: matching.match_sinkhorn(
-        *pair, objective=matching.covariance_distance(pair[0], moments), num_steps=100, temperature=0.6
+        *pair,
+        objective=matching.covariance_distance(pair[0], moments),
+        num_steps=100,
+        temperature=0.6,
     ),
     **{
-        name: functools.partial(lambda *pair, key, moments, search: search(*pair, key=key), search=search)
+        name: functools.partial(
+            lambda *pair, key, moments, search: search(*pair, key=key), search=search
+        )
         for name, search in SEARCHES.items()
     },
 }
@@ -60,7 +75,9 @@ MATCHINGS: dict[str, Callable[..., Matching]] = {  # match(spec, params_a, param
 @functools.cache
 def batch(name: str, spec: Any) -> Callable[..., Matching]:
     """Of pairs, in one program."""
-    return jax.jit(jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments)))
+    return jax.jit(
+        jax.vmap(lambda a, b, key, moments: MATCHINGS[name](spec, a, b, key=key, moments=moments))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +87,32 @@ def three(small_pairs: Any) -> tuple[Any, ...]:
     Among the parameters are a random key and a counter, which no group touches.
     """
     spec = PermutationSpec.from_axes({**dict(small_pairs.spec.leaves), "rng": (), "step": ()})
-    a = {**small_pairs.params_a, "rng": jax.random.split(jax.random.key(1), 3), "step": jnp.arange(3) + 10**6}
+    a = {
+        **small_pairs.params_a,
+        "rng": jax.random.split(jax.random.key(1), 3),
+        "step": jnp.arange(3) + 10**6,
+    }
     b = jax.tree.map(np.array, small_pairs.params_b)
     first = jax.tree.map(lambda v: v[0], a)
     planted = random_permutations(jax.random.key(7), spec, first)
     shuffled = permute(spec, invert(spec, planted), first)
-    for whole, one in zip(jax.tree.leaves(b), jax.tree.leaves({n: shuffled[n] for n in b}), strict=True):
+    for whole, one in zip(
+        jax.tree.leaves(b), jax.tree.leaves({n: shuffled[n] for n in b}), strict=True
+    ):
         whole[0] = one
     spoilt = jax.tree.map(np.array, b)
-    b, spoilt = ({**p, "rng": jax.random.split(jax.random.key(2), 3), "step": jnp.arange(3)} for p in (b, spoilt))
+    b, spoilt = (
+        {**p, "rng": jax.random.split(jax.random.key(2), 3), "step": jnp.arange(3)}
+        for p in (b, spoilt)
+    )
     spoilt["Dense_0"]["kernel"][1, 0, 0] = np.nan
-    seen = jax.jit(jax.vmap(lambda a, b: activation_moments(small_pairs.network.apply, spec, a, b, small_pairs.inputs)))
+    seen = jax.jit(
+        jax.vmap(
+            lambda a, b: activation_moments(
+                small_pairs.network.apply, spec, a, b, small_pairs.inputs
+            )
+        )
+    )
     return spec, a, b, spoilt, planted, seen(a, b), seen(a, spoilt)
 
 
@@ -94,7 +126,9 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert isinstance(clean, Matching)
     assert clean.finite.tolist() == clean.converged.tolist() == [True, True, True]
     assert spoilt.finite.tolist() == spoilt.converged.tolist() == [True, False, True]
-    chex.assert_trees_all_equal(*(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean)))
+    chex.assert_trees_all_equal(
+        *(jax.tree.map(lambda v: np.asarray(v)[::2], m) for m in (spoilt, clean))
+    )
     with pytest.raises(ValueError, match=r"finite is False at \[1\]"):
         require_finite(spoilt)
 
@@ -104,17 +138,23 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     assert (clean.iterations >= 1).all()
     for group in clean.permutations:
         for found in (clean, spoilt):
-            assert (np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])).all()
+            assert (
+                np.sort(found.permutations[group]) == np.arange(found.permutations[group].shape[-1])
+            ).all()
         np.testing.assert_array_equal(clean.permutations[group][0], planted[group])
     if clean.alignments is not None:
         for matrix in clean.alignments.values():
             np.testing.assert_allclose(matrix[::2].sum(-1), 1, atol=2e-3)
             np.testing.assert_allclose(matrix[::2].sum(-2), 1, atol=2e-3)
     if name == "soft":
-        joined = apply_soft(spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b))
+        joined = apply_soft(
+            spec, jax.tree.map(lambda v: v[0], clean.alignments), jax.tree.map(lambda v: v[0], b)
+        )
         assert (joined["rng"], joined["step"]) == (b["rng"][0], b["step"][0])
         for layer in ("Dense_0", "Dense_1", "Dense_2"):
-            chex.assert_trees_all_close(joined[layer], jax.tree.map(lambda v: v[0], a[layer]), atol=1e-4)
+            chex.assert_trees_all_close(
+                joined[layer], jax.tree.map(lambda v: v[0], a[layer]), atol=1e-4
+            )
 
     # what was made large or small is better than with B left alone
     if clean.loss is not None:
@@ -124,7 +164,10 @@ def test_one_contract(name: str, three: Any, tmp_path: Path) -> None:
     elif clean.total_objective is not None:
         assert (clean.total_objective >= clean.total_identity_objective).all()
     else:
-        assert all((clean.objective[g] >= clean.identity_objective[g] - 1e-4).all() for g in clean.identity_objective)
+        assert all(
+            (clean.objective[g] >= clean.identity_objective[g] - 1e-4).all()
+            for g in clean.identity_objective
+        )
     if clean.certificate is not None:
         assert all(proof.optimal[::2].all() for proof in clean.certificate.values())
 
@@ -224,9 +267,13 @@ def test_the_unit_of_the_moments_changes_no_covariance_matching(three: Any) -> N
     seen = jax.tree.map(lambda leaf: leaf[jnp.array(copies)], moments)
     inputs = {}
     for kernel, m in seen.inputs.items():
-        means = {field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments)) for field in m._fields[1:3]}
+        means = {
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, of_moments))
+            for field in m._fields[1:3]
+        }
         sums = {
-            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments)) for field in m._fields[3:]
+            field: multiplied(getattr(m, field), [0, 1, 2], np.ldexp(1.0, 2 * of_moments))
+            for field in m._fields[3:]
         }
         inputs[kernel] = m._replace(**means, **sums)
     found = batch("layerwise, covariance", spec)(
@@ -249,10 +296,14 @@ def test_a_leaf_that_does_not_fit_is_named(name: str, three: Any) -> None:
     spec, a, b, _, _, moments, _ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     wrong = {**b, "Dense_1": {**b["Dense_1"], "bias": jnp.zeros(7)}}
     with pytest.raises(ValueError, match="Dense_1/bias"):
-        jax.eval_shape(lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments))
+        jax.eval_shape(
+            lambda: MATCHINGS[name](spec, a, wrong, key=jax.random.key(0), moments=moments)
+        )
     lacks = [{n: leaf for n, leaf in p.items() if n != "Dense_2"} for p in (a, b)]
     with pytest.raises(ValueError, match="Dense_2"):
-        jax.eval_shape(lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments))
+        jax.eval_shape(
+            lambda: MATCHINGS[name](spec, *lacks, key=jax.random.key(0), moments=moments)
+        )
 
 
 def single(three: Any) -> tuple[Any, ...]:
@@ -276,9 +327,13 @@ def test_programs_for_other_platforms_have_no_callback_and_no_float64(
     assert "f64" not in text
 
 
-COMPARED: dict[str, Callable[..., Any]] = {  # compare(spec, params_a, params_b, key=..., moments=...)
+COMPARED: dict[
+    str, Callable[..., Any]
+] = {  # compare(spec, params_a, params_b, key=..., moments=...)
     "weight_distance": lambda spec, a, b, key, moments: matching.weight_distance(a, b),
-    "covariance_distance": lambda spec, a, b, key, moments: matching.covariance_distance(spec, moments)(a, b),
+    "covariance_distance": lambda spec, a, b, key, moments: matching.covariance_distance(
+        spec, moments
+    )(a, b),
     "weight_inner_product": lambda spec, a, b, key, moments: matching.weight_inner_product(
         spec, identity_permutations(spec, a), a, b
     ),
@@ -303,9 +358,14 @@ def test_a_complex_leaf_is_named(name: str, three: Any) -> None:
     for side in (0, 1):
         networks = [a, b]
         kernel = np.asarray(networks[side]["Dense_1"]["kernel"], np.complex64)
-        networks[side] = {**networks[side], "Dense_1": {**networks[side]["Dense_1"], "kernel": kernel}}
+        networks[side] = {
+            **networks[side],
+            "Dense_1": {**networks[side]["Dense_1"], "kernel": kernel},
+        }
         with pytest.raises(ValueError, match="'Dense_1/kernel' is complex64"):
-            jax.eval_shape(lambda n=networks: compare(spec, *n, key=jax.random.key(0), moments=moments))
+            jax.eval_shape(
+                lambda n=networks: compare(spec, *n, key=jax.random.key(0), moments=moments)
+            )
 
 
 def test_complex_weights_of_leaves_are_refused(three: Any) -> None:
@@ -314,13 +374,25 @@ def test_complex_weights_of_leaves_are_refused(three: Any) -> None:
         matching.match_weights(spec, a, b, leaf_weights={"Dense_0/kernel": np.complex64(1j)})
 
 
-@pytest.mark.parametrize("count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"])
+@pytest.mark.parametrize(
+    "count", ["num_steps", "num_passes", "max_passes", "max_iterations", "restarts"]
+)
 def test_nothing_is_done_less_than_once(count: str, three: Any) -> None:
     spec, a, b, *_ = jax.tree.map(lambda v: v[0] if hasattr(v, "dtype") else v, three)
     takers = {
-        "num_steps": [matching.match_sinkhorn, matching.match_straight_through, matching.match_annealing],
-        "num_passes": [matching.match_straight_through, functools.partial(matching.match_soft, similarity="weights")],
-        "max_passes": [matching.match_weights, functools.partial(matching.match_layerwise, similarity="weights")],
+        "num_steps": [
+            matching.match_sinkhorn,
+            matching.match_straight_through,
+            matching.match_annealing,
+        ],
+        "num_passes": [
+            matching.match_straight_through,
+            functools.partial(matching.match_soft, similarity="weights"),
+        ],
+        "max_passes": [
+            matching.match_weights,
+            functools.partial(matching.match_layerwise, similarity="weights"),
+        ],
         "max_iterations": [matching.match_frank_wolfe],
         "restarts": [matching.match_weights],
     }[count]
