@@ -103,8 +103,9 @@ print(f"barrier from A to its own shuffle: {barrier_of(params_a, shuffled).heigh
 # (Neurons that never fire are alike, so their order can be lost; it does not matter for the function.)
 
 # %%
-match = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights()))
-undone = match(params_a, shuffled)
+weights = lmcjax.Weights()
+match_by_weights = jax.jit(lambda a, b: lmcjax.match_layerwise(spec, a, b, similarity=weights))
+undone = match_by_weights(params_a, shuffled)
 found = lmcjax.compose(spec, undone.permutations, shuffle)
 for group, permutation in found.items():
     print(f"{group}: {np.sum(permutation == np.arange(width))} of {width} neurons are back in their place")
@@ -142,8 +143,8 @@ permuted_b = lmcjax.permute(spec, matching.permutations, params_b)
 matched = barrier_of(params_a, permuted_b)
 print(f"the matching is finite: {matching.finite}, and converged: {matching.converged}")
 for group in spec.groups:
-    as_trained, permuted = matching.identity_similarity[group], matching.similarity[group]
-    print(f"{group}: similarity {as_trained:.0f} -> {permuted:.0f}")
+    unmatched, reached = matching.identity_similarity[group], matching.similarity[group]
+    print(f"{group}: similarity {unmatched:.0f} -> {reached:.0f}")
 print(f"barrier permuted: {matched.height:.3f} nats, as trained it was {as_trained.height:.3f}")
 print(f"half-way: accuracy {100 * matched.midpoint.accuracy:.1f} %, it was {100 * as_trained.midpoint.accuracy:.1f} %")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lmcjax import Matching, PermutationSpec, activation_moments, discover, match_layerwise
+from lmcjax.matching import similarity_from_name
 
 
 def convolution(x: Any, kernel: Any, stride: int = 1, groups: int = 1) -> Any:
@@ -117,10 +118,13 @@ class Case:
         return activation_moments(self.apply, self.spec, a, b, self.x, batch_size=7)
 
     def match(self, a: Any, b: Any, similarities: Sequence[str]) -> dict[str, Matching]:
+        """By each of these similarities."""
         moments = self.moments(a, b)
-        return {
-            s: match_layerwise(self.spec, a, b, similarity=s, moments=moments) for s in similarities
-        }
+        matchings = {}
+        for name in similarities:
+            similarity = similarity_from_name(name, moments)
+            matchings[name] = match_layerwise(self.spec, a, b, similarity=similarity)
+        return matchings
 
 
 IMAGES = np.random.default_rng(1).normal(size=(24, 6, 5, 2)).astype(np.float32)

@@ -13,7 +13,7 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from lmcjax import ActivationMoments, Moments, PermutationSpec, random_permutations
-from lmcjax.matching import layer_similarity
+from lmcjax.matching import Activations, layer_similarity, similarity_from_name
 from lmcjax.symmetry import fixed, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -26,14 +26,17 @@ def similarities(case: Any, a: Any, b: Any, permutations: Any) -> dict[str, dict
 
     @jax.jit
     def compare(a: Any, b: Any, permutations: Any) -> dict[str, dict[str, jax.Array]]:
-        options = {"moments": case.moments(a, b), "permutations": permutations}
-        return {
-            s: {
-                g: layer_similarity(case.spec, g, a, b, similarity=s, **options)
-                for g in case.spec.groups
+        moments = case.moments(a, b)
+        matrices: dict[str, dict[str, jax.Array]] = {}
+        for name in SIMILARITIES:
+            options = {
+                "similarity": similarity_from_name(name, moments),
+                "permutations": permutations,
             }
-            for s in SIMILARITIES
-        }
+            matrices[name] = {}
+            for group in case.spec.groups:
+                matrices[name][group] = layer_similarity(case.spec, group, a, b, **options)
+        return matrices
 
     return compare(a, b, permutations)
 
@@ -139,10 +142,10 @@ def test_a_convolutional_network_equals_the_papers_formulas(cases: Any) -> None:
         for group, (matrix, p) in expected.items():
             np.testing.assert_array_equal(matching.permutations[group], p)
             np.testing.assert_allclose(
-                matching.objective[group], matrix[np.arange(len(p)), p].sum(), rtol=1e-4
+                matching.similarity[group], matrix[np.arange(len(p)), p].sum(), rtol=1e-4
             )
             np.testing.assert_allclose(
-                matching.identity_objective[group], np.trace(matrix), rtol=1e-3, atol=1e-4
+                matching.identity_similarity[group], np.trace(matrix), rtol=1e-3, atol=1e-4
             )
         assert (int(matching.iterations), bool(matching.converged)) == (1, True)
     permutations = {group: p for group, (_, p) in expected.items()}
@@ -400,8 +403,11 @@ def test_other_groups_are_aligned_beside_a_fixed_stretch() -> None:
             *map(jnp.float32, (30, np.zeros(8), np.zeros(8), eye, eye, cross.reshape(8, 8)))
         )
         permutations = {"heads": np.arange(2), "channels": np.array(channels)}
-        options = {"moments": ActivationMoments({"o": seen}, {}), "permutations": permutations}
-        return layer_similarity(spec, "heads", params, params, similarity="activations", **options)
+        options = {
+            "similarity": Activations(ActivationMoments({"o": seen}, {})),
+            "permutations": permutations,
+        }
+        return layer_similarity(spec, "heads", params, params, **options)
 
     assert_similar(
         similarity(cross[..., [2, 0, 1, 3]], [1, 2, 0]), np.asarray(similarity(cross, [0, 1, 2]))

@@ -12,9 +12,11 @@ import pytest
 
 from lmcjax import (
     VGG,
+    Covariance,
     FlaxNetwork,
     Matching,
     PermutationSpec,
+    Weights,
     activation_moments,
     discover,
     invert,
@@ -58,9 +60,11 @@ def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_li
     network = FlaxNetwork(module, (6, 5, 2))
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
     spec = discover(network.apply, params, jax.ShapeDtypeStruct((2, 6, 5, 2), jnp.float32))
-    recovers(
-        spec, lambda a, b: {"weights": match_layerwise(spec, a, b, similarity="weights")}, params
-    )
+
+    def match(a: Any, b: Any) -> dict[str, Matching]:
+        return {"weights": match_layerwise(spec, a, b, similarity=Weights())}
+
+    recovers(spec, match, params)
 
 
 SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "attention"))
@@ -102,7 +106,7 @@ def test_batches_of_streams(cases: Any) -> None:
     take.
     """
     case = cases["residual"]
-    match = functools.partial(match_layerwise, case.spec, similarity="weights")
+    match = functools.partial(match_layerwise, case.spec, similarity=Weights())
     a, b = case.batch((11, 12, 13, 16)), case.batch((111, 112, 113, 116))
     batched, single = jax.jit(jax.vmap(match)), jax.jit(match)
     clean = batched(a, b)
@@ -127,7 +131,7 @@ def test_batches_of_convolutional_networks(cases: Any) -> None:
 
     def match(a: Any, b: Any) -> tuple[Any, Matching]:
         moments = case.moments(a, b)
-        return moments, match_layerwise(case.spec, a, b, similarity="covariance", moments=moments)
+        return moments, match_layerwise(case.spec, a, b, similarity=Covariance(moments))
 
     a, b = case.batch(range(4)), case.batch(range(100, 104))
     batched = jax.jit(jax.vmap(match))
@@ -135,9 +139,7 @@ def test_batches_of_convolutional_networks(cases: Any) -> None:
     first_a, first_b, first_moments, first = jax.tree.map(
         lambda leaf: leaf[0], (a, b, moments, clean)
     )
-    eager = match_layerwise(
-        case.spec, first_a, first_b, similarity="covariance", moments=first_moments
-    )
+    eager = match_layerwise(case.spec, first_a, first_b, similarity=Covariance(first_moments))
     chex.assert_trees_all_close(first, eager, rtol=1e-4)
     b["c2"][1].flat[0] = np.nan
     check_spoilt(batched(a, b)[1], clean)
@@ -155,10 +157,8 @@ def test_gradients_of_the_similarity(cases: Any, finite_difference: Any, x64: No
 
     def total(a: Any) -> Any:
         moments = activation_moments(case.apply, case.spec, a, b, np.float64(case.x), batch_size=10)
-        return (
-            weights
-            * layer_similarity(case.spec, group, a, b, similarity="covariance", moments=moments)
-        ).sum()
+        matrix = layer_similarity(case.spec, group, a, b, similarity=Covariance(moments))
+        return (weights * matrix).sum()
 
     gradient = jax.jit(jax.grad(total))(a)
     assert all(np.isfinite(leaf).all() for leaf in gradient.values())

@@ -1,6 +1,4 @@
-"""Matching layer by layer, against the paper's formulas in NumPy and SciPy, and against shuffled
-copies.
-"""
+"""Exact matching layer by layer, against the paper's formulas and against shuffled copies."""
 
 import functools
 from typing import Any
@@ -15,14 +13,17 @@ from scipy.optimize import linear_sum_assignment
 from lmcjax import (
     ActivationMoments,
     BarrierResult,
+    Covariance,
     Matching,
     Moments,
     PermutationSpec,
+    Similarity,
+    Weights,
     activation_moments,
-    approximate_dimensions,
     batched_loss,
     compose,
     cross_entropy_and_accuracy,
+    invert,
     linear_barrier,
     match_layerwise,
     mlp_spec,
@@ -30,41 +31,39 @@ from lmcjax import (
     random_permutations,
     require_finite,
 )
-from lmcjax.matching import layer_similarity
-from lmcjax.symmetry import reads, writes
-
-SIMILARITIES = ("weights", "covariance", "activations", "correlation")
-PAPERS = SIMILARITIES[:3]
+from lmcjax.matching import SIMILARITIES, layer_similarity, similarity_from_name
+from lmcjax.symmetry import both, fixed, reads, writes
 
 
 @functools.cache
-def measure(network: Any, batch: bool = False) -> Any:
-    """The moments of a pair, or of a batch of pairs, compiled once per architecture."""
+def measure(network: Any) -> Any:
+    """The moments of a pair, compiled once per architecture."""
+    spec = mlp_spec(len(network.module.widths))
 
     def moments(a: Any, b: Any, inputs: Any) -> ActivationMoments:
-        return activation_moments(
-            network.apply, mlp_spec(len(network.module.widths)), a, b, inputs, batch_size=100
-        )
+        return activation_moments(network.apply, spec, a, b, inputs, batch_size=100)
 
-    return jax.jit(jax.vmap(moments, (0, 0, None)) if batch else moments)
+    return jax.jit(moments)
 
 
 @functools.cache
-def jitted_match(
-    spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any
-) -> Any:
-    def match(a: Any, b: Any, moments: Any = None) -> Matching:
-        return match_layerwise(spec, a, b, similarity=similarity, moments=moments, **options)
+def jitted_match(spec: PermutationSpec, **options: Any) -> Any:
+    """`match(params_a, params_b, similarity)`: similarities are traced arguments."""
 
-    return jax.jit(jax.vmap(match) if batch else match)
+    def match(a: Any, b: Any, similarity: Similarity) -> Matching:
+        return match_layerwise(spec, a, b, similarity=similarity, **options)
+
+    return jax.jit(match)
 
 
-def matcher(
-    network: Any, spec: PermutationSpec, similarity: str, batch: bool = False, **options: Any
-) -> Any:
-    """`match(params_a, params_b, inputs)`, for a pair or for a batch of pairs."""
-    match = jitted_match(spec, similarity, batch, **options)
-    return lambda a, b, inputs: match(a, b, measure(network, batch)(a, b, inputs))
+def matcher(network: Any, spec: PermutationSpec, name: str) -> Any:
+    """`match(params_a, params_b, inputs)` by the similarity of this name."""
+
+    def match(a: Any, b: Any, inputs: Any) -> Matching:
+        moments = measure(network)(a, b, inputs)
+        return jitted_match(spec)(a, b, similarity_from_name(name, moments))
+
+    return match
 
 
 @functools.cache
@@ -177,22 +176,24 @@ def test_equals_the_papers_formulas(similarity: str, pair: Any) -> None:
     expected = reference(pair.params_a, pair.params_b, pair.inputs, similarity)
     for group, (matrix, p) in expected.items():
         np.testing.assert_array_equal(matching.permutations[group], p)
-        assert float(matching.objective[group]) == pytest.approx(
+        assert float(matching.similarity[group]) == pytest.approx(
             matrix[np.arange(len(p)), p].sum(), rel=1e-4
         )
-        assert float(matching.identity_objective[group]) == pytest.approx(
+        assert float(matching.identity_similarity[group]) == pytest.approx(
             np.trace(matrix), rel=1e-3, abs=1e-3
         )
-        assert float(matching.objective[group]) > float(matching.identity_objective[group])
+        assert float(matching.similarity[group]) > float(matching.identity_similarity[group])
         assert matching.permutations[group].dtype == jnp.int32
 
 
 def test_with_bias_equals_the_formula_with_a_column_appended(pair: Any) -> None:
-    matching = matcher(pair.network, pair.spec, "covariance", include_bias=True)(*pair[2:5])
+    moments = measure(pair.network)(*pair[2:5])
+    similarity = Covariance(moments, include_bias=True)
+    matching = jitted_match(pair.spec)(*pair[2:4], similarity)
     expected = reference(*pair[2:5], "covariance", include_bias=True)
     for group, (matrix, p) in expected.items():
         np.testing.assert_array_equal(matching.permutations[group], p)
-        assert float(matching.objective[group]) == pytest.approx(
+        assert float(matching.similarity[group]) == pytest.approx(
             matrix[np.arange(len(p)), p].sum(), rel=1e-4
         )
     without = reference(*pair[2:5], "covariance")
@@ -207,12 +208,10 @@ def test_covariance_matching_with_identity_moments_is_weight_matching(pair: Any)
 
     fan_in = {f"{name}/kernel": len(layer["kernel"]) for name, layer in pair.params_a.items()}
     moments = ActivationMoments({name: identity(n) for name, n in fan_in.items()}, {})
-    by_covariance, by_weights = (
-        jitted_match(pair.spec, similarity) for similarity in ("covariance", "weights")
-    )
-    chex.assert_trees_all_close(
-        by_covariance(*pair[2:4], moments=moments), by_weights(*pair[2:4]), rtol=1e-5
-    )
+    match = jitted_match(pair.spec)
+    by_covariance = match(*pair[2:4], Covariance(moments))
+    by_weights = match(*pair[2:4], Weights())
+    chex.assert_trees_all_close(by_covariance, by_weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize("similarity", SIMILARITIES)
@@ -227,38 +226,6 @@ def test_shuffling_b_first_changes_nothing(similarity: str, pair: Any) -> None:
     chex.assert_trees_all_equal(*aligned)
 
 
-@pytest.mark.parametrize("similarity", PAPERS)
-def test_approximate_dimensions_equal_the_papers_formulas(similarity: str, pair: Any) -> None:
-    phi = activations(pair.params_a, pair.inputs)
-    moments = measure(pair.network)(pair.params_a, pair.params_b, pair.inputs)
-    measured = functools.partial(approximate_dimensions, pair.spec, similarity=similarity)
-    dimensions = jax.jit(measured)(pair.params_a, moments=moments)
-    assert set(dimensions) == set(pair.spec.groups)
-    for layer, group in enumerate(pair.spec.groups, start=1):
-        w = np.asarray(pair.params_a[group]["kernel"], np.float64).T
-        matrix = {
-            "weights": w.T @ w,
-            "covariance": w @ second_moment(phi[layer - 1]) @ w.T,
-            "activations": second_moment(phi[layer]),
-        }[similarity]
-        expected = np.trace(matrix) ** 2 / np.trace(matrix @ matrix)
-        assert float(dimensions[group]) == pytest.approx(expected, rel=1e-4)
-        assert 1 <= expected <= min(w.shape) or similarity == "activations"
-
-
-def test_approximate_dimensions_have_no_unit(small_pairs: Any) -> None:
-    powers = np.array([0, -100, -30, 30, 100])
-    scaled = jax.tree.map(
-        lambda v: np.ldexp(v[0], powers.reshape(-1, *[1] * (v.ndim - 1))), small_pairs.params_a
-    )
-    measure_dimensions = functools.partial(
-        approximate_dimensions, small_pairs.spec, similarity="weights"
-    )
-    measured = jax.jit(jax.vmap(measure_dimensions))(scaled)
-    for dimension in measured.values():
-        np.testing.assert_array_equal(dimension, np.broadcast_to(dimension[0], len(powers)))
-
-
 def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (
@@ -269,7 +236,7 @@ def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
         for side in small_pairs[2:4]
     )
     matches = [
-        jitted_match(mlp_spec(1), "weights", backend=backend)(a, b)
+        jitted_match(mlp_spec(1), backend=backend)(a, b, Weights())
         for backend in ("scipy", "optax")
     ]
     chex.assert_trees_all_equal(*matches)
@@ -281,17 +248,17 @@ def test_half_precision_parameters_count_in_float32(pair: Any) -> None:
         for p in (pair.params_a, pair.params_b)
     ]
     single = [jax.tree.map(lambda v: v.astype(np.float32), p) for p in half]
-    matches = [jitted_match(pair.spec, "weights")(*p) for p in (half, single)]
+    matches = [jitted_match(pair.spec)(*p, Weights()) for p in (half, single)]
     chex.assert_trees_all_equal(*matches)
     chex.assert_trees_all_equal_dtypes(*matches)
 
 
 def test_double_precision_stays_double(pair: Any, x64: None) -> None:
     a, b = (jax.tree.map(jnp.float64, p) for p in (pair.params_a, pair.params_b))
-    matching = jitted_match(pair.spec, "weights")(a, b)
+    matching = jitted_match(pair.spec)(a, b, Weights())
     for group, (matrix, p) in reference(a, b, pair.inputs, "weights").items():
-        assert matching.objective[group].dtype == jnp.float64
-        assert float(matching.objective[group]) == pytest.approx(
+        assert matching.similarity[group].dtype == jnp.float64
+        assert float(matching.similarity[group]) == pytest.approx(
             matrix[np.arange(len(p)), p].sum(), rel=1e-12
         )
 
@@ -317,7 +284,7 @@ CONVOLUTIONAL = PermutationSpec.from_axes(
 @pytest.mark.usefixtures("strict_promotion")
 def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generator) -> None:
     a, b = convolutional(rng), convolutional(rng)
-    matching = jitted_match(CONVOLUTIONAL, "weights")(a, b)
+    matching = jitted_match(CONVOLUTIONAL)(a, b, Weights())
     first = linear_sum_assignment(np.einsum("hwio,hwip->op", a["c1"], b["c1"]), maximize=True)[1]
     aligned = np.asarray(b["c2"])[:, :, first]
     both = np.einsum("hwio,hwip->op", a["c2"], aligned) + np.asarray(a["shortcut"]).T @ np.asarray(
@@ -328,6 +295,132 @@ def test_kernels_of_any_rank_and_several_per_group_add_up(rng: np.random.Generat
         matching.permutations["h"], linear_sum_assignment(both, maximize=True)[1]
     )
     similarity = layer_similarity(
-        CONVOLUTIONAL, "h", a, b, similarity="weights", permutations=matching.permutations
+        CONVOLUTIONAL, "h", a, b, similarity=Weights(), permutations=matching.permutations
     )
     np.testing.assert_allclose(similarity, both, rtol=1e-4, atol=1e-4)
+
+
+def test_every_layers_assignment_is_certified(pair: Any) -> None:
+    """With the earlier layers in place; the bound of the certificate is what was reached."""
+    match = jitted_match(pair.spec, certify=True)
+    matching = match(pair.params_a, pair.params_b, Weights())
+    assert set(matching.certificates) == set(matching.permutations)
+    for group, proof in matching.certificates.items():
+        assert proof.optimal
+        bound = float(proof.row_potentials.sum() + proof.column_potentials.sum())
+        assert bound == pytest.approx(float(matching.similarity[group]), rel=1e-4)
+
+
+def moments(n: int) -> Moments:
+    """Of n features, of which nothing but the number matters."""
+    vector = jnp.zeros(n)
+    matrix = jnp.eye(n)
+    return Moments(jnp.float32(9), vector, vector, matrix, matrix, matrix)
+
+
+def of_kernels(sizes: dict[str, int]) -> ActivationMoments:
+    return ActivationMoments({name: moments(n) for name, n in sizes.items()}, {})
+
+
+GOOD = {"Dense_0/kernel": 12, "Dense_1/kernel": 24, "Dense_2/kernel": 20, "Dense_3/kernel": 16}
+FIRST = {"Dense_0/kernel": 12}
+
+
+@pytest.mark.usefixtures("unchecked", "strict_promotion")
+@pytest.mark.parametrize(
+    ("name", "sizes", "message"),
+    [
+        (
+            "activations",
+            FIRST,
+            r"no moments.*activations of group 'Dense_0'.*\['Dense_0/kernel'\]",
+        ),
+        (
+            "covariance",
+            FIRST,
+            r"no moments.*kernel 'Dense_1/kernel', only for \['Dense_0/kernel'\]",
+        ),
+        (
+            "covariance",
+            GOOD | {"Dense_1/kernel": 5},
+            r"'Dense_1/kernel' has 24 inputs.* of 5",
+        ),
+        (
+            "activations",
+            GOOD | {"Dense_2/kernel": 5},
+            r"'Dense_2/kernel' has 20 features.* of 5",
+        ),
+    ],
+)
+def test_options_and_moments_that_do_not_fit(
+    name: str, sizes: dict[str, int], message: str, pair: Any
+) -> None:
+    """What is wrong shows when the matching is traced, before anything is computed."""
+    similarity = similarity_from_name(name, of_kernels(sizes))
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(jitted_match(pair.spec), pair.params_a, pair.params_b, similarity)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_an_unknown_backend_is_named(pair: Any) -> None:
+    match = jitted_match(pair.spec, backend="gurobi")
+    with pytest.raises(ValueError, match="'gurobi'"):
+        jax.eval_shape(match, pair.params_a, pair.params_b, Weights())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_only_dense_layers_with_a_bias_include_it(pair: Any, rng: np.random.Generator) -> None:
+    moments = of_kernels({"c1": 18, "c2": 54, "shortcut": 2, "head": 5})
+    similarity = Covariance(moments, include_bias=True)
+    a = convolutional(rng)
+    message = r"one dense kernel and one bias for group 'g', not \['c1'\] and \[\]"
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(jitted_match(CONVOLUTIONAL), a, a, similarity)
+
+
+@pytest.mark.usefixtures("strict_promotion")
+def test_numpy_parameters_are_parameters(rng: np.random.Generator) -> None:
+    """As `safetensors.numpy.load_file` gives them; not jitted."""
+    shapes = {
+        "Dense_0/kernel": (3, 4),
+        "Dense_0/bias": (4,),
+        "Dense_1/kernel": (4, 2),
+        "Dense_1/bias": (2,),
+    }
+    a, b = (
+        {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+        for _ in "ab"
+    )
+    expected = linear_sum_assignment(a["Dense_0/kernel"].T @ b["Dense_0/kernel"], maximize=True)[1]
+    matching = match_layerwise(mlp_spec(1), a, b, similarity=Weights())
+    np.testing.assert_array_equal(matching.permutations["Dense_0"], expected)
+
+
+@pytest.mark.parametrize(
+    ("axes", "shapes"),
+    [
+        (
+            {"b": (writes("h"),), "w2": (reads("g"), writes("h")), "w1": (None, writes("g"))},
+            {"w2": (3, 4), "w1": (2, 3), "b": (4,)},
+        ),
+        ({"w": (None, writes("g", inner=2))}, {"w": (3, 8)}),
+        ({"w": (None, (fixed(1), writes("g")))}, {"w": (3, 8)}),
+        ({"w": (None, None, writes("g", batch_axes=(0,)))}, {"w": (2, 3, 4)}),
+        ({"w": (both("g"),)}, {"w": (4,)}),
+        ({"w": (reads("g"), writes("g")), "v": (None, writes("g"))}, {"w": (4, 4), "v": (3, 4)}),
+    ],
+    ids=["readers first", "blocks", "a segment", "stacked layers", "vectors only", "recurrent"],
+)
+@pytest.mark.slow
+@pytest.mark.usefixtures("strict_promotion")
+def test_specs_of_every_form_are_followed(axes: Any, shapes: Any, rng: np.random.Generator) -> None:
+    """A shuffled copy is recovered exactly."""
+    params = {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()
+    }
+    spec = PermutationSpec.from_axes(axes).bind(params)
+    planted = random_permutations(jax.random.key(0), spec)
+    shuffled = permute(spec, invert(spec, planted), params)
+    matching = match_layerwise(spec, params, shuffled, similarity=Weights())
+    chex.assert_trees_all_equal(matching.permutations, planted)
+    assert matching.converged

@@ -1,6 +1,4 @@
-"""Plans between networks of different widths, against POT layer by layer, and networks with split
-neurons.
-"""
+"""Plans between networks of different widths, against POT, and networks with split neurons."""
 
 import functools
 import itertools
@@ -12,13 +10,18 @@ import ot
 import pytest
 
 from lmcjax import (
+    Activations,
+    Correlation,
+    Covariance,
     PermutationSpec,
+    Weights,
     activation_moments,
     apply_soft,
     match_layerwise,
     match_soft,
     mlp_spec,
 )
+from lmcjax.matching import similarity_from_name
 from lmcjax.symmetry import both, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -48,9 +51,11 @@ moments_of_both = jax.jit(lambda a, b: activation_moments(apply, SPEC, a, b, X, 
 
 
 @functools.cache
-def matcher(similarity, **options):
-    def match(a, b, moments=None):
-        return match_soft(SPEC, a, b, similarity=similarity, moments=moments, **options)
+def matcher(**options):
+    """`match(params_a, params_b, similarity)`: similarities are traced arguments."""
+
+    def match(a, b, similarity):
+        return match_soft(SPEC, a, b, similarity=similarity, **options)
 
     return jax.jit(match)
 
@@ -89,14 +94,13 @@ def test_equals_pot_layer_by_layer(similarity, temperature, rng):
     """Widths that divide each other in one layer and do not in the other."""
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
     options = {} if temperature is None else {"temperature": temperature, "threshold": 1e-6}
-    found = matcher(similarity, **options)(
-        a, b, moments_of_both(a, a) if similarity == "covariance" else None
-    )
+    by_name = Covariance(moments_of_both(a, a)) if similarity == "covariance" else Weights()
+    found = matcher(**options)(a, b, by_name)
     for name, (alignment, objective) in zip(
         SPEC.groups, reference(a, b, similarity, temperature), strict=True
     ):
         np.testing.assert_allclose(found.alignments[name], alignment, atol=1e-4)
-        assert float(found.objective[name]) == pytest.approx(objective, rel=1e-4)
+        assert float(found.similarity[name]) == pytest.approx(objective, rel=1e-4)
         np.testing.assert_allclose(found.alignments[name].sum(1), 1, atol=1e-4)
         np.testing.assert_allclose(
             found.alignments[name].sum(0), np.divide(*alignment.shape), atol=1e-4
@@ -123,24 +127,25 @@ def test_a_network_with_split_and_shuffled_neurons_is_joined_again(rng):
         a,
     )
     np.testing.assert_allclose(apply(wide, X), apply(a, X), atol=1e-5)
-    joined = apply_soft(SPEC, matcher("weights")(a, wide).alignments, wide)
+    joined = apply_soft(SPEC, matcher()(a, wide, Weights()).alignments, wide)
     for leaf, other in zip(jax.tree.leaves(joined), jax.tree.leaves(a), strict=True):
         np.testing.assert_allclose(leaf, other, atol=1e-5)
     other = mlp((5, 12, 8, 3), rng)
-    widened = apply_soft(SPEC, matcher("weights")(other, a).alignments, a)
+    widened = apply_soft(SPEC, matcher()(other, a, Weights()).alignments, a)
     assert jax.tree.map(jnp.shape, widened) == jax.tree.map(jnp.shape, other)
     np.testing.assert_allclose(apply(widened, X), apply(a, X), atol=1e-5)
 
 
 def test_exact_plans_of_equal_widths_are_the_permutations_of_match_layerwise(rng):
-    similarity = "correlation"
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 6, 4, 3), rng)
-    moments = moments_of_both(a, b)
-    soft = matcher(similarity)(a, b, moments)
-    hard = match_layerwise(SPEC, a, b, similarity=similarity, moments=moments)
+    similarity = Correlation(moments_of_both(a, b))
+    soft = matcher()(a, b, similarity)
+    hard = match_layerwise(SPEC, a, b, similarity=similarity)
     for group, p in hard.permutations.items():
         np.testing.assert_array_equal(soft.alignments[group], np.eye(len(p))[p])
-        assert float(soft.objective[group]) == pytest.approx(float(hard.objective[group]), rel=1e-5)
+        assert float(soft.similarity[group]) == pytest.approx(
+            float(hard.similarity[group]), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("similarity", ["activations", "correlation"])
@@ -150,7 +155,7 @@ def test_activations_of_networks_of_different_widths(similarity, rng):
     moments = jax.jit(
         lambda a, b: activation_moments(apply, SPEC, a, b, X, apply_b=apply, batch_size=30)
     )(a, b)
-    found = matcher(similarity)(a, b, moments)
+    found = matcher()(a, b, similarity_from_name(similarity, moments))
     phi = [np.asarray(X, np.float64)] * 2
     for name in SPEC.groups:
         layers = (p[name] for p in (a, b))
@@ -164,7 +169,7 @@ def test_activations_of_networks_of_different_widths(similarity, rng):
             norms = np.sqrt(np.outer(matrix.diagonal(), matrix.diagonal()))
             matrix = matrix / np.where(norms > 0, norms, 1)  # a dead neuron correlates with none
         best = n * (ot.emd([], [], -matrix[:n, n:]) * matrix[:n, n:]).sum()
-        assert float(found.objective[name]) == pytest.approx(best, rel=1e-4)
+        assert float(found.similarity[name]) == pytest.approx(best, rel=1e-4)
         assert (found.alignments[name] * matrix[:n, n:]).sum() == pytest.approx(best, rel=1e-4)
 
 
@@ -185,8 +190,8 @@ def test_a_stream_is_matched_by_what_writes_it_first_and_by_all_then(rng):
         {"s": np.eye(4, dtype=np.float32)[[1, 3, 0, 2] * 2], "h": np.eye(6, dtype=np.float32)},
         a,
     )
-    for num_passes in (1, 2):
-        options = {"similarity": "weights", "num_passes": num_passes}
+    for num_iterations in (1, 2):
+        options = {"similarity": Weights(), "num_iterations": num_iterations}
         found = jax.jit(functools.partial(match_soft, spec, **options))(a, wide)
         joined = apply_soft(spec, found.alignments, wide)
         for name, leaf in a.items():
@@ -198,9 +203,15 @@ def test_a_temperature_is_above_0(rng):
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 4, 8, 3), rng)
     for temperature in (-0.3, 0.0, np.nan):
         with pytest.raises(ValueError, match="temperature is above 0, not"):
-            match_soft(SPEC, a, b, similarity="weights", temperature=temperature)
-    match = jax.jit(jax.vmap(lambda t: match_soft(SPEC, a, b, similarity="weights", temperature=t)))
-    found, clean = match(jnp.array([0.3, -0.3, 0.3])), match(jnp.full(3, 0.3))
+            match_soft(SPEC, a, b, similarity=Weights(), temperature=temperature)
+
+    @jax.jit
+    @jax.vmap
+    def match(temperature):
+        return match_soft(SPEC, a, b, similarity=Weights(), temperature=temperature)
+
+    found = match(jnp.array([0.3, -0.3, 0.3]))
+    clean = match(jnp.full(3, 0.3))
     assert found.finite.tolist() == found.converged.tolist() == [True, False, True]
     assert np.isnan(found.alignments["Dense_0"][1]).all()
     for group, matrix in found.alignments.items():
@@ -212,9 +223,8 @@ def test_what_does_not_fit_is_named(rng):
     with pytest.raises(
         ValueError, match="kernel 'Dense_1/kernel' has 4 features, its moments are of 6"
     ):
-        match_soft(SPEC, a, b, similarity="activations", moments=moments_of_both(a, a))
+        match_soft(SPEC, a, b, similarity=Activations(moments_of_both(a, a)))
     heads = PermutationSpec.from_axes({"q": (None, writes("heads"), writes("c", batch_axes=(1,)))})
+    narrow, wide = {"q": jnp.ones((2, 2, 3))}, {"q": jnp.ones((2, 2, 4))}
     with pytest.raises(ValueError, match="'heads' has neurons of"):
-        match_soft(
-            heads, {"q": jnp.ones((2, 2, 3))}, {"q": jnp.ones((2, 2, 4))}, similarity="weights"
-        )
+        match_soft(heads, narrow, wide, similarity=Weights())

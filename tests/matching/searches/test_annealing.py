@@ -1,6 +1,4 @@
-"""Simulated annealing against brute force, Boltzmann's distribution, and its own objective
-evaluated anew.
-"""
+"""Simulated annealing against brute force and Boltzmann's distribution."""
 
 import functools
 import itertools
@@ -41,16 +39,14 @@ def test_changes_by_two_rows_are_those_of_the_distance(rng):
         {n: jnp.asarray(rng.normal(size=s), jnp.float32) for n, s in SHAPES.items()}
         for _ in range(2)
     )
-    options = {"key": jax.random.key(0), "num_steps": 300, "temperature": 40.0}
-    fast, slow = (
-        jax.jit(functools.partial(match_annealing, SPEC, objective=objective, **options))(a, b)
-        for objective in (weight_distance, anew)
-    )
-    np.testing.assert_allclose(fast.trace, slow.trace, rtol=1e-4)
+    options = {"key": jax.random.key(0), "num_iterations": 300, "temperature": 40.0}
+    fast = jax.jit(functools.partial(match_annealing, SPEC, loss=weight_distance, **options))(a, b)
+    slow = jax.jit(functools.partial(match_annealing, SPEC, loss=anew, **options))(a, b)
+    np.testing.assert_allclose(fast.search.trace, slow.search.trace, rtol=1e-4)
     for group, p in fast.permutations.items():
         np.testing.assert_array_equal(p, slow.permutations[group])
-    assert len(np.unique(np.round(fast.trace, 2))) > 30
-    assert float(fast.loss) == pytest.approx(float(fast.trace.min()), rel=1e-4)
+    assert len(np.unique(np.round(fast.search.trace, 2))) > 30
+    assert float(fast.search.loss) == pytest.approx(float(fast.search.trace.min()), rel=1e-4)
 
 
 def layers(sizes, rng):
@@ -79,21 +75,24 @@ def test_the_least_of_all_permutations_and_a_nan_that_stays_alone(rng):
     a, b = (jax.tree.map(lambda *v: np.stack(v), *side) for side in zip(*pairs, strict=True))
     b["Dense_1"]["kernel"][1, 0, 0] = np.nan
     spec = mlp_spec(2)
-    match = jax.jit(
-        jax.vmap(lambda a, b, key: match_annealing(spec, a, b, key=key, num_steps=3000))
-    )
+
+    @jax.jit
+    @jax.vmap
+    def match(a, b, key):
+        return match_annealing(spec, a, b, key=key, num_iterations=3000)
+
     found = match(a, b, jax.random.split(jax.random.key(1), 3))
     assert found.finite.tolist() == [True, False, True]
     for i in (0, 2):
         least = all_distances(spec, *pairs[i], (4, 4)).min()
-        assert float(found.loss[i]) == pytest.approx(least, rel=1e-5)
-        assert float(found.trace[i].min()) == pytest.approx(least, rel=1e-5)
-        assert float(found.trace[i, -1]) < 1.01 * least
+        assert float(found.search.loss[i]) == pytest.approx(least, rel=1e-5)
+        assert float(found.search.trace[i].min()) == pytest.approx(least, rel=1e-5)
+        assert float(found.search.trace[i, -1]) < 1.01 * least
     assert all(sorted(p[1].tolist()) == list(range(4)) for p in found.permutations.values())
 
 
 def test_visits_follow_boltzmann(rng):
-    """At a constant temperature, over the 6 permutations of 3 neurons; the trace tells them apart."""
+    """At a constant temperature, over the 6 permutations of 3 neurons, which the trace tells."""
     a, b = layers((2, 3, 2), rng), layers((2, 3, 2), rng)
     distances = np.sort(all_distances(mlp_spec(1), a, b, (3,)))
     temperature = float(np.ptp(distances)) / 2
@@ -101,13 +100,12 @@ def test_visits_follow_boltzmann(rng):
     expected /= expected.sum()
     options = {
         "key": jax.random.key(2),
-        "num_steps": 30_000,
+        "num_iterations": 30_000,
         "temperature": temperature,
-        "objective": anew,
+        "loss": anew,
     }
-    trace = np.asarray(
-        jax.jit(functools.partial(match_annealing, mlp_spec(1), **options))(a, b).trace
-    )
+    match = jax.jit(functools.partial(match_annealing, mlp_spec(1), **options))
+    trace = np.asarray(match(a, b).search.trace)
     states = np.abs(trace[:, None] - distances).argmin(1)
     visited = np.bincount(states, minlength=6) / len(states)
     assert np.abs(visited - expected).max() < 0.02  # four standard errors
@@ -128,16 +126,19 @@ def test_a_traced_temperature_below_0_is_flagged(rng):
     @jax.jit
     @jax.vmap
     def match(first, second):
-        schedule = lambda step: jnp.where(step == 7, second, first)  # noqa: E731
-        return match_annealing(
-            mlp_spec(1), a, b, key=jax.random.key(0), num_steps=40, temperature=schedule
-        )
+        def schedule(step):
+            return jnp.where(step == 7, second, first)
+
+        options = {"key": jax.random.key(0), "num_iterations": 40, "temperature": schedule}
+        return match_annealing(mlp_spec(1), a, b, **options)
 
     first, second = jnp.array([0.0, -1.0, 2.0, np.nan]), jnp.array([0.0, -1.0, -1.0, np.nan])
     found = match(first, second)
     assert found.finite.tolist() == found.converged.tolist() == [True, False, False, False]
-    assert (np.diff(found.trace[0]) <= 0).all()
-    np.testing.assert_array_equal(found.trace[0], match(jnp.zeros(4), jnp.zeros(4)).trace[3])
+    assert (np.diff(found.search.trace[0]) <= 0).all()
+    np.testing.assert_array_equal(
+        found.search.trace[0], match(jnp.zeros(4), jnp.zeros(4)).search.trace[3]
+    )
 
 
 def test_what_cannot_be_annealed(rng):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax.matching._polynomial import largest_on_segment, points, through
+from lmcjax.matching.inner_product._polynomial import largest_on_segment, points, through
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "strict_promotion")
 

@@ -4,7 +4,17 @@ import jax
 import numpy as np
 import pytest
 
-from lmcjax import activation_moments, covariance_distance, mlp_spec, weight_distance
+from lmcjax import (
+    ActivationMoments,
+    Activations,
+    Correlation,
+    Covariance,
+    Weights,
+    activation_moments,
+    covariance_distance,
+    mlp_spec,
+    weight_distance,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -20,9 +30,24 @@ def test_the_covariance_distance_is_what_the_kernels_outputs_differ_by(pair):
         )
         expected += ((phi @ (w_a - w_b)) ** 2).sum() / (len(x) - 1) + ((b_a - b_b) ** 2).sum()
         phi = np.maximum(phi @ w_a + b_a, 0)
-    distance = covariance_distance(spec, moments)
+    distance = covariance_distance(spec, Covariance(moments))
     assert float(distance(a, b, jax.random.key(0))) == pytest.approx(expected, rel=1e-4)
     assert float(distance(a, a, jax.random.key(0))) == 0
     assert abs(float(weight_distance(a, b)) / expected - 1) > 0.03
+    without_inputs = Covariance(moments._replace(inputs={}))
     with pytest.raises(ValueError, match="no moments of the inputs of kernel 'Dense_0/kernel'"):
-        covariance_distance(mlp_spec(3), moments._replace(inputs={}))(a, b, jax.random.key(0))
+        covariance_distance(mlp_spec(3), without_inputs)(a, b, jax.random.key(0))
+
+
+@pytest.mark.parametrize("kind", [Activations, Correlation])
+def test_a_similarity_without_a_metric_has_no_distance(kind):
+    similarity = kind(ActivationMoments({}, {}))
+    with pytest.raises(ValueError, match=f"{kind.__name__} defines no metric on kernels"):
+        covariance_distance(mlp_spec(3), similarity)
+
+
+def test_the_distance_by_weights_is_the_plain_one(pair):
+    distance = covariance_distance(pair.spec, Weights())
+    assert float(distance(pair.params_a, pair.params_b, jax.random.key(0))) == float(
+        weight_distance(pair.params_a, pair.params_b)
+    )
