@@ -1,4 +1,6 @@
-"""Two CPU devices, run-time shape checks, strict settings for our own code, and the networks that tests share."""
+"""Two CPU devices, run-time shape checks, strict settings for our own code, and the networks that
+tests share.
+"""
 # ruff: noqa: E402 - devices and run-time checks are set up before lmcjax is imported
 
 import jax
@@ -33,12 +35,16 @@ hypothesis.settings.load_profile("lmcjax")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", r"error:::lmcjax\b")  # warnings raised from our modules
+    config.addinivalue_line(
+        "filterwarnings", r"error:::lmcjax\b"
+    )  # warnings raised from our modules
 
 
 @pytest.fixture
 def strict_promotion() -> Iterator[None]:
-    """No implicit mixing of dtypes; for tests that go through neither ott nor optax, which raise under it."""
+    """No implicit mixing of dtypes; for tests that go through neither ott nor optax, which raise
+    under it.
+    """
     with jax.numpy_dtype_promotion("strict"):
         yield
 
@@ -60,7 +66,7 @@ def quick_compilation() -> Iterator[None]:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """No run-time type checks: what users get, so that our own errors show instead of jaxtyping's."""
+    """No run-time type checks, as for users: our own errors show instead of jaxtyping's."""
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
@@ -80,7 +86,9 @@ def two_devices() -> list[jax.Device]:
 
 @pytest.fixture(scope="session")
 def finite_difference() -> Callable[..., np.ndarray]:
-    """`finite_difference(f, x)`: the gradient of a NumPy function at float64 `x`, by central differences."""
+    """`finite_difference(f, x)`: the gradient of a NumPy function at float64 `x`, by central
+    differences.
+    """
 
     def gradient(f: Callable[[np.ndarray], float], x: np.ndarray, step: float = 1e-5) -> np.ndarray:
         x = np.asarray(x, np.float64)
@@ -92,26 +100,35 @@ def finite_difference() -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def generic_like() -> Callable[[PyTree], PyTree]:
-    """`generic_like(shapes)`: arrays without special values (no zero biases, no unit scales, positive variances)."""
+    """`generic_like(shapes)`: arrays without special values (no zero biases, no unit scales,
+    positive variances).
+    """
 
     def generic(leaf: jax.ShapeDtypeStruct) -> Array:
         rng = np.random.default_rng(leaf.size)
         if leaf.ndim < 2:
             return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
-        return jnp.asarray(rng.normal(size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1]), leaf.dtype)
+        return jnp.asarray(
+            rng.normal(size=leaf.shape) / np.sqrt(leaf.size / leaf.shape[-1]), leaf.dtype
+        )
 
     return lambda shapes: jax.tree.map(generic, shapes)
 
 
 @pytest.fixture(scope="session")
 def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
-    """`verified_spec(apply, params, x)`: what is discovered, once permuting each group has kept the outputs.
+    """`verified_spec(apply, params, x)`: what is discovered, once permuting each group has kept the
+    outputs.
 
     To 1e-5 in float32; to 1e-9 where x64 is on, in float64. Parameters are from `generic_like`.
     """
 
     def widest(leaf: Array) -> Array:
-        return leaf.astype(jnp.result_type(float)) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+        return (
+            leaf.astype(jnp.result_type(float))
+            if jnp.issubdtype(leaf.dtype, jnp.floating)
+            else leaf
+        )
 
     def discover_and_verify(apply: Callable[[PyTree, Array], Array], params: PyTree, x: Array):
         params, x = jax.tree.map(widest, (params, x))
@@ -131,7 +148,9 @@ def verified_spec() -> Callable[..., lmcjax.PermutationSpec]:
 
 @pytest.fixture(scope="session")
 def exported_text() -> Callable[..., str]:
-    """`exported_text(f, platforms, *arguments)`: the program for other platforms, without its remarks on sources."""
+    """`exported_text(f, platforms, *arguments)`: the program for other platforms, without its
+    remarks on sources.
+    """
 
     def text(function: Callable[..., Any], platforms: Sequence[str], *arguments: Any) -> str:
         exported = jax.export.export(jax.jit(function), platforms=platforms)(*arguments)
@@ -153,7 +172,9 @@ class Pair(NamedTuple):
 
 
 def random_params(widths: tuple[int, ...], rng: np.random.Generator) -> PyTree:
-    """Kernels of He's variance, and random biases, because fresh biases are all 0; `widths` from inputs to outputs."""
+    """Kernels of He's variance, and random biases, because fresh biases are all 0; `widths` from
+    inputs to outputs.
+    """
     return {
         f"Dense_{i}": {
             "kernel": jnp.asarray(rng.normal(size=(m, n)) * np.sqrt(2 / m), jnp.float32),
@@ -181,7 +202,12 @@ def pair() -> Pair:
 
 @pytest.fixture(scope="session")
 def small_pairs() -> Pair:
-    """Three pairs of small MLPs with two hidden layers, parameters stacked along a leading axis; shared data."""
+    """Three pairs of small MLPs with two hidden layers, parameters stacked along a leading axis;
+    shared data.
+    """
     pairs = [random_pair((4, 8, 6, 3), num_samples=50, seed=seed) for seed in range(3)]
-    a, b = (jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *(p[side] for p in pairs)) for side in (2, 3))
+    a, b = (
+        jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *(p[side] for p in pairs))
+        for side in (2, 3)
+    )
     return pairs[0]._replace(params_a=a, params_b=b)

@@ -62,7 +62,7 @@ def attention(params: Any, tokens: Any) -> Any:
 
 
 def experts(params: Any, x: Any) -> Any:
-    """A sum of networks side by side: the kernels of the second layer see each expert's own data."""
+    """A sum of networks side by side: each kernel of the second layer sees its own expert's data."""
 
     def expert(first: Any, second: Any) -> Any:
         return jax.nn.leaky_relu(x @ first, 0.1) @ second
@@ -71,7 +71,7 @@ def experts(params: Any, x: Any) -> Any:
 
 
 def expert_stack(params: Any, x: Any) -> Any:
-    """Layers of experts in one scan, with queries and keys inside each expert that no kernel reads."""
+    """Layers of experts in one scan; no kernel reads the queries and keys inside an expert."""
 
     def layer(x: Any, leaves: Any) -> tuple[Any, None]:
         def expert(up: Any, q: Any, k: Any) -> Any:
