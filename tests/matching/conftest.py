@@ -62,7 +62,7 @@ def attention(params: Any, tokens: Any) -> Any:
 
 
 def experts(params: Any, x: Any) -> Any:
-    """A sum of networks side by side: each kernel of the second layer sees its own expert's data."""
+    """Networks side by side, summed: each kernel of the second layer sees its own expert's data."""
 
     def expert(first: Any, second: Any) -> Any:
         return jax.nn.leaky_relu(x @ first, 0.1) @ second
