@@ -37,7 +37,7 @@ def network_map(
         axes = _axis_per_argument(in_axes, len(args))
         num_networks = _num_networks(args, axes)
         used_devices = devices[:num_networks]
-        # Every device gets equally many: copies of the last network are appended, and dropped again.
+        # Every device gets equally many: copies of the last network are appended and later dropped.
         num_missing = -num_networks % len(used_devices)
         padded_args = []
         specs = []

@@ -45,7 +45,7 @@ def test_tokens_of_any_dtype(generic_like):
 
 
 def check_groups(network, verified_spec, generic_like):
-    """One stream; per layer heads, channels of queries and keys, those of values, hidden neurons."""
+    """One stream; per layer heads, channels of queries and keys, of values, and hidden neurons."""
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
     spec = verified_spec(network.apply, params, inputs(network))
     expected = {"embedding": (8,)}
