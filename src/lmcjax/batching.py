@@ -37,6 +37,7 @@ def network_map(
         axes = _axis_per_argument(in_axes, len(args))
         num_networks = _num_networks(args, axes)
         used_devices = devices[:num_networks]
+        # Every device gets equally many: copies of the last network are appended and later dropped.
         num_missing = -num_networks % len(used_devices)
         padded_args = []
         specs = []
@@ -58,7 +59,7 @@ def network_map(
             mesh=Mesh(used_devices, ("networks",)),
             in_specs=tuple(specs),
             out_specs=PartitionSpec("networks"),
-            check_vma=False,
+            check_vma=False,  # `fn` need not say which of its values differ between devices
         )
         results = sharded_fn(*padded_args)
         if num_missing == 0:
@@ -130,6 +131,7 @@ def _map_one_by_one(fn: Callable[..., Any], axes: Sequence[int | None], *args: P
     """`jax.vmap(fn, axes)(*args)`, one network after the other."""
     mapped = [arg for arg, axis in zip(args, axes, strict=True) if axis == 0]
 
+    # `lax.map` passes on mapped arguments only, so the shared ones are put between them again.
     def apply_to_one(mapped_of_one: Sequence[PyTree]) -> PyTree:
         remaining = iter(mapped_of_one)
         arguments = []
@@ -183,6 +185,7 @@ def map_in_chunks(
     count = jax.tree.leaves(mapped)[0].shape[0]
     results = []
     for start in range(0, count, chunk):
+        # The last entry fills up the last piece.
         entries = np.minimum(np.arange(start, start + chunk), count - 1)
         piece = jax.tree.map(operator.itemgetter(entries), tuple(mapped))
         results.append(jax.device_get(fn(*piece, *shared)))

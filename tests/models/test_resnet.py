@@ -1,4 +1,4 @@
-"""Residual networks: their shapes, their sizes in the literature, and their permutation symmetries."""
+"""Residual networks: shapes, sizes in the literature, and permutation symmetries."""
 
 import functools
 
@@ -50,9 +50,7 @@ def test_shapes():
     ids=["resnet20", "resnet50"],
 )
 def test_stages_halve_the_image(module, sides):
-    """Sides of what convolutions give out, from an image of 33 pixels; ResNet-50 pools between 17
-    and 9.
-    """
+    """Sides after each convolution, from 33 pixels; ResNet-50 pools between 17 and 9."""
 
     def convolved(key):
         images = jax.numpy.ones((1, 33, 33, 3))

@@ -1,4 +1,4 @@
-"""The transformer encoder: its shapes, its size in the literature, and its permutation symmetries."""
+"""The transformer encoder: shapes, its size in the literature, and permutation symmetries."""
 
 import jax
 import jax.numpy as jnp
@@ -45,9 +45,7 @@ def test_tokens_of_any_dtype(generic_like):
 
 
 def check_groups(network, verified_spec, generic_like):
-    """One stream; per layer: heads, the channels in which queries meet keys, those of values,
-    hidden neurons.
-    """
+    """One stream; per layer heads, channels of queries and keys, of values, and hidden neurons."""
     params = generic_like(jax.eval_shape(network.init, jax.random.key(0)))
     spec = verified_spec(network.apply, params, inputs(network))
     expected = {"embedding": (8,)}

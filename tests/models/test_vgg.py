@@ -40,9 +40,7 @@ def test_vgg16_has_the_papers_138_million_parameters():
 
 
 def hand_written() -> PermutationSpec:
-    """A group per convolution and hidden dense layer; 2x2 pixels with 5 channels inside each are
-    flattened.
-    """
+    """A group per convolution and hidden dense layer; 2x2 pixels of 5 channels are flattened."""
     axes = {}
     for i in range(3):
         incoming = reads(f"Conv_{i - 1}") if i else None

@@ -1,4 +1,4 @@
-"""Lower bounds on matchings against SciPy's quadrature and chi-square, and against exact matchings."""
+"""Lower bounds against SciPy's quadrature and chi-square, and against exact matchings."""
 
 import functools
 import math
@@ -46,9 +46,7 @@ def matched(
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
 def test_is_the_integral_of_the_nearest_neighbour_argument(dim: int) -> None:
-    """`int 2 r (1 - m F V r^d)_+ dr` by quadrature; in Sigma's norm F is divided by sqrt(det
-    Sigma).
-    """
+    """`int 2 r (1 - m F V r^d)_+ dr` by quadrature, F divided by sqrt(det Sigma)."""
     m, log_f, sigma = 40.0, dim * NORMAL, np.diag(np.linspace(1, 2, dim)).astype(np.float32)
     log_balls = math.log(m) + log_f - np.linalg.slogdet(sigma)[1] / 2 + dim / 2 * math.log(math.pi)
     log_balls -= gammaln(dim / 2 + 1)
@@ -81,9 +79,7 @@ def test_sharper_bound_is_the_mean_below_the_quantile_of_chi_square(m: int) -> N
 
 
 def test_sharper_bound_is_below_the_exact_nearest_neighbour() -> None:
-    """`E min_j |w - w_j|^2` of m neurons, by a non-central chi-square: above the bound, and not
-    far.
-    """
+    """The bound is below `E min_j |w - w_j|^2` by a non-central chi-square, and not far below."""
     dim, m = 8, 32
     radii = chi2.ppf((np.arange(200) + 0.5) / 200, dim)  # |w|^2
     r2 = np.linspace(0, 60, 4001)
@@ -94,25 +90,27 @@ def test_sharper_bound_is_below_the_exact_nearest_neighbour() -> None:
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
-@pytest.mark.parametrize("law", ["gaussian", "uniform"])
+@pytest.mark.parametrize("distribution", ["gaussian", "uniform"])
 def test_never_above_the_mean_of_400_exact_matchings(
-    dim: int, law: str, rng: np.random.Generator
+    dim: int, distribution: str, rng: np.random.Generator
 ) -> None:
     """In the Euclidean norm and in one of a random Sigma, plus 3 standard errors."""
-    draw, log_f = (rng.normal, NORMAL) if law == "gaussian" else (rng.uniform, 0.0)
+    is_gaussian = distribution == "gaussian"
+    draw = rng.normal if is_gaussian else rng.uniform
+    log_f = NORMAL if is_gaussian else 0.0
+    rows = "gaussian" if is_gaussian else "independent"
     basis = np.linalg.qr(rng.normal(size=(dim, dim)))[0]
     variances = 2.0 ** -np.arange(dim).clip(max=12)
     for root in (np.eye(dim), basis * np.sqrt(variances)):
         sigma = (root @ root.T).astype(np.float32)
         mean, error = matched(draw, root)
-        rows = "gaussian" if law == "gaussian" else "independent"
         bounds = [plain(dim, kind)(NUM_NEURONS, dim * log_f, sigma) for kind in ("any", rows)]
-        if law == "gaussian":
+        if is_gaussian:
             bounds.append(sharper(NUM_NEURONS, np.eye(dim, dtype=np.float32), sigma))
         values = [float(bound.error) for bound in bounds]
         assert 0 < values[0] <= values[1] * (1 + 1e-5)
         assert max(values) <= mean + 3 * error
-        if law == "gaussian" and dim >= 8:
+        if is_gaussian and dim >= 8:
             assert values[2] > 0.3 * mean  # the sharper bound is near
 
 

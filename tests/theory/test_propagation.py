@@ -47,15 +47,16 @@ def programs(spec: PermutationSpec, apply: Any) -> Any:
 
 def layers(params: Any, inputs: np.ndarray) -> list[np.ndarray]:
     """All layers of a ReLU network in float64."""
-    seen, found = np.asarray(inputs, np.float64), []
+    values = np.asarray(inputs, np.float64)
+    outputs = []
     for i in range(len(params)):
-        weights, bias = (
-            np.asarray(params[f"Dense_{i}"][name], np.float64) for name in ("kernel", "bias")
-        )
-        seen = seen @ weights + bias
-        seen = np.maximum(seen, 0) if i < len(params) - 1 else seen
-        found.append(seen)
-    return found
+        weights = np.asarray(params[f"Dense_{i}"]["kernel"], np.float64)
+        bias = np.asarray(params[f"Dense_{i}"]["bias"], np.float64)
+        values = values @ weights + bias
+        if i < len(params) - 1:
+            values = np.maximum(values, 0)
+        outputs.append(values)
+    return outputs
 
 
 def check_bounds(bound: Propagation, measured: PathDeviation) -> None:
@@ -69,9 +70,7 @@ def check_bounds(bound: Propagation, measured: PathDeviation) -> None:
 
 
 def test_is_never_below_what_numpy_measures(pair: Any) -> None:
-    """Random networks with biases; the measured deviations are also those of NumPy, as are the
-    matched distances.
-    """
+    """Random networks with biases: bounds hold, and what is measured is what NumPy measures."""
     b, bound, measured, excess = programs(pair.spec, pair.network.apply)(
         pair.params_a, pair.params_b, pair.inputs
     )
@@ -102,9 +101,7 @@ def test_is_never_below_what_numpy_measures(pair: Any) -> None:
 
 
 def test_first_layer_is_exact_without_an_activation(pair: Any) -> None:
-    """There the bound is an equality; and the recursion multiplies by the largest singular value of
-    NumPy.
-    """
+    """The bound is an equality there, and grows by NumPy's largest singular value after it."""
     b, bound, *_ = programs(pair.spec, pair.network.apply)(
         pair.params_a, pair.params_b, pair.inputs
     )
@@ -130,7 +127,7 @@ def test_first_layer_is_exact_without_an_activation(pair: Any) -> None:
 
 
 def test_near_networks_are_bounded_in_proportion(pair: Any) -> None:
-    """Two networks close to each other, as trained ones are once matched: the bound is not vacuous."""
+    """The bound is not vacuous between near networks, such as trained ones once matched."""
     near = jax.tree.map(
         lambda x: x + 0.01 * np.random.default_rng(x.size).normal(size=x.shape).astype("f"), pair[2]
     )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -107,28 +108,22 @@ def train_networks(
     """
     devices = tuple(jax.local_devices() if devices is None else devices)
     learning_rates = jnp.asarray(configs.learning_rate, jnp.result_type(float))
-    if learning_rates.shape != keys.shape or keys.ndim != 1 or not keys.size:
-        raise ValueError(
-            f"learning rates {learning_rates.shape} and keys {keys.shape} are both one per network"
-        )
-    if networks_per_batch is not None and networks_per_batch < 1:
-        raise ValueError(f"networks_per_batch is at least 1, not {networks_per_batch}")
+    _check_networks(learning_rates, keys, networks_per_batch)
     num_samples = check_data(data, configs.batch_size)
     configs = dataclasses.replace(configs, learning_rate=learning_rates)
     num_networks = keys.size
-    at_most = networks_per_batch or networks_per_call(configs, data, devices)
-    # Batches of equal size, because a short one would be filled up: the program has one shape.
-    num_batches = _divide_up(num_networks, at_most)
-    batch_size = _divide_up(num_networks, num_batches)
+    if networks_per_batch is None:
+        networks_per_batch = networks_per_call(configs, data, devices)
+    networks_per_batch = _even_batches(num_networks, networks_per_batch)
     # Devices that no network of a batch comes to are left out.
-    shared_data = replicate(_as_arrays(data), devices[:batch_size])
+    shared_data = replicate(_as_arrays(data), devices[:networks_per_batch])
 
     steps_done = 0
     results = []
-    for start in range(0, num_networks, batch_size):
-        # The last network fills up the last batch.
-        batch = jnp.minimum(jnp.arange(start, start + batch_size), num_networks - 1)
-        num_filled = max(0, start + batch_size - num_networks)
+    for start in range(0, num_networks, networks_per_batch):
+        stop = min(start + networks_per_batch, num_networks)
+        # The last network fills up the last batch, because the program has one shape.
+        batch = jnp.minimum(jnp.arange(start, start + networks_per_batch), num_networks - 1)
         batch_configs = jax.tree.map(operator.itemgetter(batch), configs)
         states = compiled_programs(devices).init(batch_configs, keys[batch])
         losses = []
@@ -142,19 +137,30 @@ def train_networks(
         for new_states, new_losses in calls:
             states = new_states
             losses.append(new_losses)
-            steps_done += new_losses.shape[1] * (batch_size - num_filled)
+            steps_done += new_losses.shape[1] * (stop - start)
             if on_progress is not None:
                 on_progress(steps_done, num_networks * configs.num_steps)
         results.append(TrainResult(states.params, jnp.concatenate(losses, axis=1), states.finite))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:num_networks], *results)
 
 
+def _check_networks(learning_rates: Array, keys: Array, networks_per_batch: int | None) -> None:
+    """Refuse learning rates and keys that are not one per network, and empty batches."""
+    if learning_rates.shape != keys.shape or keys.ndim != 1 or not keys.size:
+        raise ValueError(
+            f"learning rates {learning_rates.shape} and keys {keys.shape} are both one per network"
+        )
+    if networks_per_batch is not None and networks_per_batch < 1:
+        raise ValueError(f"networks_per_batch is at least 1, not {networks_per_batch}")
+
+
+def _even_batches(num_networks: int, at_most: int) -> int:
+    """The networks per batch when as few batches as possible are of nearly equal size."""
+    num_batches = math.ceil(num_networks / at_most)
+    return math.ceil(num_networks / num_batches)
+
+
 def _as_arrays(data: tuple[ArrayLike, ArrayLike]) -> tuple[Array, Array]:
     """Inputs and labels as arrays of JAX."""
     inputs, labels = data
     return jnp.asarray(inputs), jnp.asarray(labels)
-
-
-def _divide_up(number: int, divisor: int) -> int:
-    """The quotient, rounded up."""
-    return -(-number // divisor)
