@@ -36,12 +36,19 @@ def dual_optimum(cost: np.ndarray) -> float:
 
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_potentials_of_an_optimum_solve_the_dual(maximize: bool, ties: bool, rng: np.random.Generator) -> None:
+def test_the_potentials_of_an_optimum_solve_the_dual(
+    maximize: bool, ties: bool, rng: np.random.Generator
+) -> None:
     for _ in range(4):
-        cost = rng.integers(-2, 3, (12, 12)).astype(np.float32) if ties else rng.normal(size=(12, 12))
+        cost = (
+            rng.integers(-2, 3, (12, 12)).astype(np.float32) if ties else rng.normal(size=(12, 12))
+        )
         p = linear_sum_assignment(cost, maximize=maximize)[1]
         proof = jitted(maximize)(jnp.asarray(cost, jnp.float32), p)
-        u, v = np.asarray(proof.row_potentials, np.float64), np.asarray(proof.column_potentials, np.float64)
+        u, v = (
+            np.asarray(proof.row_potentials, np.float64),
+            np.asarray(proof.column_potentials, np.float64),
+        )
         reduced = (u[:, None] + v - cost) * (1 if maximize else -1)
         assert reduced.min() >= -1e-5
         assert np.abs(reduced[np.arange(12), p]).max() < 1e-5
@@ -53,7 +60,9 @@ def test_the_potentials_of_an_optimum_solve_the_dual(maximize: bool, ties: bool,
 
 
 def test_the_gap_bounds_what_any_permutation_lacks(rng: np.random.Generator) -> None:
-    """All 120 permutations of 5: the one that costs least is certified, no other, and no gap is too small."""
+    """All 120 permutations of 5: the one that costs least is certified, no other, and no gap is too
+    small.
+    """
     cost = rng.normal(size=(5, 5)).astype(np.float32)
     permutations = np.array(list(itertools.permutations(range(5))), np.int32)
     proofs = jitted(batch=True)(jnp.asarray(np.broadcast_to(cost, (120, 5, 5))), permutations)
@@ -86,7 +95,8 @@ def test_the_unit_of_the_costs_changes_no_verdict(rng: np.random.Generator) -> N
     powers = np.array([0, -110, -63, -10, 10, 63, 110, 126])
     scaled = np.ldexp(similarity, powers[:, None, None])
     proofs, refuted = (
-        jitted(True, batch=True)(jnp.asarray(scaled), np.broadcast_to(p, (len(powers), 12))) for p in (best, swapped)
+        jitted(True, batch=True)(jnp.asarray(scaled), np.broadcast_to(p, (len(powers), 12)))
+        for p in (best, swapped)
     )
     assert proofs.optimal.all()
     assert not refuted.optimal.any()
@@ -132,7 +142,9 @@ def test_inside_shard_map_with_its_checks_on(two_devices: list[jax.Device]) -> N
     p = np.stack([linear_sum_assignment(c)[1] for c in cost])
     mesh = jax.sharding.Mesh(np.array(two_devices), "pairs")
     pairs = jax.sharding.PartitionSpec("pairs")
-    certify = jax.shard_map(jax.vmap(assignment_certificate), mesh=mesh, in_specs=pairs, out_specs=pairs)
+    certify = jax.shard_map(
+        jax.vmap(assignment_certificate), mesh=mesh, in_specs=pairs, out_specs=pairs
+    )
     assert jax.jit(certify)(cost, p).optimal.tolist() == [True, True]
 
 

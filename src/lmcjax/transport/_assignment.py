@@ -16,7 +16,9 @@ from lmcjax.transport._augmenting import shortest_augmenting_paths
 
 AssignmentBackend: TypeAlias = Literal["auto", "scipy", "optax"]
 
-_NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_NUM_THREADS = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
 _TASKS_PER_THREAD = 4  # several problems per task, a few tasks per thread: little overhead, and the last task is short
 
 
@@ -25,37 +27,41 @@ def linear_assignment(
 ) -> Int[Array, " n"]:
     """The permutation `p` that minimises (or maximises) `sum_i cost[i, p[i]]`, exactly.
 
-    Works under `jit`, `vmap` and `shard_map`; a vmapped batch of any number of axes is one call to the host. Gradients
-    stop at `cost`. Ties are broken by the backend: the optimum is the same, the permutation may differ between
-    backends.
+    Works under `jit`, `vmap` and `shard_map`; a vmapped batch of any number of axes is one call to
+    the host. Gradients stop at `cost`. Ties are broken by the backend: the optimum is the same, the
+    permutation may differ between backends.
 
     Integers are never rounded: what each row has above its smallest entry is found in integers of
     the same width (32 bits at least). A NumPy array of 64-bit integers is therefore exact without
     x64, too, as long as no row spans more than 32 bits.
 
     Args:
-        cost: traced, any unit. Where an entry is nan or inf the identity comes back, and nothing hangs or raises; the
-            functions above this one report it in their `finite` fields.
+        cost: traced, any unit. Where an entry is nan or inf the identity comes back, and nothing
+            hangs or raises; the functions above this one report it in their `finite` fields.
         maximize: static.
-        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64 on the host through a
-            callback, the problems of a batch spread over threads; of 64-bit integers, exact where no row spans more
-            than 2^52. `"optax"`: shortest augmenting paths on the device (the algorithm of optax's
-            `hungarian_algorithm`), in the precision of `cost`, and in integer arithmetic for integers of any range.
-            `"auto"`: scipy in programs for a CPU, else optax. It is chosen when the program is
-            lowered, so what is exported for another platform has no callback.
+        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64 on the host through
+            a callback, the problems of a batch spread over threads; of 64-bit integers, exact where
+            no row spans more than 2^52. `"optax"`: shortest augmenting paths on the device (the
+            algorithm of optax's `hungarian_algorithm`), in the precision of `cost`, and in integer
+            arithmetic for integers of any range. `"auto"`: scipy in programs for a CPU, else optax.
+            It is chosen when the program is lowered, so what is exported for another platform has
+            no callback.
 
     Returns:
         The column for each row.
 
     Raises:
-        ValueError: `cost` is not a square matrix or is complex, the backend is unknown, or a row of 64-bit integers
-            spans more than 32 bits and x64 is off.
+        ValueError: `cost` is not a square matrix or is complex, the backend is unknown, or a row of
+            64-bit integers spans more than 32 bits and x64 is off.
 
-    Source: Birkhoff's theorem makes it the transport between two empirical measures: the paper's Lemma B.3.
+    Source: Birkhoff's theorem makes it the transport between two empirical measures: the paper's
+        Lemma B.3.
     """
     shape = jnp.shape(cost)
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"cost has shape {shape}, expected a square matrix [n, n]; use jax.vmap for batches")
+        raise ValueError(
+            f"cost has shape {shape}, expected a square matrix [n, n]; use jax.vmap for batches"
+        )
     if backend not in get_args(AssignmentBackend):
         raise ValueError(f"backend {backend!r} is not one of {get_args(AssignmentBackend)}")
     check_real(cost)
@@ -75,7 +81,8 @@ def linear_assignment(
 
 
 def _above_row_minima(cost: ArrayLike, maximize: bool) -> Array:
-    """Integers less the smallest of their row, as unsigned ones; reversed if the largest are sought.
+    """Integers less the smallest of their row, as unsigned ones; reversed if the largest are
+    sought.
 
     The optimum is the same. All steps wrap around, so nothing is lost.
     """
@@ -99,10 +106,10 @@ def _above_row_minima(cost: ArrayLike, maximize: bool) -> Array:
     return jnp.asarray(above, kept)
 
 
-# `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the CPU
-# devices: where all of these are in callbacks (as many devices as cores), they wait for their copies
-# forever. A buffer callback reads the operand in place, but only on a CPU; elsewhere the pool is
-# free, and `pure_callback` safe.
+# `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the
+# CPU devices: where all of these are in callbacks (as many devices as cores), they wait for their
+# copies forever. A buffer callback reads the operand in place, but only on a CPU; elsewhere the
+# pool is free, and `pure_callback` safe.
 
 
 def _callback_on_cpu(cost: Array) -> Array:
@@ -118,7 +125,9 @@ def _callback_elsewhere(cost: Array) -> Array:
 
 
 def _varying_as(cost: Array, columns: Array) -> Array:
-    """The columns; inside `shard_map` they count as varying where the costs do, which a callback does not say."""
+    """The columns; inside `shard_map` they count as varying where the costs do, which a callback
+    does not say.
+    """
     return columns + jnp.zeros_like(cost[0], jnp.int32)
 
 
@@ -128,7 +137,9 @@ def _solve_in_place(context: ExecutionContext, columns: Buffer, cost: Buffer) ->
 
 
 def _solve_on_host(cost: Buffer | Array) -> np.ndarray:
-    """Every problem of a batch `[..., n, n]`, in threads (SciPy lets go of the interpreter lock), with NumPy only."""
+    """Every problem of a batch `[..., n, n]`, in threads (SciPy lets go of the interpreter lock),
+    with NumPy only.
+    """
     cost = np.asarray(cost)
     problems = cost.reshape(-1, *cost.shape[-2:])
     columns = np.empty(problems.shape[:2], np.int32)
@@ -137,15 +148,25 @@ def _solve_on_host(cost: Buffer | Array) -> np.ndarray:
         _solve_each(problems, columns)
     else:
         with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(_solve_each, np.array_split(problems, num_tasks), np.array_split(columns, num_tasks)))
+            list(
+                pool.map(
+                    _solve_each,
+                    np.array_split(problems, num_tasks),
+                    np.array_split(columns, num_tasks),
+                )
+            )
     return columns.reshape(cost.shape[:-1])
 
 
 def _solve_each(problems: np.ndarray, columns: np.ndarray) -> None:
-    finite = np.isfinite(problems).all(axis=(1, 2))  # once per task: each call queues for the interpreter lock
+    finite = np.isfinite(problems).all(
+        axis=(1, 2)
+    )  # once per task: each call queues for the interpreter lock
     for i, problem in enumerate(problems):
         columns[i] = (
-            linear_sum_assignment(problem.astype(np.float64, copy=False))[1] if finite[i] else np.arange(len(problem))
+            linear_sum_assignment(problem.astype(np.float64, copy=False))[1]
+            if finite[i]
+            else np.arange(len(problem))
         )
 
 

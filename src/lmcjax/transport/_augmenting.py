@@ -104,7 +104,8 @@ def _augment(dual: _Dual, search: _Search) -> _Dual:
 
 
 def _zeros(x: Array) -> Array:
-    """Computed from a finite `x`, and not constants: the loops start with what is mapped as the costs are.
+    """Computed from a finite `x`, and not constants: the loops start with what is mapped as the
+    costs are.
 
     `shard_map` asks for that, and `vmap` need not trace the loops again to find it out.
     """

@@ -14,30 +14,42 @@ _TOLERANCE = 1e-5  # of the summed absolute costs of the assignment
 
 
 class AssignmentCertificate(NamedTuple):
-    """How far an assignment can be from the best; `vmap` prepends axes to every field. In the unit of the costs.
+    """How far an assignment can be from the best; `vmap` prepends axes to every field. In the unit
+    of the costs.
 
-    The potentials are feasible up to rounding: `u_i + v_j <= cost_ij` for a cost that is minimised, `>=` where it is
-    maximised. So their sum bounds the value of every assignment. `optimal` is right for costs of any size; another
-    number is nan where it is smaller than the smallest normal number of its dtype, and inf where it is too large.
+    The potentials are feasible up to rounding: `u_i + v_j <= cost_ij` for a cost that is minimised,
+        `>=` where it is
+    maximised. So their sum bounds the value of every assignment. `optimal` is right for costs of
+    any size; another number is nan where it is smaller than the smallest normal number of its
+    dtype, and inf where it is too large.
     """
 
     row_potentials: Float[Array, " n"]  # u
     column_potentials: Float[Array, " n"]  # v
-    gap: Float[Array, ""]  # between the assignment's value and the bound: no assignment is better by more
-    smallest_reduced_cost: Float[Array, ""]  # before u was made feasible; below 0: by so much an edge is too good
-    optimal: Bool[Array, ""]  # the gap is at most 1e-5 of the summed absolute costs of the assignment
+    gap: Float[
+        Array, ""
+    ]  # between the assignment's value and the bound: no assignment is better by more
+    smallest_reduced_cost: Float[
+        Array, ""
+    ]  # before u was made feasible; below 0: by so much an edge is too good
+    optimal: Bool[
+        Array, ""
+    ]  # the gap is at most 1e-5 of the summed absolute costs of the assignment
 
 
 def assignment_certificate(
     matrix: Num[ArrayLike, "n n"], permutation: Int[ArrayLike, " n"], *, maximize: bool = False
 ) -> AssignmentCertificate:
-    """Dual potentials of a linear assignment problem, from its matrix and a permutation said to solve it.
+    """Dual potentials of a linear assignment problem, from its matrix and a permutation said to
+    solve it.
 
-    With `w_ij = cost[i, p[j]] - cost[i, p[i]]`, the permutation is optimal if and only if `w` has no negative cycle;
-    then the lengths `v` of the shortest paths in `w` are potentials of the columns, and `u_i = cost[i, p[i]] - v` of
-    the rows (all reduced costs are at least 0, those of the assignment are 0). Shortest paths by Bellman and Ford, all
-    edges at once. Where the permutation is not optimal they do not settle; `u` is then lowered until it is feasible,
-    and the gap says by how much the assignment may be beaten: it is an upper bound, right for any permutation.
+    With `w_ij = cost[i, p[j]] - cost[i, p[i]]`, the permutation is optimal if and only if `w` has
+    no negative cycle; then the lengths `v` of the shortest paths in `w` are potentials of the
+    columns, and `u_i = cost[i, p[i]] - v` of the rows (all reduced costs are at least 0, those of
+    the assignment are 0). Shortest paths by Bellman and Ford, all edges at once. Where the
+    permutation is not optimal they do not settle; `u` is then lowered until it is feasible, and the
+    gap says by how much the assignment may be beaten: it is an upper bound, right for any
+    permutation.
 
     Args:
         matrix: costs (or similarities), traced, any unit.
@@ -45,11 +57,12 @@ def assignment_certificate(
         maximize: static, as for `linear_assignment`.
 
     Returns:
-        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite or the permutation no bijection.
+        `AssignmentCertificate`; nan and not `optimal` where the matrix is not finite or the
+        permutation no bijection.
 
     Raises:
-        ValueError: the matrix is not square or is complex, the permutation is of another length or not of integers,
-            or it is concrete and no bijection.
+        ValueError: the matrix is not square or is complex, the permutation is of another length or
+            not of integers, or it is concrete and no bijection.
 
     Source: Ahuja, Magnanti and Orlin (1993), Network Flows, Sections 5.2 and 9.3.
     """
@@ -75,7 +88,9 @@ def assignment_certificate(
     bijective = jnp.all(jnp.sort(permutation) == jnp.arange(shape[0], dtype=jnp.int32))
     finite = jnp.isfinite(cost).all() & bijective  # otherwise there is nothing to certify
     optimal = finite & (gap <= _TOLERANCE * jnp.abs(own).sum())
-    result = AssignmentCertificate(sign * (rows - missing), sign * columns, gap, slack.min(), optimal)
+    result = AssignmentCertificate(
+        sign * (rows - missing), sign * columns, gap, slack.min(), optimal
+    )
 
     def in_unit_of_costs(x: Array) -> Array:
         return jnp.where(finite, in_original_unit(x, exponent), jnp.nan)
@@ -84,7 +99,9 @@ def assignment_certificate(
 
 
 def _shortest_paths(edges: Array) -> Array:
-    """`v_j = min_i (v_i + edges_ij)` from `v = 0`, until nothing falls by more than rounding; at most n rounds."""
+    """`v_j = min_i (v_i + edges_ij)` from `v = 0`, until nothing falls by more than rounding; at
+    most n rounds.
+    """
     size = edges.shape[0]
     rounding = 4 * jnp.finfo(edges.dtype).eps * jnp.max(jnp.abs(edges))
 
