@@ -23,7 +23,10 @@ def test_no_bit_of_any_leaf_changes(rng: np.random.Generator) -> None:
     """From the smallest normal number to the largest, in batches with zeros, nan and inf beside."""
     exponents = np.arange(-120, 127)
     values = rng.uniform(-1, 1, (len(exponents), 5)).astype(np.float32)
-    leaves = {"small": np.ldexp(values, exponents[:, None] - 3), "large": np.ldexp(values, exponents[:, None])}
+    leaves = {
+        "small": np.ldexp(values, exponents[:, None] - 3),
+        "large": np.ldexp(values, exponents[:, None]),
+    }
     leaves["large"][0, 0] = np.nan
     leaves["large"][1, 0] = -np.inf
     near, exponent = scaled(leaves)
@@ -39,7 +42,9 @@ def test_powers_are_exact(dtype: type, x64: None) -> None:
     """Also those that no number of the dtype can be, where the product can."""
     limit = -2 * np.finfo(dtype).minexp
     exponents = np.arange(-limit, limit + 1, dtype=np.int32)
-    start = np.ldexp(dtype(1.2345678), np.clip(-exponents, np.finfo(dtype).minexp, -np.finfo(dtype).minexp))
+    smallest_exponent = np.finfo(dtype).minexp
+    start_exponents = np.clip(-exponents, smallest_exponent, -smallest_exponent)
+    start = np.ldexp(dtype(1.2345678), start_exponents)
     result = times(start, exponents)
     assert result.dtype == dtype
     exact = np.ldexp(start, exponents)
@@ -56,8 +61,12 @@ def test_what_is_no_number_says_so() -> None:
 
 
 def test_zeros_integers_and_keys() -> None:
-    """Of two networks each has its own power; half precision has float32's range afterwards."""
-    a = {"count": np.array([-5, 3], np.int32), "key": jax.random.key(0), "rest": jnp.full(2, 2**-14, jnp.float16)}
+    """Each network has its own power of two; half precision comes back as float32."""
+    a = {
+        "count": np.array([-5, 3], np.int32),
+        "key": jax.random.key(0),
+        "rest": jnp.full(2, 2**-14, jnp.float16),
+    }
     b = {"zero": np.zeros(3, np.float32), "none": np.zeros((0, 2), np.float32)}
     near_a, near_b, exponent = jax.jit(pair_in_unit_range)(a, b)
     assert near_a["count"].tolist() == [-1.25, 0.75]

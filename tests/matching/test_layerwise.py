@@ -259,7 +259,7 @@ def test_approximate_dimensions_have_no_unit(small_pairs: Any) -> None:
         np.testing.assert_array_equal(dimension, np.broadcast_to(dimension[0], len(powers)))
 
 
-def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
+def test_the_device_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (
         {
@@ -270,7 +270,7 @@ def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     )
     matches = [
         jitted_match(mlp_spec(1), "weights", backend=backend)(a, b)
-        for backend in ("scipy", "optax")
+        for backend in ("scipy", "device")
     ]
     chex.assert_trees_all_equal(*matches)
 

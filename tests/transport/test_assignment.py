@@ -1,6 +1,4 @@
-"""The exact assignment against SciPy and brute force, and what it does inside JAX's
-transformations.
-"""
+"""The exact assignment against SciPy and brute force, also inside JAX's transformations."""
 
 import faulthandler
 import functools
@@ -22,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from lmcjax import linear_assignment, network_map
 from lmcjax.transport import assignment_certificate, exact_plan, sinkhorn_plan, wasserstein2
 
-BACKENDS = ("scipy", "optax")
+BACKENDS = ("scipy", "device")
 SIZES = (1, 2, 5, 16, 33)
 
 
@@ -69,7 +67,7 @@ def scipy_objective(cost: np.ndarray, maximize: bool) -> float:
 
 
 def scipy_permutations(costs: np.ndarray) -> np.ndarray:
-    """Problem by problem, over any number of leading axes; for random floats the optimum is unique."""
+    """The permutation of each problem `[..., n, n]`; for random floats the optimum is unique."""
     flat = costs.reshape(-1, *costs.shape[-2:])
     return np.stack([linear_sum_assignment(cost)[1] for cost in flat]).reshape(costs.shape[:-1])
 
@@ -103,11 +101,11 @@ def test_scipy_backend_reaches_scipys_objective(
 
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_optax_backend_reaches_scipys_objective(
+def test_device_backend_reaches_scipys_objective(
     family: str, maximize: bool, rng: np.random.Generator
 ) -> None:
     costs = FAMILIES[family](rng, 8, 16).astype(np.float32)
-    for cost, p in zip(costs, np.asarray(batched("optax", maximize)(costs)), strict=True):
+    for cost, p in zip(costs, np.asarray(batched("device", maximize)(costs)), strict=True):
         scale = float(np.abs(cost).max())
         assert objective(cost, p) == pytest.approx(
             scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale
@@ -172,14 +170,14 @@ def test_integers_of_64_bits_are_exact_over_all_their_range(
     costs[10:] = rng.integers(most - 50, most, (10, 5, 5), dtype, endpoint=True)
     permutations = list(itertools.permutations(range(5)))
     solve = jax.jit(
-        jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend="optax"))
+        jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend="device"))
     )
     for cost, p in zip(costs, np.asarray(solve(costs)), strict=True):
         values = [integer_objective(cost, np.array(q)) for q in permutations]
         assert integer_objective(cost, p) == (max if maximize else min)(values)
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [(np.int64, "optax"), (np.uint64, "scipy")])
+@pytest.mark.parametrize(("dtype", "backend"), [(np.int64, "device"), (np.uint64, "scipy")])
 def test_numpys_integers_of_64_bits_are_not_cut_off(
     dtype: type, backend: str, rng: np.random.Generator
 ) -> None:
@@ -291,9 +289,7 @@ def test_sharded_over_two_devices_equals_a_loop_of_scipy(
 
 
 def test_as_many_callbacks_as_cores_end(two_devices: list[jax.Device]) -> None:
-    """With large operands: callbacks that wait for a thread of the pool in which they run would
-    wait forever.
-    """
+    """Callbacks with large operands that wait for a thread of their own pool wait forever."""
     costs = np.random.default_rng(0).normal(size=(8, 200, 200)).astype(np.float32)
     solve = jax.jit(
         network_map(functools.partial(linear_assignment, backend="scipy"), devices=two_devices)
@@ -315,9 +311,7 @@ def test_more_problems_than_threads_in_one_call(rng: np.random.Generator) -> Non
 
 
 def check_inside_shard_map(devices: list[jax.Device]) -> None:
-    """Each device has its own problems; the columns count as varying between devices, as the costs
-    do.
-    """
+    """Each device solves its own problems; like the costs, the columns count as varying."""
     costs = np.random.default_rng(0).normal(size=(2 * len(devices), 6, 6)).astype(np.float32)
     expected = scipy_permutations(costs)
     mesh = Mesh(np.array(devices), "pairs")
@@ -371,12 +365,12 @@ def test_the_platform_of_the_program_chooses_not_that_of_its_tracing(
         return text.count("stablehlo.while")
 
     assert "callback" in program("auto")
-    assert loops(program("auto")) == loops(program("scipy")) < loops(program("optax"))
+    assert loops(program("auto")) == loops(program("scipy")) < loops(program("device"))
     for platforms in (("cuda",), ("tpu",), ("cuda", "tpu")):
         text = program("auto", *platforms)
         assert "callback" not in text
         assert "f64" not in text
-        assert loops(text) == loops(program("optax"))
+        assert loops(text) == loops(program("device"))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -385,5 +379,5 @@ def test_errors_show_the_shape_and_the_backend() -> None:
         linear_assignment(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"\(4, 3, 3\).*vmap"):
         linear_assignment(jnp.zeros((4, 3, 3)))
-    with pytest.raises(ValueError, match=r"'gurobi'.*'scipy', 'optax'"):
+    with pytest.raises(ValueError, match=r"'gurobi'.*'scipy', 'device'"):
         linear_assignment(jnp.zeros((3, 3)), backend="gurobi")

@@ -67,9 +67,7 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def test_plan_and_gradients_are_those_of_pot(x64: None, finite_difference: Callable) -> None:
-    """In float64, for a batch of problems: in the cost, in epsilon, and in the weights along the
-    simplex.
-    """
+    """In float64: the gradients in the cost, in epsilon, and in the weights along the simplex."""
     rng = np.random.default_rng(0)
     direction = rng.normal(size=(4, 3))
     problems = (
@@ -109,33 +107,32 @@ def test_plan_and_gradients_are_those_of_pot(x64: None, finite_difference: Calla
 def test_too_few_iterations_are_not_converged(rng: np.random.Generator) -> None:
     cost, a, b = (v.astype(np.float32) for v in problem(rng))
     limited = functools.partial(sinkhorn_plan, epsilon=0.002, a=a, b=b, threshold=1e-4)
-    early, late = (
-        jax.jit(functools.partial(limited, max_iterations=limit))(cost) for limit in (10, 20_000)
-    )
+    early = jax.jit(functools.partial(limited, max_iterations=10))(cost)
+    late = jax.jit(functools.partial(limited, max_iterations=20_000))(cost)
     assert not early.converged
     assert early.finite
     assert late.converged
     assert int(early.iterations) <= 10 < int(late.iterations)
-    early_error, late_error = (
-        np.abs(plan.sum(1) - a).sum() + np.abs(plan.sum(0) - b).sum()
-        for plan in (early.plan, late.plan)
-    )
-    assert late_error < 2e-4 < early_error
+
+    def marginal_error(plan: jax.Array) -> float:
+        return np.abs(plan.sum(1) - a).sum() + np.abs(plan.sum(0) - b).sum()
+
+    assert marginal_error(late.plan) < 2e-4 < marginal_error(early.plan)
 
 
 def test_bad_costs_and_epsilons_are_flagged_and_spoil_no_neighbour(
     rng: np.random.Generator,
 ) -> None:
     _, a, b = (v.astype(np.float32) for v in problem(rng))
-    costs, epsilons = (
-        rng.uniform(size=(5, 4, 3)).astype(np.float32),
-        np.full(5, EPSILON, np.float32),
-    )
+    costs = rng.uniform(size=(5, 4, 3)).astype(np.float32)
+    epsilons = np.full(5, EPSILON, np.float32)
     batched = jax.jit(jax.vmap(solve, in_axes=(0, 0, None, None)))
     clean = batched(costs, epsilons, a, b)
     assert clean.finite.all()
     assert clean.converged.all()
-    costs[1, 0, 0], costs[2, 1, 1], epsilons[3] = np.nan, np.inf, np.nan
+    costs[1, 0, 0] = np.nan
+    costs[2, 1, 1] = np.inf
+    epsilons[3] = np.nan
     result = batched(costs, epsilons, a, b)
     assert result.finite.tolist() == result.converged.tolist() == [True, False, False, False, True]
     np.testing.assert_array_equal(np.asarray(result.plan)[::4], np.asarray(clean.plan)[::4])

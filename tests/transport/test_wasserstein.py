@@ -1,6 +1,4 @@
-"""The Wasserstein distance against POT and closed forms, its gradient against finite differences of
-POT.
-"""
+"""The Wasserstein distance against POT and closed forms, its gradient against POT's."""
 
 from collections.abc import Callable
 
@@ -63,14 +61,12 @@ def test_tiny_and_huge_clouds_equal_pot(size: float, rng: np.random.Generator) -
 
 
 def test_a_distance_that_is_no_number_of_its_dtype_says_so() -> None:
-    """Not 0, where the clouds are apart by less than any normal number, and 0 where they coincide."""
-    x = np.array([[1, 0], [0, 0], [0, 0], [3e38, 0]], np.float32)[:, None, :] * np.ones(
-        (1, 2, 1), np.float32
-    )
+    """Not 0, where the clouds are closer than any normal number, and 0 where they coincide."""
+    points_x = np.array([[1, 0], [0, 0], [0, 0], [3e38, 0]], np.float32)
+    points_y = np.array([[1.25, 0], [0, 0], [0, 0], [-3e38, 0]], np.float32)
+    x = np.repeat(points_x[:, None, :], 2, axis=1)  # two equal points per cloud
+    y = np.repeat(points_y[:, None, :], 2, axis=1)
     x[:2] *= np.float32(2**-126)
-    y = np.array([[1.25, 0], [0, 0], [0, 0], [-3e38, 0]], np.float32)[:, None, :] * np.ones(
-        (1, 2, 1), np.float32
-    )
     y[:2] *= np.float32(2**-126)
     distances = jax.jit(jax.vmap(wasserstein2))(x, y)
     np.testing.assert_array_equal(distances, [np.nan, 0, 0, np.inf])
@@ -86,7 +82,7 @@ def test_in_one_dimension_is_the_distance_of_the_sorted_points(rng: np.random.Ge
 def test_of_a_shifted_cloud_is_the_length_of_the_shift(
     offset: float, rng: np.random.Generator
 ) -> None:
-    """Far from the origin too, where `x . y` in float32 would no longer tell which points are near."""
+    """Far from the origin too, where `x . y` in float32 would lose which points are near."""
     x = (rng.normal(size=(30, 3)) + offset).astype(np.float32)
     y = rng.permutation(x) + np.array([0.25, 0.25, -0.25], np.float32)
     assert float(distance(x, y)) == pytest.approx(
@@ -95,7 +91,7 @@ def test_of_a_shifted_cloud_is_the_length_of_the_shift(
 
 
 def test_squared_and_times_m_is_the_best_matching_of_weights(rng: np.random.Generator) -> None:
-    """Lemma B.3 of the paper: `min_P ||W_A - P W_B||_F^2 = m W_2^2`, P by maximising `W_A W_B^T`."""
+    """Lemma B.3: `min_P ||W_A - P W_B||_F^2 = m W_2^2`, where P maximises `<P, W_A W_B^T>`."""
     a, b = (c[0].astype(np.float32) for c in clouds(rng, 12, 5))
     p = linear_assignment(a @ b.T, maximize=True)
     assert np.sum((a - b[p]) ** 2) == pytest.approx(12 * float(distance(a, b)) ** 2, rel=1e-5)
