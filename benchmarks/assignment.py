@@ -1,4 +1,4 @@
-"""Batches of linear assignment problems: lmcjax's SciPy backend against a SciPy loop and against optax."""
+"""Batches of linear assignment problems: a SciPy loop and lmcjax's two backends."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,22 +25,24 @@ COLUMNS = (
     "mean objective",
     "SciPy loop (ms)",
     "lmcjax (ms)",
-    "optax (ms)",
+    "device (ms)",
     "SciPy loop / lmcjax",
     "goal",
     "reached",
-    "optax / lmcjax",
+    "device / lmcjax",
     "compile lmcjax (s)",
-    "compile optax (s)",
+    "compile device (s)",
 )
 NOTE = f"""
-A batch of `count` float32 matrices `[n, n]` to maximise, of independent normal entries (`random`) or of rank {RANK}
-(`low rank`, `x @ y.T`, as the similarities of neurons are). *SciPy loop*: `linear_sum_assignment` in a Python loop over
-a NumPy array, on one core. *lmcjax*: `jax.jit(jax.vmap(...))` of `lmcjax.linear_assignment`, `backend="scipy"`, from a
-JAX array to a JAX array, copies included. *optax*: the same with `backend="optax"`. Times are medians over
-{{repetitions}} repetitions in turns after a warm-up call (optax: one repetition, its ratio one of medians); the other
-ratio is the median of the ratios of neighbouring calls. Above 1, lmcjax is faster. For every matrix the objectives of
-the three agree to 1e-4, or the benchmark fails. The goals suppose that the cores are free: a busy machine misses them.
+A batch of `count` float32 matrices `[n, n]` to maximise, of independent normal entries (`random`)
+or of rank {RANK} (`low rank`, `x @ y.T`, as the similarities of neurons are). *SciPy loop*:
+`linear_sum_assignment` in a Python loop over a NumPy array, on one core. *lmcjax*:
+`jax.jit(jax.vmap(...))` of `lmcjax.linear_assignment`, `backend="scipy"`, from a JAX array to a JAX
+array, copies included. *device*: the same with `backend="device"`, our shortest augmenting paths.
+Times are medians over {{repetitions}} repetitions in turns after a warm-up call (device: one
+repetition, its ratio one of medians); the other ratio is the median of the ratios of neighbouring
+calls. Above 1, lmcjax is faster. For every matrix the objectives of the three agree to 1e-4, or the
+benchmark fails. The goals suppose that the cores are free: a busy machine misses them.
 """
 
 
@@ -50,8 +52,8 @@ class Measurement(NamedTuple):
     objective: float  # mean over the batch
     loop: Timing
     lmcjax: Timing
-    optax: Timing | None  # None: skipped
-    optax_estimate: float  # seconds
+    device: Timing | None  # None: skipped
+    device_estimate: float  # seconds
 
 
 def make_batch(kind: str, n: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -62,11 +64,15 @@ def make_batch(kind: str, n: int, count: int, rng: np.random.Generator) -> np.nd
 
 
 def loop(similarity: np.ndarray) -> np.ndarray:
-    return np.stack([scipy.optimize.linear_sum_assignment(matrix, maximize=True)[1] for matrix in similarity])
+    return np.stack(
+        [scipy.optimize.linear_sum_assignment(matrix, maximize=True)[1] for matrix in similarity]
+    )
 
 
 def jitted(backend: lmcjax.transport.AssignmentBackend) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(jax.vmap(lambda matrix: lmcjax.linear_assignment(matrix, maximize=True, backend=backend)))
+    return jax.jit(
+        jax.vmap(lambda matrix: lmcjax.linear_assignment(matrix, maximize=True, backend=backend))
+    )
 
 
 def objectives(similarity: np.ndarray, permutations: Any) -> np.ndarray:
@@ -81,30 +87,41 @@ def check(name: str, similarity: np.ndarray, permutations: Any, expected: np.nda
         raise AssertionError(f"{name} has other objectives than SciPy")
 
 
-def measure(similarity: np.ndarray, repetitions: int, optax_limit: float) -> Measurement:
-    on_device = jax.block_until_ready(jnp.asarray(similarity))
-    host, device = jitted("scipy"), jitted("optax")
-    timings = time_alternately({"loop": lambda: loop(similarity), "lmcjax": lambda: host(on_device)}, repetitions)
+def measure(similarity: np.ndarray, repetitions: int, device_limit: float) -> Measurement:
+    matrices = jax.block_until_ready(jnp.asarray(similarity))
+    on_host = jitted("scipy")
+    on_device = jitted("device")
+    contenders = {"loop": lambda: loop(similarity), "lmcjax": lambda: on_host(matrices)}
+    timings = time_alternately(contenders, repetitions)
     expected = objectives(similarity, loop(similarity))
-    check("lmcjax", similarity, host(on_device), expected)
+    check("lmcjax", similarity, on_host(matrices), expected)
 
-    one = time_alternately({"optax": lambda: device(on_device[:1])}, 1)["optax"]
+    one = time_alternately({"device": lambda: on_device(matrices[:1])}, 1)["device"]
     estimate = one.first + 3 * len(similarity) * one.median  # warm-up, repetition, check
-    optax = None
-    if estimate <= optax_limit:
-        optax = time_alternately({"optax": lambda: device(on_device)}, 1)["optax"]
-        check("optax", similarity, device(on_device), expected)
-    return Measurement(float(expected.mean()), timings["loop"], timings["lmcjax"], optax, estimate)
+    device = None
+    if estimate <= device_limit:
+        device = time_alternately({"device": lambda: on_device(matrices)}, 1)["device"]
+        check("device", similarity, on_device(matrices), expected)
+    return Measurement(
+        objective=float(expected.mean()),
+        loop=timings["loop"],
+        lmcjax=timings["lmcjax"],
+        device=device,
+        device_estimate=estimate,
+    )
 
 
 def row(kind: str, n: int, count: int, result: Measurement) -> list[str | int]:
     goal = 1.4 if n >= 128 and num_cores() > 1 else 1.0
     speed_up = ratio(result.loop, result.lmcjax)
-    if result.optax is None:
-        optax, optax_ratio, optax_compilation = f"skipped: about {result.optax_estimate:.0f} s", "", ""
+    if result.device is None:
+        device = f"skipped: about {result.device_estimate:.0f} s"
+        device_ratio = ""
+        device_compilation = ""
     else:
-        optax, optax_compilation = f"{1e3 * result.optax.median:.0f}", f"{result.optax.compilation:.2f}"
-        optax_ratio = f"{result.optax.median / result.lmcjax.median:.1f}"
+        device = f"{1e3 * result.device.median:.0f}"
+        device_ratio = f"{result.device.median / result.lmcjax.median:.1f}"
+        device_compilation = f"{result.device.compilation:.2f}"
     return [
         kind,
         n,
@@ -112,19 +129,19 @@ def row(kind: str, n: int, count: int, result: Measurement) -> list[str | int]:
         f"{result.objective:.2f}",
         f"{1e3 * result.loop.median:.1f}",
         f"{1e3 * result.lmcjax.median:.1f}",
-        optax,
+        device,
         f"{speed_up:.2f}",
         f"{goal:.1f}",
         "yes" if speed_up >= goal else "no",
-        optax_ratio,
+        device_ratio,
         f"{result.lmcjax.compilation:.2f}",
-        optax_compilation,
+        device_compilation,
     ]
 
 
 def main(
     repetitions: int = 21,
-    optax_limit: float = 60.0,
+    device_limit: float = 60.0,
     seed: int = 0,
     batches: tuple[tuple[int, int], ...] = BATCHES,
 ) -> None:
@@ -132,7 +149,7 @@ def main(
 
     Args:
         repetitions: of the SciPy loop and of lmcjax, in turns.
-        optax_limit: skip optax for a batch that would take it more seconds than this in all.
+        device_limit: seconds; a batch that would take the device backend longer is skipped there.
         seed: of the matrices.
         batches: n and count of each.
     """
@@ -146,12 +163,16 @@ def main(
     with Live(table, console=console, auto_refresh=False) as live:
         for kind in ("random", "low rank"):
             for n, count in batches:
-                result = measure(make_batch(kind, n, count, rng), repetitions, optax_limit)
+                result = measure(make_batch(kind, n, count, rng), repetitions, device_limit)
                 rows.append(row(kind, n, count, result))
                 table.add_row(*map(str, rows[-1]))
                 live.refresh()
     path = write_result(
-        "assignment", title=TITLE, note=NOTE.format(repetitions=repetitions), columns=COLUMNS, rows=rows
+        "assignment",
+        title=TITLE,
+        note=NOTE.format(repetitions=repetitions),
+        columns=COLUMNS,
+        rows=rows,
     )
     console.print(f"\nwrote {path.name}")
 

@@ -209,8 +209,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "transport.linear_assignment[scipy]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="scipy"), (normal(0, 5, 5),)
     ),
-    "transport.linear_assignment[optax]": lambda: Case(
-        lambda cost: transport.linear_assignment(cost, backend="optax"), (normal(0, 5, 5),)
+    "transport.linear_assignment[device]": lambda: Case(
+        lambda cost: transport.linear_assignment(cost, backend="device"), (normal(0, 5, 5),)
     ),
     "transport.exact_plan": lambda: Case(lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)),
     "transport.assignment_certificate": lambda: Case(

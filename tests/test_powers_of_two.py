@@ -42,9 +42,9 @@ def test_powers_are_exact(dtype: type, x64: None) -> None:
     """Also those that no number of the dtype can be, where the product can."""
     limit = -2 * np.finfo(dtype).minexp
     exponents = np.arange(-limit, limit + 1, dtype=np.int32)
-    start = np.ldexp(
-        dtype(1.2345678), np.clip(-exponents, np.finfo(dtype).minexp, -np.finfo(dtype).minexp)
-    )
+    smallest_exponent = np.finfo(dtype).minexp
+    start_exponents = np.clip(-exponents, smallest_exponent, -smallest_exponent)
+    start = np.ldexp(dtype(1.2345678), start_exponents)
     result = times(start, exponents)
     assert result.dtype == dtype
     exact = np.ldexp(start, exponents)
@@ -61,7 +61,7 @@ def test_what_is_no_number_says_so() -> None:
 
 
 def test_zeros_integers_and_keys() -> None:
-    """Of two networks each has its own power; half precision has float32's range afterwards."""
+    """Each network has its own power of two; half precision comes back as float32."""
     a = {
         "count": np.array([-5, 3], np.int32),
         "key": jax.random.key(0),

@@ -7,7 +7,8 @@ from jaxtyping import ArrayLike
 
 
 def check_bijection(name: str, permutation: ArrayLike) -> None:
-    """Check that integers `[*batch, n]` are, where their values are concrete, bijections of `0 .. n-1`.
+    """Check that integers `[*batch, n]` are, where their values are concrete, bijections of `0 ..
+    n-1`.
 
     Raises:
         ValueError: shows the name and the dtype or the values.

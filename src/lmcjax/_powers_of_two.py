@@ -17,9 +17,9 @@ def in_unit_range(tree: PyTree) -> tuple[PyTree, Int[Array, ""]]:
     """All leaves divided by one power of two, so that the largest entry is between 1 and 2.
 
     Leaves come back in the precision in which they are summed, float32 at least; random keys (and
-    complex numbers) as they are. Entries that are nan or inf stay so and do not count. The exponent keeps within the
-    normal numbers of the leaves' dtypes: the largest entry may be up to 4, or, if it is subnormal,
-    below 1. No gradient flows through the choice of the exponent.
+    complex numbers) as they are. Entries that are nan or inf stay so and do not count. The exponent
+    keeps within the normal numbers of the leaves' dtypes: the largest entry may be up to 4, or, if
+    it is subnormal, below 1. No gradient flows through the choice of the exponent.
 
     Returns:
         The tree, and the exponent: leaves times `2^exponent` are those that were given.

@@ -69,7 +69,10 @@ class ResNet20(nn.Module):
 
 @pytest.mark.parametrize(
     ("norm", "size"),
-    [(nn.LayerNorm, 4), pytest.param(functools.partial(nn.GroupNorm, num_groups=2), 2, marks=pytest.mark.slow)],
+    [
+        (nn.LayerNorm, 4),
+        pytest.param(functools.partial(nn.GroupNorm, num_groups=2), 2, marks=pytest.mark.slow),
+    ],
     ids=["layer norm", "group norm: the channels within both groups alike"],
 )
 def test_resnet20(norm, size):
@@ -81,7 +84,9 @@ def test_resnet20(norm, size):
 
 @pytest.mark.slow
 def test_group_norm_leaves_whole_groups_of_channels():
-    """Six channels in three groups: the groups may be permuted (and, another group, channels within all of them)."""
+    """Six channels in three groups: the groups may be permuted (and, another group, channels within
+    all of them).
+    """
 
     class Network(nn.Module):
         @nn.compact
@@ -107,7 +112,10 @@ def test_flatten_to_dense_in_blocks():
     module = Network()
     params = module.init(jax.random.key(0), IMAGES)["params"]
     spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
-    assert dict(spec.leaves)["Dense_1/kernel"] == ((reads("Conv_0", outer=16),), (writes("Dense_1"),))
+    assert dict(spec.leaves)["Dense_1/kernel"] == (
+        (reads("Conv_0", outer=16),),
+        (writes("Dense_1"),),
+    )
     assert sizes(module, IMAGES) == {"Conv_0": (6,), "Dense_1": (9,)}
 
 
@@ -125,7 +133,10 @@ def test_concatenations_are_segments():
     module = DenseNet()
     params = module.init(jax.random.key(0), IMAGES)["params"]
     spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
-    assert dict(spec.leaves)["Dense_0/kernel"] == ((reads("Conv_0"), reads("Conv_1"), reads("Conv_2")), ())
+    assert dict(spec.leaves)["Dense_0/kernel"] == (
+        (reads("Conv_0"), reads("Conv_1"), reads("Conv_2")),
+        (),
+    )
     assert sizes(module, IMAGES) == {"Conv_0": (8,), "Conv_1": (4,), "Conv_2": (4,)}
 
 
@@ -136,7 +147,9 @@ def test_depthwise_convolution():
         def __call__(self, x):
             x = nn.Conv(8, (2, 2), (2, 2))(x)
             y = nn.LayerNorm()(nn.Conv(8, (3, 3), feature_group_count=8)(x))
-            x = x + nn.Dense(8)(nn.gelu(nn.Dense(32)(y))) * self.param("scale", nn.initializers.ones, (8,))
+            x = x + nn.Dense(8)(nn.gelu(nn.Dense(32)(y))) * self.param(
+                "scale", nn.initializers.ones, (8,)
+            )
             return nn.Dense(5)(x.mean((1, 2)))
 
     assert sizes(ConvNeXt(), IMAGES) == {"Conv_0": (8,), "Dense_1": (32,)}
@@ -174,7 +187,9 @@ class Transformer(nn.Module):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.slow
 def test_transformer(tied):
-    """Per layer heads, in each the channels in which queries meet keys and those of values, and hidden neurons."""
+    """Per layer heads, in each the channels in which queries meet keys and those of values, and
+    hidden neurons.
+    """
     expected = {"Embed_0": (8,)}
     for layer in range(2):
         attention = f"MultiHeadDotProductAttention_{layer}"
@@ -184,7 +199,8 @@ def test_transformer(tied):
 
 
 @pytest.mark.parametrize(
-    ("cell", "name"), [(nn.OptimizedLSTMCell, "OptimizedLSTMCell_0/hi"), (nn.GRUCell, "GRUCell_0/ir")]
+    ("cell", "name"),
+    [(nn.OptimizedLSTMCell, "OptimizedLSTMCell_0/hi"), (nn.GRUCell, "GRUCell_0/ir")],
 )
 @pytest.mark.slow
 def test_recurrent_state_is_one_group(cell, name):
@@ -213,7 +229,9 @@ def test_stacked_layers_have_a_permutation_each():
     class Stack(nn.Module):
         @nn.compact
         def __call__(self, x):
-            layers = nn.scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+            layers = nn.scan(
+                Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3
+            )
             x, _ = layers()(nn.Dense(8)(x), None)
             return nn.Dense(3)(x)
 
@@ -237,10 +255,15 @@ def test_stacked_layers_have_a_permutation_each():
 def test_layers_that_are_mixed_share_their_permutation(mix, shape):
     """A stack of hidden layers, one permutation each, unless something works along the stack."""
     keys = jax.random.split(jax.random.key(6), 2)
-    params = {"w": jax.random.normal(keys[0], (3, 4, 6)), "v": jax.random.normal(keys[1], (3, 6, 2))}
+    params = {
+        "w": jax.random.normal(keys[0], (3, 4, 6)),
+        "v": jax.random.normal(keys[1], (3, 6, 2)),
+    }
 
     def apply(p, x):
-        return jnp.einsum("lbh,lho->lbo", mix(jnp.tanh(jnp.einsum("bi,lih->lbh", x, p["w"]))), p["v"])
+        return jnp.einsum(
+            "lbh,lho->lbo", mix(jnp.tanh(jnp.einsum("bi,lih->lbh", x, p["w"]))), p["v"]
+        )
 
     spec = discover(apply, params, SEQUENCES[0])
     assert all(verify(apply, spec, params, SEQUENCES[0]).holds.values())
@@ -248,7 +271,10 @@ def test_layers_that_are_mixed_share_their_permutation(mix, shape):
 
 
 # Programs in plain JAX: hidden = relu(x w), something done to hidden, then read out.
-PARAMS = {"w": jax.random.normal(jax.random.key(3), (3, 6)), "v": jax.random.normal(jax.random.key(4), (6, 2))}
+PARAMS = {
+    "w": jax.random.normal(jax.random.key(3), (3, 6)),
+    "v": jax.random.normal(jax.random.key(4), (6, 2)),
+}
 X = jax.random.normal(jax.random.key(5), (4, 3))
 
 
@@ -268,18 +294,28 @@ FALSE_FRIENDS = {
     "a single neuron": through(lambda h: h + h[..., :1]),
     "a neuron by index": lambda p, x: (h := x @ p["w"]) @ p["v"] + h[..., 0][:, None],
     "a running sum": through(lambda h: jnp.cumsum(h, axis=-1)),
-    "a fixed random projection": through(lambda h: h @ jax.random.normal(jax.random.key(0), (6, 6))),
+    "a fixed random projection": through(
+        lambda h: h @ jax.random.normal(jax.random.key(0), (6, 6))
+    ),
     "reversal": through(lambda h: h + h[..., ::-1]),
     "hidden units as outputs": lambda p, x: ((h := x @ p["w"]) @ p["v"], h),
     "argmax of parameters": lambda p, x: (x @ p["w"]) @ p["v"] + jnp.argmax(p["w"].sum(0)),
     "a shift": through(lambda h: jnp.roll(h, 1, axis=-1)),
     "half of the neurons scaled": through(lambda h: h * jnp.repeat(jnp.array([1.0, 2.0]), 3)),
-    "reshaped to be summed in pairs": through(lambda h: jnp.repeat(h.reshape(4, 3, 2).cumsum(-1).sum(-1), 2, axis=-1)),
-    "the largest neuron's number": lambda p, x: (h := x @ p["w"]) @ p["v"] + jnp.argmax(h, axis=-1)[:, None],
-    "a position mask": through(lambda h: jnp.where(jax.lax.broadcasted_iota(int, h.shape, 1) < 4, h, 0)),
+    "reshaped to be summed in pairs": through(
+        lambda h: jnp.repeat(h.reshape(4, 3, 2).cumsum(-1).sum(-1), 2, axis=-1)
+    ),
+    "the largest neuron's number": lambda p, x: (
+        (h := x @ p["w"]) @ p["v"] + jnp.argmax(h, axis=-1)[:, None]
+    ),
+    "a position mask": through(
+        lambda h: jnp.where(jax.lax.broadcasted_iota(int, h.shape, 1) < 4, h, 0)
+    ),
     "padding": through(lambda h: jnp.pad(h, ((0, 0), (1, 0)))[:, :6]),
     "a look-up table": through(lambda h: h[:, jnp.array([0, 0, 2, 3, 4, 5])]),
-    "a convolution along neurons": through(lambda h: jnp.convolve(h[0], jnp.ones(3), mode="same") + h),
+    "a convolution along neurons": through(
+        lambda h: jnp.convolve(h[0], jnp.ones(3), mode="same") + h
+    ),
 }
 
 
@@ -306,7 +342,9 @@ def test_a_sum_of_copies_that_are_regrouped_differently_has_no_symmetry():
 
 def test_verify_says_where_a_spec_is_wrong():
     """The typo of a published spec: an axis that reads one group is said to read another."""
-    wrong = PermutationSpec.from_axes({"a": (None, writes("g")), "b": (None, writes("h")), "v": (reads("h"), None)})
+    wrong = PermutationSpec.from_axes(
+        {"a": (None, writes("g")), "b": (None, writes("h")), "v": (reads("h"), None)}
+    )
     params = {"a": PARAMS["w"], "b": PARAMS["w"][:, ::-1], "v": PARAMS["v"]}
 
     def apply(p, x):
@@ -332,7 +370,9 @@ def test_verify_is_not_fooled_by_fresh_parameters():
 def test_verify_in_float64():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), PARAMS)
-        result = verify(through(jnp.tanh), discover(through(jnp.tanh), params, X), params, X.astype(jnp.float64))
+        result = verify(
+            through(jnp.tanh), discover(through(jnp.tanh), params, X), params, X.astype(jnp.float64)
+        )
         assert result.difference["w"] < 1e-14
 
 
@@ -355,7 +395,9 @@ def test_dead_leaves_are_named():
 
 def test_one_leaf_used_twice_is_one_group():
     params = {"w": PARAMS["w"], "u": jnp.eye(6) + 0.1, "v": PARAMS["v"]}
-    spec = discover(lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["u"]) @ p["u"] @ p["v"], params, X)
+    spec = discover(
+        lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["u"]) @ p["u"] @ p["v"], params, X
+    )
     assert spec.groups == ("w",)
     assert dict(spec.leaves)["u"] == ((reads("w"),), (writes("w"),))
 
@@ -363,10 +405,16 @@ def test_one_leaf_used_twice_is_one_group():
 def test_overrides():
     network = FlaxNetwork(MLP((7, 5), 3), (4,))
     params = network.init(jax.random.key(0))
-    spec = discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_0"], names={"Dense_1": "last"})
+    spec = discover(
+        network.apply, params, jnp.ones((2, 4)), pin=["Dense_0"], names={"Dense_1": "last"}
+    )
     assert spec.shapes == (("last", (5,)),)
-    with pytest.raises(ValueError, match=r"groups of shapes \(7,\) and \(5,\) cannot be merged as 'both'"):
-        discover(network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"})
+    with pytest.raises(
+        ValueError, match=r"groups of shapes \(7,\) and \(5,\) cannot be merged as 'both'"
+    ):
+        discover(
+            network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"}
+        )
     with pytest.raises(ValueError, match=r"no group 'Dense_9', only \('Dense_0', 'Dense_1'\)"):
         discover(network.apply, params, jnp.ones((2, 4)), pin=["Dense_9"])
 
@@ -374,7 +422,9 @@ def test_overrides():
 def test_groups_of_one_name_are_one_group():
     network = FlaxNetwork(MLP((6, 6), 3), (4,))
     params = network.init(jax.random.key(0))
-    spec = discover(network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"})
+    spec = discover(
+        network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"}
+    )
     assert spec.shapes == (("both", (6,)),)
     assert dict(spec.leaves)["Dense_1/kernel"] == ((reads("both"),), (writes("both"),))
     assert verify(network.apply, spec, params, jnp.ones((2, 4))).holds["both"]

@@ -1,11 +1,13 @@
 """Discovery on random programs around planted groups, whose symmetries are known by construction.
 
-A program is a list of drawn steps on values `[batch, time, features]`. Each step knows which index sets its leaves'
-axes carry: it plants new ones, merges them (a sum, a shared leaf) or pins them (whatever looks at the order of the
-features). `discover` must find exactly the planted index sets that are not pinned, `verify` must agree in float64, and
-permuting a pinned one must change the outputs, which tests the plan itself.
+A program is a list of drawn steps on values `[batch, time, features]`. Each step knows which index
+sets its leaves' axes carry: it plants new ones, merges them (a sum, a shared leaf) or pins them
+(whatever looks at the order of the features). `discover` must find exactly the planted index sets
+that are not pinned, `verify` must agree in float64, and permuting a pinned one must change the
+outputs, which tests the plan itself.
 
-CI runs 100 programs, `pytest -m slow tests/symmetry/test_discover_property.py` 2,000; every eighth is also executed.
+CI runs 100 programs, `pytest -m slow tests/symmetry/test_discover_property.py` 2,000; every eighth
+is also executed.
 """
 
 import dataclasses
@@ -29,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 BATCH, TIME, INPUTS, VOCABULARY, OUTPUTS, WIDEST = 4, 3, 3, 5, 2, 24
 
-Layout: TypeAlias = tuple[tuple[int, ...], ...]  # pieces laid end to end; a piece is a product of index sets
+Layout: TypeAlias = tuple[
+    tuple[int, ...], ...
+]  # pieces laid end to end; a piece is a product of index sets
 
 
 @dataclasses.dataclass
@@ -40,14 +44,22 @@ class Plan:
     sizes: list[int] = dataclasses.field(default_factory=list)  # per index set
     parent: list[int] = dataclasses.field(default_factory=list)  # of the union-find
     pinned: set[int] = dataclasses.field(default_factory=set)
-    spurious: set[int] = dataclasses.field(default_factory=set)  # pinned, though permuting them may change nothing
-    hosts: dict[int, Layout] = dataclasses.field(default_factory=dict)  # one permutation per entry of this axis
+    spurious: set[int] = dataclasses.field(
+        default_factory=set
+    )  # pinned, though permuting them may change nothing
+    hosts: dict[int, Layout] = dataclasses.field(
+        default_factory=dict
+    )  # one permutation per entry of this axis
     leaves: dict[str, tuple[Layout, ...]] = dataclasses.field(default_factory=dict)
     layouts: list[Layout] = dataclasses.field(default_factory=list)  # per value
     live: list[int] = dataclasses.field(default_factory=list)  # values that are still to be read
     exposed: list[int] = dataclasses.field(default_factory=list)  # values that are outputs
-    steps: list[tuple[Callable, list[str], list[int], list[int]]] = dataclasses.field(default_factory=list)
-    story: list[str] = dataclasses.field(default_factory=list)  # steps and choices by name, for a reader
+    steps: list[tuple[Callable, list[str], list[int], list[int]]] = dataclasses.field(
+        default_factory=list
+    )
+    story: list[str] = dataclasses.field(
+        default_factory=list
+    )  # steps and choices by name, for a reader
 
     def size(self) -> int:
         return self.draw(st.sampled_from([3, 5, 6]))  # few, so that few shapes are compiled
@@ -112,7 +124,9 @@ class Plan:
         *,
         keep: bool | None = None,
     ) -> None:
-        """A step `function(leaves, *inputs)` that gives values of the layouts, wrapped or not; inputs may be kept."""
+        """A step `function(leaves, *inputs)` that gives values of the layouts, wrapped or not;
+        inputs may be kept.
+        """
         if keep is None:
             keep = self.draw(st.booleans())
         self.live = [value for value in self.live if keep or value not in inputs]
@@ -124,14 +138,19 @@ class Plan:
     def params(self) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
         shapes = {name: tuple(map(self.length, axes)) for name, axes in self.leaves.items()}
-        return {name: rng.normal(size=shape) / np.sqrt(shape[0]) ** (len(shape) > 1) for name, shape in shapes.items()}
+        return {
+            name: rng.normal(size=shape) / np.sqrt(shape[0]) ** (len(shape) > 1)
+            for name, shape in shapes.items()
+        }
 
     def apply(self, params: dict[str, Any], x: Any) -> Any:
         values = dict(enumerate(x))
         for function, leaves, inputs, results in self.steps:
             out = function([params[name] for name in leaves], *(values[i] for i in inputs))
             values.update(zip(results, out if len(results) > 1 else [out], strict=True))
-        return sum(values[i] @ params[f"read{i}"] for i in self.live), [values[i] for i in self.exposed]
+        return sum(values[i] @ params[f"read{i}"] for i in self.live), [
+            values[i] for i in self.exposed
+        ]
 
     def spec(self, groups: set[int]) -> PermutationSpec:
         """The spec in which these index sets (roots), and no others, are groups."""
@@ -142,22 +161,36 @@ class Plan:
             if position is None:
                 return fixed(self.length((piece,)))
             outer, inner = (
-                math.prod(self.sizes[i] for i in part) for part in (piece[:position], piece[position + 1 :])
+                math.prod(self.sizes[i] for i in part)
+                for part in (piece[:position], piece[position + 1 :])
             )
             host = self.hosts.get(roots[position])
             batch_axes = () if host is None else (leaf.index(host),)
             return Segment(f"g{roots[position]}", "both", outer, inner, batch_axes)
 
-        axes = {name: [[segment(piece, leaf) for piece in axis] for axis in leaf] for name, leaf in self.leaves.items()}
+        axes = {
+            name: [[segment(piece, leaf) for piece in axis] for axis in leaf]
+            for name, leaf in self.leaves.items()
+        }
         return PermutationSpec.from_axes(axes).bind(self.params())
 
     def groups(self) -> set[int]:
-        """Index sets that are not pinned. As documented, of several in one product the largest stays."""
+        """Index sets that are not pinned. As documented, of several in one product the largest
+        stays.
+        """
         free = {i for i in map(self.find, range(len(self.sizes))) if not self.is_pinned(i)}
         for piece in (piece for leaf in self.leaves.values() for axis in leaf for piece in axis):
-            inside = sorted((root for root in map(self.find, piece) if root in free), key=self.sizes.__getitem__)
+            inside = sorted(
+                (root for root in map(self.find, piece) if root in free), key=self.sizes.__getitem__
+            )
             free -= set(inside[:-1])
-        return free & {self.find(i) for leaf in self.leaves.values() for axis in leaf for piece in axis for i in piece}
+        return free & {
+            self.find(i)
+            for leaf in self.leaves.values()
+            for axis in leaf
+            for piece in axis
+            for i in piece
+        }
 
 
 def custom_vjp(function: Callable) -> Callable:
@@ -179,7 +212,9 @@ WRAPPERS: dict[str, Callable[[Callable], Callable]] = {
     "checkpoint": lambda function: jax.checkpoint(function),
     "custom_vjp": custom_vjp,
     "cond": either,
-    "vmap": lambda function: lambda leaves, *xs: jax.vmap(function, (None, *[0] * len(xs)))(leaves, *xs),
+    "vmap": lambda function: (
+        lambda leaves, *xs: jax.vmap(function, (None, *[0] * len(xs)))(leaves, *xs)
+    ),
 }
 STORED: dict[str, tuple[bool, Callable]] = {  # whether [out, in]
     "matmul": (False, lambda w, h: h @ w[0]),
@@ -199,7 +234,9 @@ ELEMENTWISE: dict[str, Callable] = {
 }
 SYMMETRIC: dict[str, Callable] = {
     "softmax": lambda w, h: 3 * jax.nn.softmax(h, axis=-1),
-    "layer norm": lambda w, h: (h - h.mean(-1, keepdims=True)) * lax.rsqrt(h.var(-1, keepdims=True) + 0.01),
+    "layer norm": lambda w, h: (
+        (h - h.mean(-1, keepdims=True)) * lax.rsqrt(h.var(-1, keepdims=True) + 0.01)
+    ),
     "max": lambda w, h: jnp.sin(h + h.max(-1, keepdims=True)),
     "sum": lambda w, h: jnp.sin(h + h.sum(-1, keepdims=True)),
     "logsumexp": lambda w, h: jnp.sin(h - jax.nn.logsumexp(h, axis=-1, keepdims=True)),
@@ -225,7 +262,9 @@ PINS: dict[str, Callable] = {
     "mask": lambda h: jnp.where(lax.broadcasted_iota(int, h.shape, h.ndim - 1) < 2, h, 0),
     "pad": lambda h: jnp.pad(h, [(0, 0)] * (h.ndim - 1) + [(1, 0)])[..., :-1],
     "update": lambda h: lax.dynamic_update_slice_in_dim(h, h[..., 1:2] / 2, 0, axis=-1),
-    "window": lambda h: lax.reduce_window(h, 0.0, lax.add, (1,) * (h.ndim - 1) + (2,), (1,) * h.ndim, "SAME"),
+    "window": lambda h: lax.reduce_window(
+        h, 0.0, lax.add, (1,) * (h.ndim - 1) + (2,), (1,) * h.ndim, "SAME"
+    ),
     "unknown": lambda h: jnp.fft.fft(h).real / 2,
 }
 MIXING_PINS: dict[str, Callable] = {  # that show beside the features themselves
@@ -272,7 +311,13 @@ def position(p: Plan) -> None:
 def pool(p: Plan) -> None:
     """The operand stays to be read: what pinned it may not be seen by a sum."""
     (value, _), new, reduce = p.pick(), p.plant(), p.choose({"max": jnp.max, "mean": jnp.mean})
-    p.add(lambda w, h: reduce(h, axis=-1, keepdims=True) * w[0], [p.leaf(new)], [value], [new], keep=True)
+    p.add(
+        lambda w, h: reduce(h, axis=-1, keepdims=True) * w[0],
+        [p.leaf(new)],
+        [value],
+        [new],
+        keep=True,
+    )
 
 
 def residual(p: Plan) -> None:
@@ -298,7 +343,12 @@ def concatenation(p: Plan) -> None:
     values = [p.pick(), p.pick()]
     layout = values[0][1] + values[1][1]
     if p.length(layout) <= WIDEST:
-        p.add(lambda w, h, g: jnp.concatenate([h, g], axis=-1), [], [value for value, _ in values], [layout])
+        p.add(
+            lambda w, h, g: jnp.concatenate([h, g], axis=-1),
+            [],
+            [value for value, _ in values],
+            [layout],
+        )
 
 
 def split(p: Plan) -> None:
@@ -307,11 +357,21 @@ def split(p: Plan) -> None:
     if len(layout) > 1:
         at = p.draw(st.integers(1, len(layout) - 1))
         boundary = p.length(layout[:at])
-        p.add(lambda w, h: (h[..., :boundary], h[..., boundary:]), [], [value], [layout[:at], layout[at:]])
+        p.add(
+            lambda w, h: (h[..., :boundary], h[..., boundary:]),
+            [],
+            [value],
+            [layout[:at], layout[at:]],
+        )
     else:
         new = [p.plant(), p.plant()]
         boundary = p.length(new[0])
-        p.add(lambda w, h: jnp.split(h @ w[0], [boundary], axis=-1), [p.leaf(layout, new[0] + new[1])], [value], new)
+        p.add(
+            lambda w, h: jnp.split(h @ w[0], [boundary], axis=-1),
+            [p.leaf(layout, new[0] + new[1])],
+            [value],
+            new,
+        )
 
 
 def joined(p: Plan) -> None:
@@ -346,7 +406,11 @@ def one_entry(p: Plan) -> None:
 def heads(p: Plan) -> None:
     """A product of two index sets, written as two axes or as one; one of them may be pinned."""
     (value, layout), outer, inner = p.pick(), p.plant(), p.plant()
-    product, flat, pins = ((*outer[0], *inner[0]),), p.draw(st.booleans()), p.draw(st.sampled_from([None, -2, -1]))
+    product, flat, pins = (
+        ((*outer[0], *inner[0]),),
+        p.draw(st.booleans()),
+        p.draw(st.sampled_from([None, -2, -1])),
+    )
     shape = (p.length(outer), p.length(inner))
     if pins is not None:
         p.pin(outer if pins == -2 else inner)
@@ -354,16 +418,27 @@ def heads(p: Plan) -> None:
     def function(w: list, h: Any) -> Any:
         y = jnp.tensordot(h, w[0], 1).reshape(*h.shape[:-1], *shape)
         y = jnp.sin(y - y.max(-1, keepdims=True))
-        return (y if pins is None else jnp.sin(y + jnp.cumsum(y, axis=pins))).reshape(*h.shape[:-1], -1)
+        return (y if pins is None else jnp.sin(y + jnp.cumsum(y, axis=pins))).reshape(
+            *h.shape[:-1], -1
+        )
 
-    p.add(function, [p.leaf(layout, product) if flat else p.leaf(layout, outer, inner)], [value], [product])
+    p.add(
+        function,
+        [p.leaf(layout, product) if flat else p.leaf(layout, outer, inner)],
+        [value],
+        [product],
+    )
 
 
 def attention(p: Plan) -> None:
     """Heads, and within each the channels in which queries meet keys, and those of values."""
     (value, layout), head, new = p.pick(), p.plant(), p.plant()
     channel, content = (p.index_set(p.size(), host=head) for _ in range(2))
-    leaves = [p.leaf(layout, head, channel), p.leaf(layout, head, channel), p.leaf(layout, head, content)]
+    leaves = [
+        p.leaf(layout, head, channel),
+        p.leaf(layout, head, channel),
+        p.leaf(layout, head, content),
+    ]
 
     def function(w: list, h: Any) -> Any:
         q, k, v = (jnp.einsum("...ti,ihc->...thc", h, kernel) for kernel in w[:3])
@@ -377,9 +452,16 @@ def tied(p: Plan) -> None:
     """One leaf used twice: there and back again, or a square one."""
     value, layout = p.pick()
     if p.draw(st.booleans()):
-        p.add(lambda w, h: jnp.tanh(jnp.tanh(h @ w[0]) @ w[0]), [p.leaf(layout, layout)], [value], [layout])
+        p.add(
+            lambda w, h: jnp.tanh(jnp.tanh(h @ w[0]) @ w[0]),
+            [p.leaf(layout, layout)],
+            [value],
+            [layout],
+        )
     else:
-        p.add(lambda w, h: jnp.tanh(h @ w[0]) @ w[0].T, [p.leaf(layout, p.plant())], [value], [layout])
+        p.add(
+            lambda w, h: jnp.tanh(h @ w[0]) @ w[0].T, [p.leaf(layout, p.plant())], [value], [layout]
+        )
 
 
 def recurrent(p: Plan) -> None:
@@ -404,11 +486,15 @@ def stack(p: Plan) -> None:
     (value, layout), shared = p.pick(), p.draw(st.booleans())
     layers = p.fixed(2)
     hidden = p.index_set(p.size(), host=None if shared else layers)
-    leaves = [p.leaf(layers, layout, hidden), p.leaf(layers, hidden, layout)] + ([p.leaf(hidden)] if shared else [])
+    leaves = [p.leaf(layers, layout, hidden), p.leaf(layers, hidden, layout)] + (
+        [p.leaf(hidden)] if shared else []
+    )
 
     def function(w: list, h: Any) -> Any:
         def layer(stream: Any, kernels: Any) -> Any:
-            return stream + jnp.tanh(stream @ kernels[0] + (w[2] if shared else 0)) @ kernels[1], None
+            return stream + jnp.tanh(stream @ kernels[0] + (w[2] if shared else 0)) @ kernels[
+                1
+            ], None
 
         return lax.scan(layer, h, (w[0], w[1]))[0]
 
@@ -418,7 +504,9 @@ def stack(p: Plan) -> None:
 MIXES = {
     "nothing": lambda y: y,
     "mean over time": lambda y: y + y.mean(-2, keepdims=True),
-    "times attend": lambda y: y + jnp.tanh(jnp.einsum("...tj,...sj->...ts", y, y)).sum(-1, keepdims=True),
+    "times attend": lambda y: (
+        y + jnp.tanh(jnp.einsum("...tj,...sj->...ts", y, y)).sum(-1, keepdims=True)
+    ),
 }
 
 
@@ -433,7 +521,12 @@ def local(p: Plan) -> None:
         y = mix(jnp.tanh(jnp.einsum("...ti,tij->...tj", h, w[0])))
         return jnp.einsum("...tj,tjo->...to", y, w[1]) + w[2]
 
-    p.add(function, [p.leaf(time, layout, hidden), p.leaf(time, hidden, new), p.leaf(new)], [value], [new])
+    p.add(
+        function,
+        [p.leaf(time, layout, hidden), p.leaf(time, hidden, new), p.leaf(new)],
+        [value],
+        [new],
+    )
 
 
 def convolution(p: Plan) -> None:
@@ -459,7 +552,9 @@ def flatten(p: Plan) -> None:
 
     def function(w: list, h: Any) -> Any:
         y = h.reshape(*h.shape[:-2], -1) @ w[0]
-        return y[..., None, :] * np.linspace(1, 2, TIME)[:, None]  # else times could be permuted, too
+        return (
+            y[..., None, :] * np.linspace(1, 2, TIME)[:, None]
+        )  # else times could be permuted, too
 
     p.add(function, [p.leaf(axis, new)], [value], [new])
 
@@ -473,8 +568,12 @@ def pin_beside(p: Plan) -> None:
 def pin_through(p: Plan) -> None:
     """The features come out in other places."""
     value, layout = p.pick()
-    function = p.choose(PINS if p.length(layout) < 5 else PINS | RESIZING_PINS)  # at least 3 features stay
-    p.pin(layout, spurious=function in (PINS["sort"], RESIZING_PINS["top k"]))  # these forget where they began
+    function = p.choose(
+        PINS if p.length(layout) < 5 else PINS | RESIZING_PINS
+    )  # at least 3 features stay
+    p.pin(
+        layout, spurious=function in (PINS["sort"], RESIZING_PINS["top k"])
+    )  # these forget where they began
     (size,) = jax.eval_shape(function, jax.ShapeDtypeStruct((p.length(layout),), float)).shape
     p.add(lambda w, h: function(h), [], [value], [p.fixed(size)])
 
@@ -485,7 +584,19 @@ def expose(p: Plan) -> None:
     p.exposed.append(value)
 
 
-PLANTING = [dense, factorised, embedding, pool, split, joined, gated, one_entry, heads, attention, recurrent]
+PLANTING = [
+    dense,
+    factorised,
+    embedding,
+    pool,
+    split,
+    joined,
+    gated,
+    one_entry,
+    heads,
+    attention,
+    recurrent,
+]
 PLANTING += [convolution, local]
 KEEPING = [elementwise, scale, position, residual, block, concatenation, tied, stack, flatten]
 PINNING = [pin_beside, pin_through, expose]
@@ -519,7 +630,9 @@ def offsets(spec: PermutationSpec) -> Iterator[tuple[str, int, int, Segment]]:
             for segment in axis:
                 if segment.group is not None:
                     yield leaf, i, offset, segment
-                offset += segment.length(shapes[segment.group][-1] if segment.group is not None else 1)
+                offset += segment.length(
+                    shapes[segment.group][-1] if segment.group is not None else 1
+                )
 
 
 def places(spec: PermutationSpec) -> set[tuple]:
@@ -534,7 +647,9 @@ def swapped(spec: PermutationSpec, params: dict[str, np.ndarray], i: int) -> dic
     """Parameters in which the neurons `i` and `i + 1` of the only group have changed places."""
     size = spec.shapes[0][1][0]
     params = dict(params)
-    for name, axis, outer, inner, offset in ((n, a, s.outer, s.inner, o) for n, a, o, s in offsets(spec)):
+    for name, axis, outer, inner, offset in (
+        (n, a, s.outer, s.inner, o) for n, a, o, s in offsets(spec)
+    ):
         order = np.arange(params[name].shape[axis])
         block = order[offset : offset + outer * size * inner].reshape(outer, size, inner)
         block[:, [i, i + 1]] = block[:, [i + 1, i]]
@@ -543,7 +658,9 @@ def swapped(spec: PermutationSpec, params: dict[str, np.ndarray], i: int) -> dic
 
 
 def check_pinned(p: Plan) -> None:
-    """Some transposition of neighbours, out of those that generate all permutations, changes the outputs."""
+    """Some transposition of neighbours, out of those that generate all permutations, changes the
+    outputs.
+    """
     params, x, outputs = p.params(), inputs(), jax.jit(p.apply)
     before = jax.tree.leaves(outputs(params, x))
     largest = max(np.abs(leaf).max() for leaf in before)
@@ -553,7 +670,10 @@ def check_pinned(p: Plan) -> None:
 
         def changes(i: int) -> bool:
             after = jax.tree.leaves(outputs(swapped(spec, params, i), x))
-            return max(np.abs(a - b).max() for a, b in zip(before, after, strict=True)) > 1e-6 * largest
+            return (
+                max(np.abs(a - b).max() for a, b in zip(before, after, strict=True))
+                > 1e-6 * largest
+            )
 
         if spec.groups and p.sizes[root] > 1:
             assert any(map(changes, range(p.sizes[root] - 1))), f"pinned, but symmetric:\n{spec}"
@@ -564,7 +684,9 @@ def check(p: Plan, execute: bool) -> None:
     found = discover(p.apply, params, x)
     assert places(found) == places(p.spec(p.groups())), f"\n{found}\nplanted:\n{p.spec(p.groups())}"
     if execute:
-        verification = verify(p.apply, found, params, x, key=jax.random.key(0, impl="rbg"), tolerance=1e-9)
+        verification = verify(
+            p.apply, found, params, x, key=jax.random.key(0, impl="rbg"), tolerance=1e-9
+        )
         assert verification.finite
         assert all(verification.holds.values()), verification.difference
         check_pinned(p)
@@ -574,7 +696,9 @@ def search(seed: int, num_programs: int, every: int) -> None:
     """Every so many programs are executed."""
 
     @hypothesis.seed(seed)
-    @hypothesis.settings(max_examples=num_programs, suppress_health_check=list(hypothesis.HealthCheck))
+    @hypothesis.settings(
+        max_examples=num_programs, suppress_health_check=list(hypothesis.HealthCheck)
+    )
     @hypothesis.given(programs(), st.integers(1, every))
     def run(p: Plan, execute: int) -> None:
         with jax.enable_x64(True):
@@ -595,12 +719,16 @@ def test_what_was_planted_is_found_in_many_programs(seed):
 
 
 def low_rank(params: dict[str, Any], x: Any) -> Any:
-    """A factorised linear map beside a skip connection: its rows and its columns are the same index set."""
+    """A factorised linear map beside a skip connection: its rows and its columns are the same index
+    set.
+    """
     return x + x @ (params["a"] @ params["b"])
 
 
 def positions_meet(params: dict[str, Any], x: Any) -> Any:
-    """Queries and keys with kernels of their own at every position: all positions share their channels."""
+    """Queries and keys with kernels of their own at every position: all positions share their
+    channels.
+    """
     q, k = (jnp.einsum("bti,tic->btc", x, params[name]) for name in "ab")
     return jnp.einsum("btc,bsc->bts", q, k)
 
@@ -629,7 +757,9 @@ def test_an_empty_leaf_beside_a_group():
 def test_a_class_token_and_a_flatten_keep_the_group():
     def apply(params: dict[str, Any], x: Any) -> Any:
         token = jnp.broadcast_to(params["token"], (x.shape[0], 1, 5))
-        return jnp.concatenate([token, x @ params["w"]], axis=1).reshape(x.shape[0], -1) @ params["v"]
+        return (
+            jnp.concatenate([token, x @ params["w"]], axis=1).reshape(x.shape[0], -1) @ params["v"]
+        )
 
     params = {"w": jnp.ones((2, 5)), "token": jnp.ones(5), "v": jnp.ones((20, 2))}
     assert [size for _, size in discover(apply, params, jnp.ones((4, 3, 2))).shapes] == [(5,)]

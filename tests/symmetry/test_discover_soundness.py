@@ -1,11 +1,14 @@
 """What discovery claims is true: permuting all groups at once keeps the outputs of random programs.
 
-Nothing is planted here, so nothing limits how index sets meet: programs reshape, transpose, split, concatenate, gather
-and contract, and add a value to copies of itself that are regrouped in another way. A program is traced by JAX, and
-run by NumPy in float64, before and after a random permutation of all its groups together (each alone may hide that
-two of them belong together). A permutation that changes the outputs is a symmetry that discovery has made up.
+Nothing is planted here, so nothing limits how index sets meet: programs reshape, transpose, split,
+    concatenate, gather
+and contract, and add a value to copies of itself that are regrouped in another way. A program is
+traced by JAX, and run by NumPy in float64, before and after a random permutation of all its groups
+together (each alone may hide that two of them belong together). A permutation that changes the
+outputs is a symmetry that discovery has made up.
 
-CI draws 500 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure names its seed.
+CI draws 500 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
+names its seed.
 """
 
 import itertools
@@ -72,7 +75,9 @@ class Program:
         return tuple(int(i) for i in self.rng.permutation(num_axes))
 
     def leaf(self, shape: Shape) -> Callable[[ModuleType, Params], Any]:
-        """A leaf seen in this shape; it may be stored regrouped or transposed, or be one that is used elsewhere."""
+        """A leaf seen in this shape; it may be stored regrouped or transposed, or be one that is
+        used elsewhere.
+        """
         size = math.prod(shape)
         shared = [name for name, stored in self.leaves.items() if math.prod(stored) == size]
         if shared and self.chance(0.25):
@@ -94,7 +99,9 @@ class Program:
         return lambda xp, params: params[name]
 
     def rearrangement(self, shape: Shape) -> Callable[[ModuleType, Any], Any]:
-        """A function on `[batch, *shape]` that regroups and transposes, and comes back to the shape."""
+        """A function on `[batch, *shape]` that regroups and transposes, and comes back to the
+        shape.
+        """
         turns = []
         for _ in range(int(self.rng.integers(1, 3))):
             factors = self.factorise(math.prod(shape))
@@ -149,7 +156,9 @@ class Program:
         self.story.append(f"reads value {value}")
         axes = tuple(range(len(shape)))
         contracted = (tuple(1 + i for i in axes), axes)
-        return lambda xp, params, values: xp.tensordot(values[value], kernel(xp, params), contracted)
+        return lambda xp, params, values: xp.tensordot(
+            values[value], kernel(xp, params), contracted
+        )
 
 
 def dense(p: Program) -> None:
@@ -305,7 +314,10 @@ def contract(p: Program) -> None:
         return
     formula = f"b{names_first},b{''.join(names_second)}->b{''.join(result)}"
     p.story.append(formula)
-    p.add(new, lambda xp, params, values: xp.tanh(xp.einsum(formula, values[first], values[second]) / 3))
+    p.add(
+        new,
+        lambda xp, params, values: xp.tanh(xp.einsum(formula, values[first], values[second]) / 3),
+    )
 
 
 def symmetric(p: Program) -> None:
@@ -319,7 +331,11 @@ def symmetric(p: Program) -> None:
         h = values[value]
         if kind == "tanh":
             return xp.tanh(h)
-        along = xp.sum(h, axis=axis, keepdims=True) if kind == "sum" else xp.max(h, axis=axis, keepdims=True)
+        along = (
+            xp.sum(h, axis=axis, keepdims=True)
+            if kind == "sum"
+            else xp.max(h, axis=axis, keepdims=True)
+        )
         return xp.tanh(h - along / 5)
 
     p.add(p.features[value], step)
@@ -384,7 +400,9 @@ def rearranged(
                     continue
                 p = permutations[segment.group][tuple(place[b] for b in segment.batch_axes)]
                 length = segment.outer * len(p) * segment.inner
-                row = before[place][start : start + length].reshape(segment.outer, len(p), segment.inner)
+                row = before[place][start : start + length].reshape(
+                    segment.outer, len(p), segment.inner
+                )
                 leaf[place][start : start + length] = row[:, p].reshape(length)
                 start += length
     return leaf
@@ -404,7 +422,9 @@ def check(seed: int) -> int:
     before = p.run(np, params, x)
     after = p.run(np, permuted, x)
     difference = np.abs(after - before).max() / np.abs(before).max()
-    assert difference < 1e-9, f"seed {seed}: outputs differ by {difference:.2g}\n{spec}\n{' '.join(p.story)}"
+    assert difference < 1e-9, (
+        f"seed {seed}: outputs differ by {difference:.2g}\n{spec}\n{' '.join(p.story)}"
+    )
     return len(spec.groups)
 
 

@@ -23,12 +23,17 @@ def dense(params, x, act):
 
 
 PARAMS = {
-    "Dense_0": {"kernel": jax.random.normal(jax.random.key(2), (5, 6)) / 2, "bias": jnp.ones(6) / 3},
+    "Dense_0": {
+        "kernel": jax.random.normal(jax.random.key(2), (5, 6)) / 2,
+        "bias": jnp.ones(6) / 3,
+    },
     "Dense_1": {"kernel": jax.random.normal(jax.random.key(3), (6, 3)), "bias": jnp.zeros(3)},
 }
 
 
-@pytest.mark.parametrize("act", [nn.relu, nn.leaky_relu, jnp.abs, lambda h: h], ids=["relu", "leaky", "abs", "linear"])
+@pytest.mark.parametrize(
+    "act", [nn.relu, nn.leaky_relu, jnp.abs, lambda h: h], ids=["relu", "leaky", "abs", "linear"]
+)
 @pytest.mark.slow
 def test_homogeneous_units(act):
     found = homogeneous_groups(functools.partial(dense, act=act), mlp_spec(1), PARAMS, X)
@@ -40,7 +45,9 @@ def test_homogeneous_units(act):
     np.testing.assert_allclose(scaled["Dense_0"]["bias"], factors["Dense_0"] / 3)
 
 
-@pytest.mark.parametrize("act", [jnp.tanh, nn.gelu, nn.silu, nn.relu6, jnp.square, nn.softplus, nn.elu])
+@pytest.mark.parametrize(
+    "act", [jnp.tanh, nn.gelu, nn.silu, nn.relu6, jnp.square, nn.softplus, nn.elu]
+)
 def test_units_that_are_not(act):
     assert homogeneous_groups(functools.partial(dense, act=act), mlp_spec(1), PARAMS, X) == {}
 
@@ -107,7 +114,10 @@ def deep_params(seed):
     rng = np.random.default_rng(seed)
     shapes = ((5, 8), (8, 7), (7, 3))
     draws = [(rng.normal(size=s) / np.sqrt(s[0]), 0.3 * rng.normal(size=s[1])) for s in shapes]
-    return {f"Dense_{i}": {"kernel": jnp.float32(k), "bias": jnp.float32(b)} for i, (k, b) in enumerate(draws)}
+    return {
+        f"Dense_{i}": {"kernel": jnp.float32(k), "bias": jnp.float32(b)}
+        for i, (k, b) in enumerate(draws)
+    }
 
 
 @pytest.mark.slow
@@ -119,13 +129,19 @@ def test_canonical_scales_have_norm_one_and_keep_the_outputs():
     found = jax.jit(functools.partial(canonical_scales, spec, exponents))(params)
     assert set(found.factors) == {"Dense_0", "Dense_1"}
     np.testing.assert_allclose(deep(found.params, X), deep(params, X), rtol=1e-4, atol=1e-5)
-    norms = [np.linalg.norm(found.params[name]["kernel"], axis=0) for name in ("Dense_0", "Dense_1")]
+    norms = [
+        np.linalg.norm(found.params[name]["kernel"], axis=0) for name in ("Dense_0", "Dense_1")
+    ]
     np.testing.assert_allclose(norms[0], 1, rtol=1e-5)
     np.testing.assert_allclose(norms[1], np.where(np.arange(7) == 2, 0, 1), rtol=1e-5)
     assert found.factors["Dense_1"][2] == 1
-    np.testing.assert_allclose(found.factors["Dense_0"], 1 / np.linalg.norm(params["Dense_0"]["kernel"], axis=0), 1e-5)
+    np.testing.assert_allclose(
+        found.factors["Dense_0"], 1 / np.linalg.norm(params["Dense_0"]["kernel"], axis=0), 1e-5
+    )
     again = canonical_scales(spec, exponents, found.params)
-    np.testing.assert_allclose(again.params["Dense_2"]["kernel"], found.params["Dense_2"]["kernel"], rtol=1e-5)
+    np.testing.assert_allclose(
+        again.params["Dense_2"]["kernel"], found.params["Dense_2"]["kernel"], rtol=1e-5
+    )
 
 
 def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
@@ -147,12 +163,19 @@ def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
 
 
 def test_canonical_scales_leave_out_what_reads_itself():
-    """A linear residual stream is homogeneous as far as its exponents go, but its kernels would change its own norm."""
-    spec = discover(lambda p, x: (x @ p["in"] + nn.relu(x @ p["in"] @ p["up"]) @ p["down"]) @ p["out"], STREAM, X)
+    """A linear residual stream is homogeneous as far as its exponents go, but its kernels would
+    change its own norm.
+    """
+    spec = discover(
+        lambda p, x: (x @ p["in"] + nn.relu(x @ p["in"] @ p["up"]) @ p["down"]) @ p["out"],
+        STREAM,
+        X,
+    )
     by_leaf = {name: next(s.group for s in axes[-1]) for name, axes in spec.leaves if axes[-1]}
     stream, hidden = by_leaf["in"], by_leaf["up"]
     exponents = {
-        g: {(p.leaf, p.axis): -1 if p.segment.role == "reads" else 1 for p in spec.places(g)} for g in spec.groups
+        g: {(p.leaf, p.axis): -1 if p.segment.role == "reads" else 1 for p in spec.places(g)}
+        for g in spec.groups
     }
     found = canonical_scales(spec, exponents, STREAM)
     assert set(found.factors) == {stream}
@@ -163,5 +186,7 @@ def test_canonical_scales_leave_out_what_reads_itself():
 
 STREAM = {
     name: jax.random.normal(jax.random.key(i), shape)
-    for i, (name, shape) in enumerate({"in": (5, 4), "up": (4, 6), "down": (6, 4), "out": (4, 3)}.items())
+    for i, (name, shape) in enumerate(
+        {"in": (5, 4), "up": (4, 6), "down": (6, 4), "out": (4, 3)}.items()
+    )
 }

@@ -1,4 +1,6 @@
-"""Discovery on well-known networks and in every neural network library, against groups written by hand."""
+"""Discovery on well-known networks and in every neural network library, against groups written by
+hand.
+"""
 
 import functools
 from collections.abc import Callable
@@ -52,7 +54,9 @@ def test_resnet50(verified_spec, generic_like):
 
 
 def check_batch_norm(verified_spec, generic_like):
-    """ResNet-20 in evaluation mode: the running statistics are permuted with the channels that they describe."""
+    """ResNet-20 in evaluation mode: the running statistics are permuted with the channels that they
+    describe.
+    """
     module = resnet20(4, norm=functools.partial(nn.BatchNorm, use_running_average=True))
     variables = generic_like(jax.eval_shape(module.init, jax.random.key(0), IMAGES))
     spec = verified_spec(module.apply, variables, IMAGES)
@@ -68,7 +72,9 @@ def check_batch_norm(verified_spec, generic_like):
         }
         for norm in set(variables["batch_stats"][f"ResidualBlock_{i}"]):
             for statistic in ("mean", "var"):
-                ((segment,),) = dict(spec.leaves)[f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"]
+                ((segment,),) = dict(spec.leaves)[
+                    f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"
+                ]
                 assert segment == writes(groups[norm])
 
 
@@ -82,8 +88,12 @@ def test_batch_norm_in_float64(x64, verified_spec, generic_like):
 
 
 def angles_like(x):
-    """An angle per token and pair of channels of `[num_samples, tokens, heads, channels]`, with a speed per pair."""
-    return jnp.arange(x.shape[1])[:, None, None] * 10.0 ** -jnp.arange(x.shape[-1] // 2, dtype=x.dtype)
+    """An angle per token and pair of channels of `[num_samples, tokens, heads, channels]`, with a
+    speed per pair.
+    """
+    return jnp.arange(x.shape[1])[:, None, None] * 10.0 ** -jnp.arange(
+        x.shape[-1] // 2, dtype=x.dtype
+    )
 
 
 def rotate_halves(x):
@@ -117,8 +127,13 @@ class Rotary(nn.Module):
     def __call__(self, tokens):
         x = nn.Embed(10, 8, name="embedding")(tokens)
         y = nn.RMSNorm()(x)
-        q, k, v = (nn.DenseGeneral((2, 4), use_bias=False, name=name)(y) for name in ("query", "key", "value"))
-        y = nn.dot_product_attention(self.rotate(q), self.rotate(k), v, mask=nn.make_causal_mask(tokens))
+        q, k, v = (
+            nn.DenseGeneral((2, 4), use_bias=False, name=name)(y)
+            for name in ("query", "key", "value")
+        )
+        y = nn.dot_product_attention(
+            self.rotate(q), self.rotate(k), v, mask=nn.make_causal_mask(tokens)
+        )
         x = x + nn.DenseGeneral(8, (-2, -1), use_bias=False, name="out")(y)
         y = nn.RMSNorm()(x)
         y = nn.silu(nn.Dense(12, name="gate")(y)) * nn.Dense(12, name="up")(y)
@@ -126,7 +141,9 @@ class Rotary(nn.Module):
 
 
 def check_rotary(rotate, verified_spec, generic_like):
-    """Pairs of channels of queries and keys turn at their own speeds and stay; heads, values and the rest are free."""
+    """Pairs of channels of queries and keys turn at their own speeds and stay; heads, values and
+    the rest are free.
+    """
     module = Rotary(rotate)
     params = generic_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))["params"]
     spec = verified_spec(lambda p, x: module.apply({"params": p}, x), params, TOKENS)
@@ -134,8 +151,16 @@ def check_rotary(rotate, verified_spec, generic_like):
     leaves = dict(spec.leaves)
     for name in ("query", "key"):
         assert leaves[f"{name}/kernel"] == ((reads("embedding"),), (writes("query"),), ())
-    assert leaves["value/kernel"] == ((reads("embedding"),), (writes("query"),), (writes("value", batch_axes=(1,)),))
-    assert leaves["out/kernel"] == ((reads("query"),), (reads("value", batch_axes=(0,)),), (writes("embedding"),))
+    assert leaves["value/kernel"] == (
+        (reads("embedding"),),
+        (writes("query"),),
+        (writes("value", batch_axes=(1,)),),
+    )
+    assert leaves["out/kernel"] == (
+        (reads("query"),),
+        (reads("value", batch_axes=(0,)),),
+        (writes("embedding"),),
+    )
 
 
 @pytest.mark.parametrize(
@@ -167,32 +192,43 @@ def test_branches_of_one_layer(verified_spec, generic_like):
 
     spec = verified_spec(*generic_network(Branches(), VECTORS, generic_like), VECTORS)
     assert sorted(spec.group_shapes().values()) == [(4,), (6,)]
-    assert [segment.role for segment in dict(spec.leaves)["Dense_0/kernel"][1]] == ["writes", "writes"]
+    assert [segment.role for segment in dict(spec.leaves)["Dense_0/kernel"][1]] == [
+        "writes",
+        "writes",
+    ]
 
 
 def test_heads_that_share_an_axis_with_their_channels(verified_spec, generic_like):
-    """Equinox keeps heads and channels in one axis, on which one group acts: the channels, alike in all heads."""
+    """Equinox keeps heads and channels in one axis, on which one group acts: the channels, alike in
+    all heads.
+    """
 
     def make(key):
         return eqx.nn.MultiheadAttention(2, 8, key=key), eqx.nn.Linear(8, 3, key=key)
 
     shapes, static = eqx.partition(
-        eqx.filter_eval_shape(make, jax.random.key(0)), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+        eqx.filter_eval_shape(make, jax.random.key(0)),
+        lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct),
     )
 
     def apply(params, x):
         attention, linear = eqx.combine(params, static)
         return jax.vmap(lambda x: jax.vmap(linear)(attention(x, x, x)))(x)
 
-    spec = verified_spec(apply, generic_like(shapes), jax.random.normal(jax.random.key(3), (2, 5, 8)))
+    spec = verified_spec(
+        apply, generic_like(shapes), jax.random.normal(jax.random.key(3), (2, 5, 8))
+    )
     assert dict(spec.shapes) == {"0/query_proj": (4,), "0/value_proj": (4,), "0/output_proj": (8,)}
     leaves = dict(spec.leaves)
     assert leaves["0/query_proj/weight"] == ((writes("0/query_proj", outer=2),), ())
-    assert leaves["0/output_proj/weight"] == ((writes("0/output_proj"),), (reads("0/value_proj", outer=2),))
+    assert leaves["0/output_proj/weight"] == (
+        (writes("0/output_proj"),),
+        (reads("0/value_proj", outer=2),),
+    )
 
 
-# The same MLP 3-6-5-2 and the same small CNN, convolutions of 4 and 5 channels and a dense layer, in each library:
-# functions from inputs to `(apply, shapes of the parameters)`.
+# The same MLP 3-6-5-2 and the same small CNN, convolutions of 4 and 5 channels and a dense layer,
+# in each library: functions from inputs to `(apply, shapes of the parameters)`.
 
 
 def nnx_network(make):
@@ -224,7 +260,8 @@ class NNXCNN(nnx.Module):
 def equinox_network(make):
     def build(x):
         params, static = eqx.partition(
-            eqx.filter_eval_shape(make, jax.random.key(0)), lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+            eqx.filter_eval_shape(make, jax.random.key(0)),
+            lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct),
         )
         return lambda p, x: jax.vmap(eqx.combine(p, static))(x), params
 
@@ -285,11 +322,17 @@ def mlp_axes(layers, kernel, bias, *, groups=None, outputs_first=False):
         kernel: [(None, writes(first)), (reads(first), writes(second)), (reads(second), None)],
         bias: [(writes(first),), (writes(second),), (None,)],
     }
-    return {f"{layer}/{leaf}": axes[leaf][i][::order] for i, layer in enumerate(layers) for leaf in (kernel, bias)}
+    return {
+        f"{layer}/{leaf}": axes[leaf][i][::order]
+        for i, layer in enumerate(layers)
+        for leaf in (kernel, bias)
+    }
 
 
 def cnn_axes(layers, kernel, bias, *, groups=None, channels_first=False):
-    """The hand-written spec of the CNN: two groups; four pixels hold channels inside, or lie inside channels."""
+    """The hand-written spec of the CNN: two groups; four pixels hold channels inside, or lie inside
+    channels.
+    """
     first, second = groups or layers[:2]
     if channels_first:  # as in Equinox: kernels [out, in, height, width], biases [out, 1, 1]
         axes = {
@@ -303,10 +346,19 @@ def cnn_axes(layers, kernel, bias, *, groups=None, channels_first=False):
             bias: [(writes(first),), (writes(second),), (None,)],
         }
         axes[kernel].append((reads(second, outer=4), None))
-    return {f"{layer}/{leaf}": axes[leaf][i] for i, layer in enumerate(layers) for leaf in (kernel, bias)}
+    return {
+        f"{layer}/{leaf}": axes[leaf][i]
+        for i, layer in enumerate(layers)
+        for leaf in (kernel, bias)
+    }
 
 
-NNX = {"layers": "abc", "kernel": "kernel/value", "bias": "bias/value", "groups": ("a/kernel", "b/kernel")}
+NNX = {
+    "layers": "abc",
+    "kernel": "kernel/value",
+    "bias": "bias/value",
+    "groups": ("a/kernel", "b/kernel"),
+}
 HAIKU_MLP = tuple(f"mlp/~/linear_{i}" for i in range(3))
 EQUINOX_MLP = ("layers/0", "layers/2", "layers/4")
 EQUINOX_CNN = ("layers/1", "layers/3", "layers/7")
@@ -324,7 +376,11 @@ LIBRARIES = {
         cnn_axes(EQUINOX_CNN, "weight", "bias", channels_first=True),
     ),
     "Haiku MLP": (haiku_network(haiku_mlp), VECTORS, mlp_axes(HAIKU_MLP, "w", "b")),
-    "Haiku CNN": (haiku_network(haiku_cnn), IMAGES, cnn_axes(("conv2_d", "conv2_d_1", "linear"), "w", "b")),
+    "Haiku CNN": (
+        haiku_network(haiku_cnn),
+        IMAGES,
+        cnn_axes(("conv2_d", "conv2_d_1", "linear"), "w", "b"),
+    ),
 }
 
 

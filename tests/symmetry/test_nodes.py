@@ -1,4 +1,6 @@
-"""The algebra of index sets: no equation between permutations is lost, whatever the order of merges and splits."""
+"""The algebra of index sets: no equation between permutations is lost, whatever the order of merges
+and splits.
+"""
 
 import itertools
 
@@ -40,7 +42,9 @@ def test_one_axis_grouped_in_three_ways(groupings):
     atoms = {atom for axis in axes for piece in nodes.expand(axis) for atom in piece}
     drawn = {atom: rng.permutation(nodes.size(atom)) for atom in atoms}
     for axis in axes:
-        np.testing.assert_array_equal(permutations_of(nodes, axis, drawn), permutations_of(nodes, whole, drawn))
+        np.testing.assert_array_equal(
+            permutations_of(nodes, axis, drawn), permutations_of(nodes, whole, drawn)
+        )
 
 
 def test_the_factors_of_16_as_2_by_8_and_8_by_2_are_one_set_of_two():

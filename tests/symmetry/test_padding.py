@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import lmcjax
-from lmcjax.symmetry import PermutationSpec, drop_padding, fixed, pad_neurons, reads, real_entries, writes
+from lmcjax.symmetry import (
+    PermutationSpec,
+    drop_padding,
+    fixed,
+    pad_neurons,
+    reads,
+    real_entries,
+    writes,
+)
 
 X = np.random.default_rng(0).normal(size=(5, 4, 4, 2)).astype(np.float32)
 
@@ -50,7 +58,10 @@ def test_real_entries_are_those_that_were_there(generic_like):
     padded = pad_neurons(spec, wide, jax.tree.map(jnp.ones_like, params))
     chex.assert_trees_all_equal(jax.tree.map(lambda leaf: leaf == 1, padded), mask)
     sizes = jax.tree.map(lambda m, leaf: (int(m.sum()), leaf.size), mask, params)
-    assert all(real == size for real, size in jax.tree.leaves(sizes, is_leaf=lambda x: isinstance(x, tuple)))
+    assert all(
+        real == size
+        for real, size in jax.tree.leaves(sizes, is_leaf=lambda x: isinstance(x, tuple))
+    )
 
 
 def test_blocks_and_fixed_stretches_by_hand():
@@ -70,7 +81,9 @@ def test_blocks_and_fixed_stretches_by_hand():
     rows = np.asarray(padded["w"][:, 0])
     source = np.asarray(params["narrow"]["w"][:, 0])
     expected = np.zeros(24)
-    expected[[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]] = source[:12]  # two blocks of three neurons, three entries each
+    expected[[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]] = source[
+        :12
+    ]  # two blocks of three neurons, three entries each
     expected[18:20], expected[20] = source[12:14], source[14]
     np.testing.assert_array_equal(rows, expected)
 
@@ -78,12 +91,19 @@ def test_blocks_and_fixed_stretches_by_hand():
 def test_what_does_not_fit_is_refused(generic_like):
     _, params, spec = build(3, 5, generic_like)
     _, wide_params, wide = build(7, 8, generic_like)
-    with pytest.raises(ValueError, match=r"group 'Conv_0' of shape \(7,\) does not fit into \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"group 'Conv_0' of shape \(7,\) does not fit into \(3,\)"
+    ):
         pad_neurons(wide, spec, wide_params)
     mlp = lmcjax.mlp_spec(1).bind(
-        {"Dense_0": {"kernel": X[0, 0], "bias": X[0, 0, 0]}, "Dense_1": {"kernel": X[0, :2, 0], "bias": X[0, 0, :, 0]}}
+        {
+            "Dense_0": {"kernel": X[0, 0], "bias": X[0, 0, 0]},
+            "Dense_1": {"kernel": X[0, :2, 0], "bias": X[0, 0, :, 0]},
+        }
     )
-    with pytest.raises(ValueError, match="the two specs describe different programs: they differ in"):
+    with pytest.raises(
+        ValueError, match="the two specs describe different programs: they differ in"
+    ):
         pad_neurons(spec, mlp, params)
     with pytest.raises(ValueError, match="the spec's groups have shapes"):
         pad_neurons(spec, wide, wide_params)

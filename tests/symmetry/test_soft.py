@@ -1,4 +1,6 @@
-"""Alignments by matrices: permutations are a special case; networks of split neurons keep their function."""
+"""Alignments by matrices: permutations are a special case; networks of split neurons keep their
+function.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +32,20 @@ SPEC = PermutationSpec.from_axes(
     }
 )
 SIZES = {"c": 4, "h": 5, "s": 3, "k": 6, "heads": 2, "q": 4}
-SHAPES = {"conv": (3, 4), "dense": (2 * 4 * 3 + 3, 5), "stream": (3, 3), "stack": (2, 5, 6), "query": (5, 2, 4)}
+SHAPES = {
+    "conv": (3, 4),
+    "dense": (2 * 4 * 3 + 3, 5),
+    "stream": (3, 3),
+    "stack": (2, 5, 6),
+    "query": (5, 2, 4),
+}
 
 
 @pytest.fixture
 def params(rng):
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
+    return {
+        name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()
+    }
 
 
 def test_permutations_are_a_special_case(params):
@@ -52,31 +62,49 @@ def test_the_papers_formula_with_another_number_of_neurons(rng):
     spec = lmcjax.mlp_spec(2)
     widths = (3, 6, 8, 2)
     params = {
-        f"Dense_{i}": {"kernel": rng.normal(size=widths[i : i + 2]), "bias": rng.normal(size=widths[i + 1])}
+        f"Dense_{i}": {
+            "kernel": rng.normal(size=widths[i : i + 2]),
+            "bias": rng.normal(size=widths[i + 1]),
+        }
         for i in range(3)
     }
     t0, t1 = rng.uniform(size=(4, 6)), rng.uniform(size=(5, 8))
     found = apply_soft(spec, {"Dense_0": t0, "Dense_1": t1}, params)
     expected = {
-        "Dense_0": {"kernel": params["Dense_0"]["kernel"] @ t0.T, "bias": t0 @ params["Dense_0"]["bias"]},
-        "Dense_1": {"kernel": 6 / 4 * t0 @ params["Dense_1"]["kernel"] @ t1.T, "bias": t1 @ params["Dense_1"]["bias"]},
-        "Dense_2": {"kernel": 8 / 5 * t1 @ params["Dense_2"]["kernel"], "bias": params["Dense_2"]["bias"]},
+        "Dense_0": {
+            "kernel": params["Dense_0"]["kernel"] @ t0.T,
+            "bias": t0 @ params["Dense_0"]["bias"],
+        },
+        "Dense_1": {
+            "kernel": 6 / 4 * t0 @ params["Dense_1"]["kernel"] @ t1.T,
+            "bias": t1 @ params["Dense_1"]["bias"],
+        },
+        "Dense_2": {
+            "kernel": 8 / 5 * t1 @ params["Dense_2"]["kernel"],
+            "bias": params["Dense_2"]["bias"],
+        },
     }
-    for (path, leaf), other in zip(jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True):
+    for (path, leaf), other in zip(
+        jax.tree.leaves_with_path(found), jax.tree.leaves(expected), strict=True
+    ):
         np.testing.assert_allclose(leaf, other, rtol=1e-5, err_msg=str(path))
 
 
 @pytest.mark.parametrize("split", [2, 3])
 @pytest.mark.slow
 def test_splitting_neurons_and_joining_them_keeps_the_function(split, pair):
-    """Neuron by neuron `split` equal copies with outgoing weights divided; joined, the network itself to rounding."""
+    """Neuron by neuron `split` equal copies with outgoing weights divided; joined, the network
+    itself to rounding.
+    """
     copies = {
         group: np.repeat(np.eye(shape[-1], dtype=np.float32), split, axis=0)
         for group, shape in pair.spec.bind(pair.params_b).group_shapes().items()
     }
     wide = apply_soft(pair.spec, copies, pair.params_b)
     outputs = pair.network.apply(pair.params_b, pair.inputs)
-    network = lmcjax.FlaxNetwork(lmcjax.MLP((24 * split, 20 * split, 16 * split), 5), input_shape=(12,))
+    network = lmcjax.FlaxNetwork(
+        lmcjax.MLP((24 * split, 20 * split, 16 * split), 5), input_shape=(12,)
+    )
     np.testing.assert_allclose(network.apply(wide, pair.inputs), outputs, atol=1e-5)
     back = apply_soft(pair.spec, {group: t.T / split for group, t in copies.items()}, wide)
     for leaf, other in zip(jax.tree.leaves(back), jax.tree.leaves(pair.params_b), strict=True):

@@ -34,7 +34,9 @@ def test_mlp_spec_is_the_spec_written_by_hand(prefix: str, use_bias: bool) -> No
         f"{root}Dense_2/kernel": (reads("Dense_1"), None),
         f"{root}Dense_2/bias": (None,),
     }
-    by_hand = PermutationSpec.from_axes({k: v for k, v in axes.items() if use_bias or "bias" not in k})
+    by_hand = PermutationSpec.from_axes(
+        {k: v for k, v in axes.items() if use_bias or "bias" not in k}
+    )
     spec = mlp_spec(2, prefix=prefix, use_bias=use_bias)
     assert spec == by_hand
     assert spec.groups == ("Dense_0", "Dense_1")
@@ -46,7 +48,10 @@ def test_bind_reads_the_widths_off_an_mlp(use_bias: bool) -> None:
     params = jax.eval_shape(network.init, jax.random.key(0))
     spec = mlp_spec(3, use_bias=use_bias).bind(params)
     assert spec.group_shapes() == {"Dense_0": (7,), "Dense_1": (5,), "Dense_2": (3,)}
-    assert mlp_spec(3, prefix="params", use_bias=use_bias).bind({"params": params}).shapes == spec.shapes
+    assert (
+        mlp_spec(3, prefix="params", use_bias=use_bias).bind({"params": params}).shapes
+        == spec.shapes
+    )
     assert spec.bind(params) == spec
 
 
@@ -63,7 +68,10 @@ def test_bind_solves_blocks_concatenations_and_batches() -> None:
 
 
 def test_specs_are_hashable_and_static_under_jit() -> None:
-    spec, again = PermutationSpec.from_axes(DENSE), PermutationSpec.from_axes({k: list(v) for k, v in DENSE.items()})
+    spec, again = (
+        PermutationSpec.from_axes(DENSE),
+        PermutationSpec.from_axes({k: list(v) for k, v in DENSE.items()}),
+    )
     assert spec == again
     assert hash(spec) == hash(again)
     traces = []
@@ -101,7 +109,9 @@ def test_segments_list_where_a_group_acts_and_str_shows_it() -> None:
         ({"w1": (3, 0)}, r"axis 1 of leaf 'w1' has length 0.*'hidden'"),
     ],
 )
-def test_bind_names_the_leaf_that_does_not_fit(changes: dict[str, tuple[int, ...]], message: str) -> None:
+def test_bind_names_the_leaf_that_does_not_fit(
+    changes: dict[str, tuple[int, ...]], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         PermutationSpec.from_axes(DENSE).bind(dense_params(**changes))
 
@@ -117,7 +127,9 @@ def test_bind_names_a_leaf_that_the_parameters_lack() -> None:
 
 def test_bind_names_a_block_that_does_not_divide() -> None:
     spec = PermutationSpec.from_axes({"a": ((fixed(1), writes("g", outer=2)),)})
-    with pytest.raises(ValueError, match=r"axis 0 of leaf 'a' has length 6.* 1 fixed.*blocks of 2 for group 'g'"):
+    with pytest.raises(
+        ValueError, match=r"axis 0 of leaf 'a' has length 6.* 1 fixed.*blocks of 2 for group 'g'"
+    ):
         spec.bind(zeros(a=(6,)))
 
 
@@ -146,7 +158,10 @@ def test_bind_names_a_batch_axis_that_the_leaf_lacks() -> None:
     ("axes", "message"),
     [
         ({"a": (reads("g"),)}, "'g' has readers but nothing writes it"),
-        ({"a": (None, writes("g", batch_axes=(0,))), "b": (reads("g"),)}, "'g' has different numbers of batch axes"),
+        (
+            {"a": (None, writes("g", batch_axes=(0,))), "b": (reads("g"),)},
+            "'g' has different numbers of batch axes",
+        ),
     ],
 )
 def test_from_axes_refuses_groups_that_cannot_be(axes: dict[str, Any], message: str) -> None:
@@ -178,7 +193,11 @@ def test_an_unbound_spec_has_no_sizes() -> None:
 
 def test_named_leaves_joins_paths() -> None:
     tree = {"b": [jnp.zeros(1), {"c": jnp.zeros(2)}], "a": (jnp.zeros(3),)}
-    assert {name: leaf.shape for name, leaf in named_leaves(tree).items()} == {"a/0": (3,), "b/0": (1,), "b/1/c": (2,)}
+    assert {name: leaf.shape for name, leaf in named_leaves(tree).items()} == {
+        "a/0": (3,),
+        "b/0": (1,),
+        "b/1/c": (2,),
+    }
 
 
 @pytest.mark.parametrize(
@@ -186,13 +205,18 @@ def test_named_leaves_joins_paths() -> None:
     [
         ({"w": [(2, 3)], "b": [(3,)], "c": [(1,)]}, "'c/0' exists only in params_b"),
         ({"w": [(2, 3)]}, "'b/0' exists only in params_a"),
-        ({"w": [(2, 4)], "b": [(3,)]}, r"'w/0' has shape \(2, 3\) in params_a but \(2, 4\) in params_b"),
+        (
+            {"w": [(2, 4)], "b": [(3,)]},
+            r"'w/0' has shape \(2, 3\) in params_a but \(2, 4\) in params_b",
+        ),
         ({"w": ((2, 3),), "b": [(3,)]}, "containers differ"),
     ],
 )
 def test_trees_that_differ_are_named(other: dict[str, Any], message: str) -> None:
     def build(shapes: dict[str, Any]) -> dict[str, Any]:
-        return {name: type(many)(jnp.zeros(shape) for shape in many) for name, many in shapes.items()}
+        return {
+            name: type(many)(jnp.zeros(shape) for shape in many) for name, many in shapes.items()
+        }
 
     tree = build({"w": [(2, 3)], "b": [(3,)]})
     check_same_shapes(tree, tree)

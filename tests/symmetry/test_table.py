@@ -35,7 +35,10 @@ def test_every_form():
     [
         ({}, "a spec's table has axes"),
         ({"axes": {}, "input": {}}, "not 'input'"),
-        ({"axes": {"w": "writes h"}}, "leaf 'w' has a list with one entry per axis, not 'writes h'"),
+        (
+            {"axes": {"w": "writes h"}},
+            "leaf 'w' has a list with one entry per axis, not 'writes h'",
+        ),
         ({"axes": {"w": [1]}}, "leaf 'w': 1 is not"),
         ({"axes": {"w": ["write h"]}}, "leaf 'w': 'write h' is not"),
         ({"axes": {"w": ["writes"]}}, "leaf 'w': 'writes' is not"),

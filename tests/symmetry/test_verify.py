@@ -21,7 +21,10 @@ WRONG = PermutationSpec.from_axes({"w": (None, writes("g")), "v": (None, None)})
 
 def parameters(dtype: Any = np.float32, width: int = 40) -> dict[str, Any]:
     rng = np.random.default_rng(0)
-    return {"w": jnp.asarray(rng.normal(size=(4, width)), dtype), "v": jnp.asarray(rng.normal(size=(width, 3)), dtype)}
+    return {
+        "w": jnp.asarray(rng.normal(size=(4, width)), dtype),
+        "v": jnp.asarray(rng.normal(size=(width, 3)), dtype),
+    }
 
 
 def inputs(dtype: Any = np.float32) -> Any:
@@ -41,12 +44,16 @@ def in_a_scan(params: Any, x: Any) -> Any:
 
 
 def in_a_branch(params: Any, x: Any) -> Any:
-    return jax.lax.cond(x[0, 0] > 10, lambda: jnp.zeros((9, 3), jnp.float32), lambda: in_float32(params, x))
+    return jax.lax.cond(
+        x[0, 0] > 10, lambda: jnp.zeros((9, 3), jnp.float32), lambda: in_float32(params, x)
+    )
 
 
 @pytest.mark.parametrize("inner", [in_float32, jax.jit(in_float32), in_a_scan, in_a_branch])
 def test_float64_results_of_a_float32_computation(inner: Callable, x64: None) -> None:
-    """As of Keras with x64 on; wherever in the program the narrow numbers stand. The wrong spec fails."""
+    """As of Keras with x64 on; wherever in the program the narrow numbers stand. The wrong spec
+    fails.
+    """
 
     def apply(params: Any, x: Any) -> Any:
         return inner(params, x).astype(jnp.float64)
@@ -66,7 +73,9 @@ def test_float32_parameters_and_inputs_count(side: str, x64: None) -> None:
 
 
 def off_by(params: Any, x: Any, share: Any) -> Any:
-    """A network that looks at the order of its neurons, by as little as is asked for; in float64 where that is on."""
+    """A network that looks at the order of its neurons, by as little as is asked for; in float64
+    where that is on.
+    """
     params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), (params, x))
     order = 1 + share * jnp.arange(params["w"].shape[1], dtype=x.dtype)
     return (jnp.tanh(x @ params["w"]) * order) @ params["v"]
@@ -77,24 +86,39 @@ def assert_tolerance(params: Any, x: Any, tolerance: float) -> None:
     slope = float(verify(lambda p, x: off_by(p, x, 1e-2), SPEC, params, x).difference["g"]) / 1e-2
     for aim in (tolerance / 3, 3 * tolerance):
         result = verify(functools.partial(off_by, share=aim / slope), SPEC, params, x)
-        assert bool(result.holds["g"]) == (aim < tolerance), (float(result.difference["g"]), tolerance)
+        assert bool(result.holds["g"]) == (aim < tolerance), (
+            float(result.difference["g"]),
+            tolerance,
+        )
 
 
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [(np.float64, 1e-9), (np.float32, 1e-5), (np.float16, 16 * 2.0**-10), (jnp.bfloat16, 4 * 2.0**-7)],
+    [
+        (np.float64, 1e-9),
+        (np.float32, 1e-5),
+        (np.float16, 16 * 2.0**-10),
+        (jnp.bfloat16, 4 * 2.0**-7),
+    ],
 )
-def test_the_tolerance_is_that_of_the_least_precise_numbers(dtype: Any, tolerance: float, x64: None) -> None:
+def test_the_tolerance_is_that_of_the_least_precise_numbers(
+    dtype: Any, tolerance: float, x64: None
+) -> None:
     """Of the parameters here; all else is in float64."""
     assert_tolerance(parameters(dtype), inputs(np.float64), tolerance)
 
 
 def test_a_bfloat16_network_that_returns_float32() -> None:
-    """Sums of bfloat16 numbers in another order differ by units in the last place, of which the result has no word."""
+    """Sums of bfloat16 numbers in another order differ by units in the last place, of which the
+    result has no word.
+    """
 
     def apply(params: Any, x: Any) -> Any:
         hidden = jnp.tanh(x @ params["w"])
-        terms = [jax.lax.optimization_barrier(column) for column in (hidden[..., None] * params["v"]).swapaxes(0, 1)]
+        terms = [
+            jax.lax.optimization_barrier(column)
+            for column in (hidden[..., None] * params["v"]).swapaxes(0, 1)
+        ]
         total = terms[0]
         for term in terms[1:]:
             total = jax.lax.optimization_barrier(total + term)
@@ -108,7 +132,8 @@ def test_a_bfloat16_network_that_returns_float32() -> None:
 
 
 def test_groups_that_fail_only_together() -> None:
-    """Three copies of an integer kernel and a vote. A spec that permutes each copy by itself is wrong, but two copies
+    """Three copies of an integer kernel and a vote. A spec that permutes each copy by itself is
+    wrong, but two copies
     outvote any third. One that permutes all three alike is right."""
     kernel = np.random.default_rng(0).integers(-9, 9, (4, 40)).astype(np.int8)
     params = {**{f"copy {i}": kernel for i in range(3)}, "v": parameters()["v"]}
@@ -125,7 +150,9 @@ def test_groups_that_fail_only_together() -> None:
     assert found.joint_difference > 0.1
     assert not found.jointly_holds
 
-    found = verify(apply, PermutationSpec.from_axes({**right, "v": (reads("g"), None)}), params, inputs())
+    found = verify(
+        apply, PermutationSpec.from_axes({**right, "v": (reads("g"), None)}), params, inputs()
+    )
     assert found.holds["g"]
     assert found.jointly_holds
 
@@ -137,7 +164,11 @@ def test_of_one_group_alone_the_joint_difference_is_its_own() -> None:
         assert found.jointly_holds == found.holds["g"]
     nothing = PermutationSpec.from_axes({"w": (None, None), "v": (None, None)})
     found = verify(layers, nothing, parameters(), inputs())
-    assert (found.difference, float(found.joint_difference), bool(found.jointly_holds)) == ({}, 0, True)
+    assert (found.difference, float(found.joint_difference), bool(found.jointly_holds)) == (
+        {},
+        0,
+        True,
+    )
 
 
 def test_the_network_is_traced_and_compiled_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -164,7 +195,9 @@ def test_the_network_is_traced_and_compiled_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_products_are_taken_in_full_precision() -> None:
-    """Accelerators would round the factors of a float32 product to fewer digits than the tolerance has."""
+    """Accelerators would round the factors of a float32 product to fewer digits than the tolerance
+    has.
+    """
     seen = []
 
     def apply(params: Any, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The exact assignment against SciPy and brute force, and what it does inside JAX's transformations."""
+"""The exact assignment against SciPy and brute force, also inside JAX's transformations."""
 
 import faulthandler
 import functools
@@ -20,7 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from lmcjax import linear_assignment, network_map
 from lmcjax.transport import assignment_certificate, exact_plan, sinkhorn_plan, wasserstein2
 
-BACKENDS = ("scipy", "optax")
+BACKENDS = ("scipy", "device")
 SIZES = (1, 2, 5, 16, 33)
 
 
@@ -43,10 +43,14 @@ def permuted_diagonal(rng: np.random.Generator, count: int, n: int) -> np.ndarra
 FAMILIES: dict[str, Callable[[np.random.Generator, int, int], np.ndarray]] = {
     "random": lambda rng, count, n: rng.normal(size=(count, n, n)),
     "low rank": low_rank,
-    "integers with ties": lambda rng, count, n: rng.integers(0, 4, size=(count, n, n)).astype(float),
+    "integers with ties": lambda rng, count, n: rng.integers(0, 4, size=(count, n, n)).astype(
+        float
+    ),
     "duplicated rows": duplicated_rows,
     "permuted diagonal": permuted_diagonal,
-    "constant": lambda rng, count, n: np.broadcast_to(rng.normal(size=(count, 1, 1)), (count, n, n)),
+    "constant": lambda rng, count, n: np.broadcast_to(
+        rng.normal(size=(count, 1, 1)), (count, n, n)
+    ),
     "zero": lambda rng, count, n: np.zeros((count, n, n)),
 }
 
@@ -63,7 +67,7 @@ def scipy_objective(cost: np.ndarray, maximize: bool) -> float:
 
 
 def scipy_permutations(costs: np.ndarray) -> np.ndarray:
-    """Problem by problem, over any number of leading axes; for random floats the optimum is unique."""
+    """The permutation of each problem `[..., n, n]`; for random floats the optimum is unique."""
     flat = costs.reshape(-1, *costs.shape[-2:])
     return np.stack([linear_sum_assignment(cost)[1] for cost in flat]).reshape(costs.shape[:-1])
 
@@ -74,35 +78,47 @@ def brute_force(cost: np.ndarray) -> float:
 
 @functools.cache
 def batched(backend: str, maximize: bool = False) -> Callable:
-    return jax.jit(jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend=backend)))
+    return jax.jit(
+        jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend=backend))
+    )
 
 
 @pytest.mark.usefixtures("strict_promotion")
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_scipy_backend_reaches_scipys_objective(family: str, maximize: bool, rng: np.random.Generator) -> None:
+def test_scipy_backend_reaches_scipys_objective(
+    family: str, maximize: bool, rng: np.random.Generator
+) -> None:
     """1,050 matrices minimised and maximised, 150 of each family."""
     for n in SIZES:
         costs = FAMILIES[family](rng, 30, n).astype(np.float32)
         permutations = np.asarray(batched("scipy", maximize)(costs))
         reached = [objective(cost, p) for cost, p in zip(costs, permutations, strict=True)]
-        np.testing.assert_allclose(reached, [scipy_objective(c, maximize) for c in costs], rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(
+            reached, [scipy_objective(c, maximize) for c in costs], rtol=1e-12, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_optax_backend_reaches_scipys_objective(family: str, maximize: bool, rng: np.random.Generator) -> None:
+def test_device_backend_reaches_scipys_objective(
+    family: str, maximize: bool, rng: np.random.Generator
+) -> None:
     costs = FAMILIES[family](rng, 8, 16).astype(np.float32)
-    for cost, p in zip(costs, np.asarray(batched("optax", maximize)(costs)), strict=True):
+    for cost, p in zip(costs, np.asarray(batched("device", maximize)(costs)), strict=True):
         scale = float(np.abs(cost).max())
-        assert objective(cost, p) == pytest.approx(scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale)
+        assert objective(cost, p) == pytest.approx(
+            scipy_objective(cost, maximize), rel=1e-4, abs=1e-5 * scale
+        )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=50)
 @given(
     cost=st.sampled_from([1, 2, 3, 6]).flatmap(
-        lambda n: hnp.arrays(np.float32, (n, n), elements=st.integers(-20, 20) | st.floats(-5, 5, width=16))
+        lambda n: hnp.arrays(
+            np.float32, (n, n), elements=st.integers(-20, 20) | st.floats(-5, 5, width=16)
+        )
     )
 )
 @pytest.mark.slow
@@ -131,7 +147,9 @@ def integer_objective(cost: np.ndarray, permutation: np.ndarray) -> int:
 @pytest.mark.usefixtures("strict_promotion")
 @pytest.mark.parametrize(("dtype", "maximize"), [(np.int32, False), (np.uint32, True)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_integers_of_32_bits_are_exact(dtype: type, backend: str, maximize: bool, rng: np.random.Generator) -> None:
+def test_integers_of_32_bits_are_exact(
+    dtype: type, backend: str, maximize: bool, rng: np.random.Generator
+) -> None:
     """Near both ends of the type, and over all of it; float32 has steps of 256 there."""
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     ranges = [(least, least + 1000), (most - 1000, most), (least, most)]
@@ -151,14 +169,18 @@ def test_integers_of_64_bits_are_exact_over_all_their_range(
     costs = rng.integers(least, most, (20, 5, 5), dtype, endpoint=True)
     costs[10:] = rng.integers(most - 50, most, (10, 5, 5), dtype, endpoint=True)
     permutations = list(itertools.permutations(range(5)))
-    solve = jax.jit(jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend="optax")))
+    solve = jax.jit(
+        jax.vmap(functools.partial(linear_assignment, maximize=maximize, backend="device"))
+    )
     for cost, p in zip(costs, np.asarray(solve(costs)), strict=True):
         values = [integer_objective(cost, np.array(q)) for q in permutations]
         assert integer_objective(cost, p) == (max if maximize else min)(values)
 
 
-@pytest.mark.parametrize(("dtype", "backend"), [(np.int64, "optax"), (np.uint64, "scipy")])
-def test_numpys_integers_of_64_bits_are_not_cut_off(dtype: type, backend: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize(("dtype", "backend"), [(np.int64, "device"), (np.uint64, "scipy")])
+def test_numpys_integers_of_64_bits_are_not_cut_off(
+    dtype: type, backend: str, rng: np.random.Generator
+) -> None:
     """Without x64, where JAX keeps the lower 32 bits; rows may have any offset."""
     cost = rng.integers(0, 1000, (8, 8), dtype)
     offset = (rng.integers(0, 2**20, (8, 1)) * 2**40).astype(dtype)
@@ -216,7 +238,9 @@ def test_a_bad_matrix_gives_the_identity_and_spoils_no_neighbour(backend: str, b
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_huge_values_end(backend: str) -> None:
-    cost = np.float32(3e38) * np.sign(np.random.default_rng(0).normal(size=(6, 6))).astype(np.float32)
+    cost = np.float32(3e38) * np.sign(np.random.default_rng(0).normal(size=(6, 6))).astype(
+        np.float32
+    )
     assert sorted(batched(backend)(cost[None])[0].tolist()) == list(range(6))
 
 
@@ -234,13 +258,17 @@ def test_no_gradient_passes_through_the_choice(backend: str, rng: np.random.Gene
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nested_vmap_scan_and_map_equal_a_loop_of_scipy(backend: str, rng: np.random.Generator) -> None:
+def test_nested_vmap_scan_and_map_equal_a_loop_of_scipy(
+    backend: str, rng: np.random.Generator
+) -> None:
     costs = rng.normal(size=(2, 3, 6, 6)).astype(np.float32)
     solve = functools.partial(linear_assignment, backend=backend)
 
     @jax.jit
     def everywhere(costs: jax.Array) -> dict[str, jax.Array]:
-        scanned = jax.lax.scan(lambda carry, cost: (carry, solve(cost)), 0, costs.reshape(6, 6, 6))[1]
+        scanned = jax.lax.scan(lambda carry, cost: (carry, solve(cost)), 0, costs.reshape(6, 6, 6))[
+            1
+        ]
         return {
             "inner axis last": jax.vmap(jax.vmap(solve, 2))(jnp.moveaxis(costs, 1, -1)),
             "map": jax.lax.map(jax.vmap(solve), costs),
@@ -252,16 +280,20 @@ def test_nested_vmap_scan_and_map_equal_a_loop_of_scipy(backend: str, rng: np.ra
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_sharded_over_two_devices_equals_a_loop_of_scipy(backend: str, two_devices: list[jax.Device]) -> None:
+def test_sharded_over_two_devices_equals_a_loop_of_scipy(
+    backend: str, two_devices: list[jax.Device]
+) -> None:
     costs = np.random.default_rng(0).normal(size=(5, 6, 6)).astype(np.float32)
     solve = network_map(functools.partial(linear_assignment, backend=backend), devices=two_devices)
     np.testing.assert_array_equal(jax.jit(solve)(costs), scipy_permutations(costs))
 
 
 def test_as_many_callbacks_as_cores_end(two_devices: list[jax.Device]) -> None:
-    """With large operands: callbacks that wait for a thread of the pool in which they run would wait forever."""
+    """Callbacks with large operands that wait for a thread of their own pool wait forever."""
     costs = np.random.default_rng(0).normal(size=(8, 200, 200)).astype(np.float32)
-    solve = jax.jit(network_map(functools.partial(linear_assignment, backend="scipy"), devices=two_devices))
+    solve = jax.jit(
+        network_map(functools.partial(linear_assignment, backend="scipy"), devices=two_devices)
+    )
     expected = scipy_permutations(costs)
     faulthandler.dump_traceback_later(60, exit=True)  # a deadlock ends the run, and shows where
     try:
@@ -279,7 +311,7 @@ def test_more_problems_than_threads_in_one_call(rng: np.random.Generator) -> Non
 
 
 def check_inside_shard_map(devices: list[jax.Device]) -> None:
-    """Each device has its own problems; the columns count as varying between devices, as the costs do."""
+    """Each device solves its own problems; like the costs, the columns count as varying."""
     costs = np.random.default_rng(0).normal(size=(2 * len(devices), 6, 6)).astype(np.float32)
     expected = scipy_permutations(costs)
     mesh = Mesh(np.array(devices), "pairs")
@@ -316,7 +348,9 @@ def test_inside_shard_map_on_eight_devices() -> None:
 
 
 @pytest.mark.parametrize("mapped", [jax.vmap, lambda f: functools.partial(jax.lax.map, f)])
-def test_the_platform_of_the_program_chooses_not_that_of_its_tracing(mapped: Callable, exported_text: Callable) -> None:
+def test_the_platform_of_the_program_chooses_not_that_of_its_tracing(
+    mapped: Callable, exported_text: Callable
+) -> None:
     """SciPy for a CPU, no callback elsewhere; in a batch and in a loop there is one solver only."""
     assert jax.default_backend() == "cpu"
     costs = jax.ShapeDtypeStruct((4, 3, 3), jnp.float32)
@@ -331,12 +365,12 @@ def test_the_platform_of_the_program_chooses_not_that_of_its_tracing(mapped: Cal
         return text.count("stablehlo.while")
 
     assert "callback" in program("auto")
-    assert loops(program("auto")) == loops(program("scipy")) < loops(program("optax"))
+    assert loops(program("auto")) == loops(program("scipy")) < loops(program("device"))
     for platforms in (("cuda",), ("tpu",), ("cuda", "tpu")):
         text = program("auto", *platforms)
         assert "callback" not in text
         assert "f64" not in text
-        assert loops(text) == loops(program("optax"))
+        assert loops(text) == loops(program("device"))
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -345,5 +379,5 @@ def test_errors_show_the_shape_and_the_backend() -> None:
         linear_assignment(jnp.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"\(4, 3, 3\).*vmap"):
         linear_assignment(jnp.zeros((4, 3, 3)))
-    with pytest.raises(ValueError, match=r"'gurobi'.*'scipy', 'optax'"):
+    with pytest.raises(ValueError, match=r"'gurobi'.*'scipy', 'device'"):
         linear_assignment(jnp.zeros((3, 3)), backend="gurobi")

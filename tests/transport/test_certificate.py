@@ -36,12 +36,17 @@ def dual_optimum(cost: np.ndarray) -> float:
 
 @pytest.mark.parametrize("maximize", [False, True])
 @pytest.mark.parametrize("ties", [False, True])
-def test_the_potentials_of_an_optimum_solve_the_dual(maximize: bool, ties: bool, rng: np.random.Generator) -> None:
+def test_the_potentials_of_an_optimum_solve_the_dual(
+    maximize: bool, ties: bool, rng: np.random.Generator
+) -> None:
     for _ in range(4):
-        cost = rng.integers(-2, 3, (12, 12)).astype(np.float32) if ties else rng.normal(size=(12, 12))
+        cost = (
+            rng.integers(-2, 3, (12, 12)).astype(np.float32) if ties else rng.normal(size=(12, 12))
+        )
         p = linear_sum_assignment(cost, maximize=maximize)[1]
         proof = jitted(maximize)(jnp.asarray(cost, jnp.float32), p)
-        u, v = np.asarray(proof.row_potentials, np.float64), np.asarray(proof.column_potentials, np.float64)
+        u = np.asarray(proof.row_potentials, np.float64)
+        v = np.asarray(proof.column_potentials, np.float64)
         reduced = (u[:, None] + v - cost) * (1 if maximize else -1)
         assert reduced.min() >= -1e-5
         assert np.abs(reduced[np.arange(12), p]).max() < 1e-5
@@ -53,7 +58,7 @@ def test_the_potentials_of_an_optimum_solve_the_dual(maximize: bool, ties: bool,
 
 
 def test_the_gap_bounds_what_any_permutation_lacks(rng: np.random.Generator) -> None:
-    """All 120 permutations of 5: the one that costs least is certified, no other, and no gap is too small."""
+    """Of all 120 permutations the cheapest alone is certified, and no gap is too small."""
     cost = rng.normal(size=(5, 5)).astype(np.float32)
     permutations = np.array(list(itertools.permutations(range(5))), np.int32)
     proofs = jitted(batch=True)(jnp.asarray(np.broadcast_to(cost, (120, 5, 5))), permutations)
@@ -79,15 +84,15 @@ def test_a_single_swap_is_found_out_at_a_larger_size(rng: np.random.Generator) -
 
 
 def test_the_unit_of_the_costs_changes_no_verdict(rng: np.random.Generator) -> None:
-    """Of the best assignment, and of one with two rows exchanged; gaps differ by the unit only."""
+    """The best assignment is certified, one with two rows exchanged is not; gaps scale exactly."""
     similarity = rng.normal(size=(12, 12)).astype(np.float32)
     best = linear_sum_assignment(similarity, maximize=True)[1]
     swapped = best[[1, 0, *range(2, 12)]]
     powers = np.array([0, -110, -63, -10, 10, 63, 110, 126])
     scaled = np.ldexp(similarity, powers[:, None, None])
-    proofs, refuted = (
-        jitted(True, batch=True)(jnp.asarray(scaled), np.broadcast_to(p, (len(powers), 12))) for p in (best, swapped)
-    )
+    certify = jitted(True, batch=True)
+    proofs = certify(jnp.asarray(scaled), np.broadcast_to(best, (len(powers), 12)))
+    refuted = certify(jnp.asarray(scaled), np.broadcast_to(swapped, (len(powers), 12)))
     assert proofs.optimal.all()
     assert not refuted.optimal.any()
     for field in ("gap", "smallest_reduced_cost"):
@@ -132,7 +137,9 @@ def test_inside_shard_map_with_its_checks_on(two_devices: list[jax.Device]) -> N
     p = np.stack([linear_sum_assignment(c)[1] for c in cost])
     mesh = jax.sharding.Mesh(np.array(two_devices), "pairs")
     pairs = jax.sharding.PartitionSpec("pairs")
-    certify = jax.shard_map(jax.vmap(assignment_certificate), mesh=mesh, in_specs=pairs, out_specs=pairs)
+    certify = jax.shard_map(
+        jax.vmap(assignment_certificate), mesh=mesh, in_specs=pairs, out_specs=pairs
+    )
     assert jax.jit(certify)(cost, p).optimal.tolist() == [True, True]
 
 

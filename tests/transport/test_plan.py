@@ -17,7 +17,9 @@ def by_linear_program(cost):
     rows = np.kron(np.eye(n_a), np.ones(n_b))
     columns = np.kron(np.ones(n_a), np.eye(n_b))
     margins = np.concatenate([np.full(n_a, 1 / n_a), np.full(n_b, 1 / n_b)])
-    return linprog(cost.ravel(), A_eq=np.concatenate([rows, columns]), b_eq=margins, bounds=(0, None)).fun
+    return linprog(
+        cost.ravel(), A_eq=np.concatenate([rows, columns]), b_eq=margins, bounds=(0, None)
+    ).fun
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (3, 6), (6, 3), (4, 6), (5, 7), (1, 4)])
@@ -35,9 +37,13 @@ def test_reaches_the_linear_programs_optimum(shape, rng):
     for cost, plan in zip(costs.astype(np.float64), np.asarray(plans, np.float64), strict=True):
         assert (plan * cost).sum() == pytest.approx(by_linear_program(cost), abs=1e-6)
         assert (plan * cost).sum() == pytest.approx(ot.emd2([], [], cost), abs=1e-6)
-    assert (np.asarray(largest) * costs[0]).sum() == pytest.approx(-by_linear_program(-costs[0]), abs=1e-6)
+    assert (np.asarray(largest) * costs[0]).sum() == pytest.approx(
+        -by_linear_program(-costs[0]), abs=1e-6
+    )
 
 
 def test_sizes_that_have_too_large_a_multiple():
-    with pytest.raises(ValueError, match="between 64 and 65 is an assignment of 4160 copies, more than 4096"):
+    with pytest.raises(
+        ValueError, match="between 64 and 65 is an assignment of 4160 copies, more than 4096"
+    ):
         exact_plan(jnp.zeros((64, 65)))

@@ -1,4 +1,4 @@
-"""The Wasserstein distance against POT and closed forms, its gradient against finite differences of POT."""
+"""The Wasserstein distance against POT and closed forms, its gradient against POT's."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,9 @@ def pot_wasserstein2(x: np.ndarray, y: np.ndarray) -> float:
     return np.sqrt(ot.emd2(uniform, uniform, ot.dist(x, y, metric="sqeuclidean")))
 
 
-def clouds(rng: np.random.Generator, n: int, d: int, count: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def clouds(
+    rng: np.random.Generator, n: int, d: int, count: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(count, n, d)), 1.5 * rng.normal(size=(count, n, d)) + 0.3
 
 
@@ -37,7 +39,9 @@ def test_equals_pot_in_float64(rng: np.random.Generator, x64: None) -> None:
     x, y = clouds(rng, 15, 4, count=3)
     distances = jax.jit(jax.vmap(wasserstein2))(x, y)
     assert distances.dtype == jnp.float64
-    np.testing.assert_allclose(distances, [pot_wasserstein2(*c) for c in zip(x, y, strict=True)], rtol=1e-12)
+    np.testing.assert_allclose(
+        distances, [pot_wasserstein2(*c) for c in zip(x, y, strict=True)], rtol=1e-12
+    )
 
 
 def test_the_unit_of_the_points_is_that_of_the_distance(rng: np.random.Generator) -> None:
@@ -57,10 +61,12 @@ def test_tiny_and_huge_clouds_equal_pot(size: float, rng: np.random.Generator) -
 
 
 def test_a_distance_that_is_no_number_of_its_dtype_says_so() -> None:
-    """Not 0, where the clouds are apart by less than any normal number, and 0 where they coincide."""
-    x = np.array([[1, 0], [0, 0], [0, 0], [3e38, 0]], np.float32)[:, None, :] * np.ones((1, 2, 1), np.float32)
+    """Not 0, where the clouds are closer than any normal number, and 0 where they coincide."""
+    points_x = np.array([[1, 0], [0, 0], [0, 0], [3e38, 0]], np.float32)
+    points_y = np.array([[1.25, 0], [0, 0], [0, 0], [-3e38, 0]], np.float32)
+    x = np.repeat(points_x[:, None, :], 2, axis=1)  # two equal points per cloud
+    y = np.repeat(points_y[:, None, :], 2, axis=1)
     x[:2] *= np.float32(2**-126)
-    y = np.array([[1.25, 0], [0, 0], [0, 0], [-3e38, 0]], np.float32)[:, None, :] * np.ones((1, 2, 1), np.float32)
     y[:2] *= np.float32(2**-126)
     distances = jax.jit(jax.vmap(wasserstein2))(x, y)
     np.testing.assert_array_equal(distances, [np.nan, 0, 0, np.inf])
@@ -73,21 +79,27 @@ def test_in_one_dimension_is_the_distance_of_the_sorted_points(rng: np.random.Ge
 
 
 @pytest.mark.parametrize("offset", [0, 4096])
-def test_of_a_shifted_cloud_is_the_length_of_the_shift(offset: float, rng: np.random.Generator) -> None:
-    """Far from the origin too, where `x . y` in float32 would no longer tell which points are near."""
+def test_of_a_shifted_cloud_is_the_length_of_the_shift(
+    offset: float, rng: np.random.Generator
+) -> None:
+    """Far from the origin too, where `x . y` in float32 would lose which points are near."""
     x = (rng.normal(size=(30, 3)) + offset).astype(np.float32)
     y = rng.permutation(x) + np.array([0.25, 0.25, -0.25], np.float32)
-    assert float(distance(x, y)) == pytest.approx(0.25 * np.sqrt(3), rel=1e-6 if offset == 0 else 1e-3)
+    assert float(distance(x, y)) == pytest.approx(
+        0.25 * np.sqrt(3), rel=1e-6 if offset == 0 else 1e-3
+    )
 
 
 def test_squared_and_times_m_is_the_best_matching_of_weights(rng: np.random.Generator) -> None:
-    """Lemma B.3 of the paper: `min_P ||W_A - P W_B||_F^2 = m W_2^2`, P by maximising `W_A W_B^T`."""
+    """Lemma B.3: `min_P ||W_A - P W_B||_F^2 = m W_2^2`, where P maximises `<P, W_A W_B^T>`."""
     a, b = (c[0].astype(np.float32) for c in clouds(rng, 12, 5))
     p = linear_assignment(a @ b.T, maximize=True)
     assert np.sum((a - b[p]) ** 2) == pytest.approx(12 * float(distance(a, b)) ** 2, rel=1e-5)
 
 
-def test_gradients_are_those_of_pot(rng: np.random.Generator, x64: None, finite_difference: Callable) -> None:
+def test_gradients_are_those_of_pot(
+    rng: np.random.Generator, x64: None, finite_difference: Callable
+) -> None:
     x, y = clouds(rng, 6, 2, count=3)
     gradients = jax.jit(jax.vmap(jax.grad(wasserstein2, argnums=(0, 1))))(x, y)
     for i in range(3):
@@ -109,7 +121,9 @@ def test_coinciding_clouds_have_distance_and_gradient_zero(rng: np.random.Genera
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_point_gives_nan_and_spoils_no_neighbour(bad: float, rng: np.random.Generator) -> None:
+def test_a_bad_point_gives_nan_and_spoils_no_neighbour(
+    bad: float, rng: np.random.Generator
+) -> None:
     x, y = (c.astype(np.float32) for c in clouds(rng, 6, 2, count=2))
     batched = jax.jit(jax.vmap(wasserstein2))
     clean = batched(x, y)
@@ -130,6 +144,8 @@ def test_integers_and_half_precision_give_float32(dtype: jnp.dtype) -> None:
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shapes", [((3, 2), (4, 2)), ((3, 2), (3, 1)), ((3,), (3,))])
-def test_clouds_of_different_shapes_are_an_error(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+def test_clouds_of_different_shapes_are_an_error(
+    shapes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> None:
     with pytest.raises(ValueError, match=r"\(3.*\) and \([34]"):
         wasserstein2(jnp.zeros(shapes[0]), jnp.zeros(shapes[1]))

@@ -29,25 +29,28 @@ def discover(
 ) -> PermutationSpec:
     """Which neurons of a network may be permuted, read off the program itself.
 
-    Abstract interpretation of the jaxpr of `apply`; nothing is executed. Two axes carry the same neurons where an
-    operation connects them (entry by entry, by contraction, ...); the axes of inputs and outputs, spatial axes, and
-    whatever looks at the order of an axis are pinned. What remains and touches parameters is a group. A primitive that
-    is not known pins all that it touches and is named in `spec.unknown`: a symmetry may be missed, none is made up.
+    Abstract interpretation of the jaxpr of `apply`; nothing is executed. Two axes carry the same
+    neurons where an operation connects them (entry by entry, by contraction, ...); the axes of
+    inputs and outputs, spatial axes, and whatever looks at the order of an axis are pinned. What
+    remains and touches parameters is a group. A primitive that is not known pins all that it
+    touches and is named in `spec.unknown`: a symmetry may be missed, none is made up.
 
     Args:
         apply: static; `apply(params, x)` gives the outputs, in any structure of arrays.
-        params: any pytree of arrays or `jax.ShapeDtypeStruct`; state such as BatchNorm's statistics included.
+        params: any pytree of arrays or `jax.ShapeDtypeStruct`; state such as BatchNorm's statistics
+            included.
         x: example inputs, a pytree of arrays or `jax.ShapeDtypeStruct`.
         pin: names of groups that are not to be permuted.
-        names: new names of groups, by old name. Two groups of one shape that get the same name are merged: one
-            permutation for both.
+        names: new names of groups, by old name. Two groups of one shape that get the same name are
+            merged: one permutation for both.
 
     Returns:
-        A spec bound to the parameters' shapes; leaves and groups in the order of their first use. `spec.dead` names the
-        leaves that nothing uses.
+        A spec bound to the parameters' shapes; leaves and groups in the order of their first use.
+        `spec.dead` names the leaves that nothing uses.
 
     Raises:
-        ValueError: `pin` or `names` names a group that there is not, or merges groups of different shapes.
+        ValueError: `pin` or `names` names a group that there is not, or merges groups of different
+            shapes.
     """
     _, interpreter, parameters = interpret(apply, params, x)
     spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
@@ -57,15 +60,21 @@ def discover(
 def interpret(
     apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any
 ) -> tuple[core.ClosedJaxpr, Interpreter, list[Value]]:
-    """The program of `apply`, what interpreting it has found, and the parameters' leaves as it saw them."""
-    params, x = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x))
+    """The program of `apply`, what interpreting it has found, and the parameters' leaves as it saw
+    them.
+    """
+    params, x = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x)
+    )
     closed = jax.make_jaxpr(apply)(params, x)
     interpreter = Interpreter(leaf_shapes=[leaf.shape for leaf in jax.tree.leaves(params)])
     nodes = interpreter.nodes
     parameters = []
     for i, shape in enumerate(interpreter.leaf_shapes):
         origin = Origin(i, tuple((axis,) for axis in range(len(shape))))
-        parameters.append(Value(tuple(nodes.axis(size) for size in shape), frozenset([i]), origins=(origin,)))
+        parameters.append(
+            Value(tuple(nodes.axis(size) for size in shape), frozenset([i]), origins=(origin,))
+        )
     inputs = [
         Value(tuple(nodes.axis(size, "an axis of the inputs") for size in leaf.shape), None)
         for leaf in jax.tree.leaves(x)
@@ -104,7 +113,9 @@ class _Reader:
         )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
         kernels = tuple(dict.fromkeys(m.kernel for m in self._multiplications))
-        return PermutationSpec(leaves, shapes, kernels, unknown, dead=tuple(self.names[i] for i in dead))
+        return PermutationSpec(
+            leaves, shapes, kernels, unknown, dead=tuple(self.names[i] for i in dead)
+        )
 
     def _is_group(self, atom: int) -> bool:
         return self.nodes.pinned(atom) is None and self.nodes.size(atom) > 1
@@ -142,7 +153,9 @@ class _Reader:
             kernel = found.kernel
             for i in range(len(self.interpreter.leaf_shapes[found.origin.leaf])):
                 if i not in kernel.batch:
-                    roles.setdefault((kernel.leaf, i), set()).add("reads" if i in kernel.inputs else "writes")
+                    roles.setdefault((kernel.leaf, i), set()).add(
+                        "reads" if i in kernel.inputs else "writes"
+                    )
         return roles
 
     @functools.cached_property
@@ -157,23 +170,31 @@ class _Reader:
         return roles
 
     def _batch_atoms(self) -> dict[int, list[int]]:
-        """Per group, the other index sets beside which it always stands: along those, permutations may differ."""
+        """Per group, the other index sets beside which it always stands: along those, permutations
+        may differ.
+        """
         together: dict[int, set[int]] = {}
         for value in self.interpreter.values:
             if value.leaves is not None and not value.leaves:
                 continue  # a constant that is uniform where it is not pinned
             pieces = [piece for axis in value.axes for piece in self.nodes.expand(axis)]
-            atoms = [atom for piece in pieces for atom in piece] + [self.nodes.find(node) for node in value.stacked]
+            atoms = [atom for piece in pieces for atom in piece] + [
+                self.nodes.find(node) for node in value.stacked
+            ]
             single = {atom for atom in atoms if atoms.count(atom) == 1}
             for atom in filter(self._is_group, set(atoms)):
                 others = single - {atom} if atom in single else set()
                 together[atom] = together.get(atom, others) & others
-        # of two groups that always stand together, either may vary along the other: the first does not
+        # of two groups that always stand together, either may vary along the other: the first does
+        # not
         hosts = {
             atom: {b for b in others if atom not in together.get(b, ()) or b < atom}
             for atom, others in together.items()
         }
-        return {atom: [b for b in sorted(others) if self._is_batch(atom, b)] for atom, others in hosts.items()}
+        return {
+            atom: [b for b in sorted(others) if self._is_batch(atom, b)]
+            for atom, others in hosts.items()
+        }
 
     def _is_batch(self, atom: int, batch: int) -> bool:
         """A batch axis is a whole axis of every leaf that carries the group."""
@@ -192,14 +213,19 @@ class _Reader:
             _, leaf_name, i = max(places, key=lambda place: place[0])
             candidates[atom] = (leaf_name.rpartition("/")[0] or leaf_name, f"{leaf_name}[{i}]")
         bases = [base for base, _ in candidates.values()]
-        names = {a: base if bases.count(base) == 1 else precise for a, (base, precise) in candidates.items()}
+        names = {
+            a: base if bases.count(base) == 1 else precise
+            for a, (base, precise) in candidates.items()
+        }
         taken: dict[str, int] = {}
         for atom, name in names.items():
             taken[name] = taken.get(name, 0) + 1
             names[atom] = name if taken[name] == 1 else f"{name}.{taken[name]}"
         return names
 
-    def _leaf_axes(self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]) -> tuple[Axis, ...]:
+    def _leaf_axes(
+        self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]
+    ) -> tuple[Axis, ...]:
         axes = self._axes[leaf]
         return tuple(self._segments(leaf, i, axes, names, batches) for i in range(len(axes)))
 
@@ -211,7 +237,9 @@ class _Reader:
         names: Mapping[int, str],
         batches: Mapping[int, list[int]],
     ) -> Axis:
-        """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of them only is empty."""
+        """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of
+        them only is empty.
+        """
         segments: list[Segment] = []
         for piece in axes[i]:
             position = next((j for j, atom in enumerate(piece) if atom in names), None)
@@ -223,7 +251,9 @@ class _Reader:
                 segments.append(Segment(None, outer=length))
                 continue
             atom = piece[position]
-            used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get((leaf, atom), {"writes"})
+            used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get(
+                (leaf, atom), {"writes"}
+            )
             role: Role = "both" if len(used) == 2 else "reads" if "reads" in used else "writes"
             batch_axes = tuple(axes.index(((b,),)) for b in batches[atom])
             outer, inner = self._length(piece[:position]), self._length(piece[position + 1 :])
@@ -234,7 +264,9 @@ class _Reader:
         return math.prod(self.nodes.size(atom) for atom in piece)
 
 
-def _override(spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, str]) -> PermutationSpec:
+def _override(
+    spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, str]
+) -> PermutationSpec:
     """Groups pinned, renamed and merged as the user says."""
     if unknown := sorted((pin | names.keys()) - set(spec.groups)):
         raise ValueError(f"there is no group {unknown[0]!r}, only {spec.groups}")
@@ -256,5 +288,7 @@ def _override(spec: PermutationSpec, pin: frozenset[str], names: Mapping[str, st
         if group in pin:
             continue
         if kept.setdefault(name, shape) != shape:
-            raise ValueError(f"groups of shapes {kept[name]} and {shape} cannot be merged as {name!r}")
+            raise ValueError(
+                f"groups of shapes {kept[name]} and {shape} cannot be merged as {name!r}"
+            )
     return dataclasses.replace(spec, leaves=leaves, shapes=tuple(kept.items()))

@@ -1,4 +1,6 @@
-"""Which neurons may be rescaled: units whose nonlinearity is positively homogeneous (ReLU, leaky ReLU, linear)."""
+"""Which neurons may be rescaled: units whose nonlinearity is positively homogeneous (ReLU, leaky
+ReLU, linear).
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +16,9 @@ from lmcjax.symmetry._spec import PermutationSpec, Place
 from lmcjax.symmetry._verify import perturb
 
 Exponents: TypeAlias = Mapping[tuple[str, int], int]
-"""Leaf and axis to the power of the neuron's scale that they carry: 1 for incoming weights, -1 for outgoing ones."""
+"""Leaf and axis to the power of the neuron's scale that they carry: 1 for incoming weights, -1 for
+outgoing ones.
+"""
 
 _PROBES = 8
 
@@ -30,10 +34,11 @@ def homogeneous_groups(
 ) -> dict[str, Exponents]:
     """The groups whose neurons may each be rescaled by any positive factor, and how.
 
-    With kernels that write a group scaled by `c` and kernels that read it by `1 / c`, the powers of biases, norms and
-    depthwise kernels follow from Euler's identity: the network is unchanged to first order if
-    `sum_p e_p <w_p, df/dw_p> = 0` for every neuron, p the places where the group acts. Then the outputs are compared
-    for factors from 1/30 to 30, which no bounded, clipped or smoothly bent unit passes.
+    With kernels that write a group scaled by `c` and kernels that read it by `1 / c`, the powers of
+    biases, norms and depthwise kernels follow from Euler's identity: the network is unchanged to
+    first order if `sum_p e_p <w_p, df/dw_p> = 0` for every neuron, p the places where the group
+    acts. Then the outputs are compared for factors from 1/30 to 30, which no bounded, clipped or
+    smoothly bent unit passes.
 
     On the host: what it returns is static. Parameters are perturbed first, as `verify` does.
 
@@ -63,7 +68,9 @@ def homogeneous_groups(
 
     before = outputs(params)
     probes = jax.random.normal(jax.random.fold_in(key, 1), (_PROBES, before.size), before.dtype)
-    gradients = jax.jit(lambda params: jax.vmap(lambda probe: jax.vjp(outputs, params)[1](probe)[0])(probes))(params)
+    gradients = jax.jit(
+        lambda params: jax.vmap(lambda probe: jax.vjp(outputs, params)[1](probe)[0])(probes)
+    )(params)
     powers = jax.tree.map(lambda leaf, gradient: leaf * gradient, params, gradients)
     found: dict[str, Exponents] = {}
     for i, group in enumerate(spec.groups):
@@ -78,23 +85,43 @@ def homogeneous_groups(
     return found
 
 
-def _exponents(spec: PermutationSpec, group: str, powers: Mapping[str, Array]) -> dict[tuple[str, int], int]:
-    """The exponents nearest to solving Euler's identity; `powers` hold `w df/dw`, with an axis of probes in front."""
-    known = {(place.leaf, place.axis): 1 for kernel, place in spec.writers(group) if kernel.feature_groups == 1}
+def _exponents(
+    spec: PermutationSpec, group: str, powers: Mapping[str, Array]
+) -> dict[tuple[str, int], int]:
+    """The exponents nearest to solving Euler's identity; `powers` hold `w df/dw`, with an axis of
+    probes in front.
+    """
+    known = {
+        (place.leaf, place.axis): 1
+        for kernel, place in spec.writers(group)
+        if kernel.feature_groups == 1
+    }
     known |= {(place.leaf, place.axis): -1 for _, place in spec.readers(group)}
     columns: dict[tuple[str, int], np.ndarray] = {}
     for place in spec.places(group):
-        rows = jax.vmap(lambda power, place=place: place.rows(power, range(power.ndim)).sum(-1))(powers[place.leaf])
+        rows = jax.vmap(lambda power, place=place: place.rows(power, range(power.ndim)).sum(-1))(
+            powers[place.leaf]
+        )
         at = (place.leaf, place.axis)
         columns[at] = columns.get(at, 0) + np.asarray(rows, np.float64).ravel()
     free = [at for at in columns if at not in known]
-    target = -sum((power * columns[at] for at, power in known.items() if at in columns), np.zeros(1))
+    target = -sum(
+        (power * columns[at] for at, power in known.items() if at in columns), np.zeros(1)
+    )
     solved = {}
     if free:
         matrix = np.stack([columns[at] for at in free], axis=1)
         scale = np.maximum(np.linalg.norm(matrix, axis=0), np.finfo(float).tiny)
-        solution = np.linalg.lstsq(matrix / scale, np.broadcast_to(target, matrix.shape[:1]), rcond=1e-6)[0] / scale
-        solved = {at: int(np.rint(np.clip(e, -9, 9))) for at, e in zip(free, np.nan_to_num(solution), strict=True)}
+        solution = (
+            np.linalg.lstsq(matrix / scale, np.broadcast_to(target, matrix.shape[:1]), rcond=1e-6)[
+                0
+            ]
+            / scale
+        )
+        solved = {
+            at: int(np.rint(np.clip(e, -9, 9)))
+            for at, e in zip(free, np.nan_to_num(solution), strict=True)
+        }
     return {at: known.get(at, solved.get(at, 0)) for at in columns}
 
 
@@ -104,7 +131,8 @@ def rescale(
     factors: Mapping[str, Float[ArrayLike, " n"]],
     params: PyTree,
 ) -> PyTree:
-    """Multiply the neurons of homogeneous groups by positive factors; the network computes the same.
+    """Multiply the neurons of homogeneous groups by positive factors; the network computes the
+    same.
 
     Args:
         spec: static.
@@ -121,7 +149,9 @@ def rescale(
         if group not in exponents:
             raise ValueError(f"group {group!r} has no exponents, only {sorted(exponents)}")
         for place in spec.places(group):
-            leaves[place.leaf] = _scale(leaves[place.leaf], place, jnp.asarray(factor), exponents[group])
+            leaves[place.leaf] = _scale(
+                leaves[place.leaf], place, jnp.asarray(factor), exponents[group]
+            )
     return rebuild(params, leaves)
 
 
@@ -132,14 +162,18 @@ class CanonicalScales(NamedTuple):
     factors: dict[str, Float[Array, " n"]]  # of the groups that were rescaled, and of no others
 
 
-def canonical_scales(spec: PermutationSpec, exponents: Mapping[str, Exponents], params: PyTree) -> CanonicalScales:
-    """Give each homogeneous neuron incoming weights of norm 1; its outgoing weights take the factor, the outputs stay.
+def canonical_scales(
+    spec: PermutationSpec, exponents: Mapping[str, Exponents], params: PyTree
+) -> CanonicalScales:
+    """Give each homogeneous neuron incoming weights of norm 1; its outgoing weights take the
+    factor, the outputs stay.
 
-    Group by group in the spec's order, `w_i / ||w_i||` for a neuron's rows of all kernels that write it (biases follow
-    but do not count), so that two networks that differ by scales become equal, and matchings by weights see directions.
-    A neuron whose incoming weights are all 0 is left as it is. Left out are groups whose scale would spoil a norm:
-    those read by a kernel whose norms are 1 already, or by their own (residual streams). Jittable, vmappable,
-    differentiable where no norm is 0.
+    Group by group in the spec's order, `w_i / ||w_i||` for a neuron's rows of all kernels that
+    write it (biases follow but do not count), so that two networks that differ by scales become
+    equal, and matchings by weights see directions. A neuron whose incoming weights are all 0 is
+    left as it is. Left out are groups whose scale would spoil a norm: those read by a kernel whose
+    norms are 1 already, or by their own (residual streams). Jittable, vmappable, differentiable
+    where no norm is 0.
 
     Args:
         spec: static; groups in the order of the computation.
@@ -147,7 +181,8 @@ def canonical_scales(spec: PermutationSpec, exponents: Mapping[str, Exponents], 
         params: any pytree of arrays that fits the spec, traced.
 
     Returns:
-        The rescaled parameters, and by group the factors of the incoming weights: what stands there was rescaled.
+        The rescaled parameters, and by group the factors of the incoming weights: what stands there
+            was rescaled.
 
     Raises:
         ValueError: the spec does not fit the parameters.
@@ -158,13 +193,17 @@ def canonical_scales(spec: PermutationSpec, exponents: Mapping[str, Exponents], 
     factors: dict[str, Array] = {}
     settled: set[str] = set()  # leaves whose norms are 1
     for group in (group for group in spec.groups if group in exponents):
-        moved = [place.leaf for place in spec.places(group) if exponents[group][place.leaf, place.axis]]
+        moved = [
+            place.leaf for place in spec.places(group) if exponents[group][place.leaf, place.axis]
+        ]
         counted = [p for kernel, p in spec.writers(group) if exponents[group][p.leaf, p.axis] == 1]
         own = {place.leaf for place in counted}
         if not counted or settled & {*moved} or any(moved.count(leaf) > 1 for leaf in own):
             continue
         leaves = named_leaves(params)
-        norm = _row_norms([p.rows(jnp.asarray(leaves[p.leaf]), range(jnp.ndim(leaves[p.leaf]))) for p in counted])
+        norm = _row_norms(
+            [p.rows(jnp.asarray(leaves[p.leaf]), range(jnp.ndim(leaves[p.leaf]))) for p in counted]
+        )
         factors[group] = 1 / jnp.where(norm == 0, 1, norm)
         params = rescale(spec, exponents, {group: factors[group]}, params)
         settled |= own

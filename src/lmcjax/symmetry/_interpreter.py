@@ -1,8 +1,10 @@
-"""Abstract interpretation of a jaxpr: every axis of every value becomes an index set (see `_nodes`).
+"""Abstract interpretation of a jaxpr: every axis of every value becomes an index set (see
+`_nodes`).
 
-The invariant: if a permutation acts on an index set wherever it occurs in the parameters, every value of the program is
-permuted along the axes that carry it, and along no other. A rule per primitive keeps it, by merging index sets or by
-pinning them. A primitive without a rule pins everything that it touches.
+The invariant: if a permutation acts on an index set wherever it occurs in the parameters, every
+    value of the program is
+permuted along the axes that carry it, and along no other. A rule per primitive keeps it, by merging
+index sets or by pinning them. A primitive without a rule pins everything that it touches.
 """
 
 import contextlib
@@ -16,15 +18,21 @@ from jax.extend import core, source_info_util
 from lmcjax.symmetry._nodes import NodeAxis, Nodes
 
 Path: TypeAlias = tuple[int, ...]
-"""Where an equation stands: its number in the program, and so on into the programs that equations call."""
+"""Where an equation stands: its number in the program, and so on into the programs that equations
+call.
+"""
 
 
 class Origin(NamedTuple):
     """A value carries the entries of a leaf, in order, moved about but not mixed."""
 
     leaf: int
-    axes: tuple[tuple[int, ...] | None, ...]  # per axis of the value: the leaf's axes that it runs over; None: unknown
-    stack: tuple[tuple[Path, int], ...] = ()  # scans of whose stacks this is one entry, and the leaf's axis of each
+    axes: tuple[
+        tuple[int, ...] | None, ...
+    ]  # per axis of the value: the leaf's axes that it runs over; None: unknown
+    stack: tuple[
+        tuple[Path, int], ...
+    ] = ()  # scans of whose stacks this is one entry, and the leaf's axis of each
 
 
 class Value(NamedTuple):
@@ -32,7 +40,9 @@ class Value(NamedTuple):
 
     axes: tuple[NodeAxis, ...]
     leaves: frozenset[int] | None  # the parameter leaves it is made of alone; None: the data enter
-    stacked: frozenset[int] = frozenset()  # index sets of a `scan` over stacked layers, of which this is one entry
+    stacked: frozenset[int] = (
+        frozenset()
+    )  # index sets of a `scan` over stacked layers, of which this is one entry
     origins: tuple[Origin, ...] = ()
 
 
@@ -61,19 +71,31 @@ class Interpreter:
     """State of one discovery; `run` a jaxpr on values."""
 
     nodes: Nodes = dataclasses.field(default_factory=Nodes)
-    values: list[Value] = dataclasses.field(default_factory=list)  # every value seen, in the program's order
+    values: list[Value] = dataclasses.field(
+        default_factory=list
+    )  # every value seen, in the program's order
     uses: list[Use] = dataclasses.field(default_factory=list)
-    order: dict[int, None] = dataclasses.field(default_factory=dict)  # parameter leaves, in order of first use
+    order: dict[int, None] = dataclasses.field(
+        default_factory=dict
+    )  # parameter leaves, in order of first use
     contacts: list[Contact] = dataclasses.field(default_factory=list)
-    unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)  # primitive, source line
+    unknown: list[tuple[str, str]] = dataclasses.field(
+        default_factory=list
+    )  # primitive, source line
     source: str = "unknown line"  # of the equation at hand
     path: Path = ()  # of the equation at hand
     leaf_shapes: Sequence[tuple[int, ...]] = ()
-    repeatable: bool = True  # False: inside a branch or a loop of unknown length, whose values cannot be taken out
+    repeatable: bool = (
+        True  # False: inside a branch or a loop of unknown length, whose values cannot be taken out
+    )
 
-    def run(self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
+    def run(
+        self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
+    ) -> list[Value]:
         """The values of the jaxpr's results, given those of its constants and arguments."""
-        environment: dict[Any, Value] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
+        environment: dict[Any, Value] = dict(
+            zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
+        )
 
         def read(atom: Any) -> Value:
             return self.constant(atom.val) if isinstance(atom, core.Literal) else environment[atom]
@@ -97,7 +119,9 @@ class Interpreter:
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.source
-        self.source = source_info_util.summarize(equation.source_info) or caller  # JAX's own programs name no line
+        self.source = (
+            source_info_util.summarize(equation.source_info) or caller
+        )  # JAX's own programs name no line
         rule = RULES.get(equation.primitive.name)
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
@@ -117,7 +141,9 @@ class Interpreter:
         axes = (self.nodes.axis(size, pin) for size, pin in zip(np.shape(array), pins, strict=True))
         return Value(tuple(axes), frozenset())
 
-    def fresh(self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None) -> Value:
+    def fresh(
+        self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None
+    ) -> Value:
         """A value of new index sets, made of the same things as `like`."""
         return combine([self.nodes.axis(size, pinned) for size in shape], like)
 
@@ -136,9 +162,13 @@ class Interpreter:
         feature_groups: int = 1,
         lookup: bool = False,
     ) -> None:
-        """Note that the data, operand `data` of the equation at hand, are multiplied by a kernel, or look it up."""
+        """Note that the data, operand `data` of the equation at hand, are multiplied by a kernel,
+        or look it up.
+        """
         if self.repeatable:
-            contact = Contact(self.path, data, kernel, tuple(inputs), tuple(batch), feature_groups, lookup)
+            contact = Contact(
+                self.path, data, kernel, tuple(inputs), tuple(batch), feature_groups, lookup
+            )
             self.contacts.append(contact)
 
     @contextlib.contextmanager
@@ -149,10 +179,12 @@ class Interpreter:
         self.repeatable = before
 
     def mix(self, value: Value, axes: Sequence[int]) -> None:
-        """Note that entries along some axes of a value are mixed: no permutation of its other axes varies along these.
+        """Note that entries along some axes of a value are mixed: no permutation of its other axes
+        varies along these.
 
-        The other axes by themselves count as a value seen. The result's own axes do not tell: they may be merged with
-        the mixed ones later, as where a sum over a stack of layers is added to the stack.
+        The other axes by themselves count as a value seen. The result's own axes do not tell: they
+        may be merged with the mixed ones later, as where a sum over a stack of layers is added to
+        the stack.
         """
         rest = tuple(axis for i, axis in enumerate(value.axes) if i not in axes)
         self.values.append(value._replace(axes=rest, origins=()))
@@ -164,8 +196,12 @@ class Interpreter:
                 self.use(value, range(len(value.axes)), "writes")
 
 
-def combine(axes: Sequence[NodeAxis], operands: Sequence[Value], origins: tuple[Origin, ...] = ()) -> Value:
-    """A result with these axes: made of the operands' leaves, inside the scans that any of them is inside of."""
+def combine(
+    axes: Sequence[NodeAxis], operands: Sequence[Value], origins: tuple[Origin, ...] = ()
+) -> Value:
+    """A result with these axes: made of the operands' leaves, inside the scans that any of them is
+    inside of.
+    """
     leaves: frozenset[int] | None = frozenset()
     stacked: frozenset[int] = frozenset()
     for operand in operands:
@@ -174,7 +210,13 @@ def combine(axes: Sequence[NodeAxis], operands: Sequence[Value], origins: tuple[
     return Value(tuple(axes), leaves, stacked, origins)
 
 
-PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")  # parameters of equations that hold programs
+PROGRAMS = (
+    "jaxpr",
+    "call_jaxpr",
+    "fun_jaxpr",
+    "branches",
+    "body_jaxpr",
+)  # parameters of equations that hold programs
 
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
@@ -195,7 +237,9 @@ def shapes(equation: core.JaxprEqn) -> list[tuple[int, ...]]:
     return [tuple(getattr(var.aval, "shape", ())) for var in equation.outvars]
 
 
-def pin_everything(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def pin_everything(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """For primitives that nobody has thought about: nothing that they touch may be permuted."""
     reason = f"primitive {equation.primitive.name!r} at {interpreter.source}"
     for operand in operands:

@@ -8,7 +8,9 @@ from lmcjax.symmetry._spec import Kernel
 
 
 class Multiplication(NamedTuple):
-    """One equation in which the data meet one kernel; several share a kernel where weights are shared."""
+    """One equation in which the data meet one kernel; several share a kernel where weights are
+    shared.
+    """
 
     kernel: Kernel
     contact: Contact
@@ -41,4 +43,8 @@ def multiplications(interpreter: Interpreter, names: Sequence[str]) -> list[Mult
 def _flatten(origin: Origin, axes: Sequence[int]) -> tuple[int, ...] | None:
     """The leaf's axes that some axes of the value run over."""
     runs = [origin.axes[i] for i in axes]
-    return None if any(run is None for run in runs) else tuple(axis for run in runs if run for axis in run)
+    return (
+        None
+        if any(run is None for run in runs)
+        else tuple(axis for run in runs if run for axis in run)
+    )

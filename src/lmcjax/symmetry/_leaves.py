@@ -26,7 +26,9 @@ def named_leaves(params: PyTree) -> dict[str, Any]:
 
 def rebuild(params: PyTree, leaves: Mapping[str, Any]) -> PyTree:
     """A tree of the structure of `params` whose leaves are taken from `leaves` by name."""
-    return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named_leaves(params)])
+    return jax.tree.unflatten(
+        jax.tree.structure(params), [leaves[name] for name in named_leaves(params)]
+    )
 
 
 def check_same_shapes(params_a: PyTree, params_b: PyTree) -> None:
@@ -48,4 +50,6 @@ def check_same_shapes(params_a: PyTree, params_b: PyTree) -> None:
             )
     container_a, container_b = str(jax.tree.structure(params_a)), str(jax.tree.structure(params_b))
     if container_a != container_b:
-        raise ValueError(f"the containers differ: params_a is {container_a}, params_b is {container_b}")
+        raise ValueError(
+            f"the containers differ: params_a is {container_a}, params_b is {container_b}"
+        )

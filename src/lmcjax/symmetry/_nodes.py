@@ -1,17 +1,18 @@
 """Index sets and how they relate: what discovery knows about the axes of a program's values.
 
-An *atom* is an index set such as "the neurons of this layer". An *axis* of an array is a concatenation of *pieces*,
-and a piece is a product of atoms, outermost first (an axis of heads times channels has one piece of two atoms). Atoms
-of equal axes are merged; where an axis is cut or reshaped, its atoms are split into products or concatenations of
-smaller ones.
+An *atom* is an index set such as "the neurons of this layer". An *axis* of an array is a
+concatenation of *pieces*, and a piece is a product of atoms, outermost first (an axis of heads
+times channels has one piece of two atoms). Atoms of equal axes are merged; where an axis is cut or
+reshaped, its atoms are split into products or concatenations of smaller ones.
 
-The invariant. Give every atom that is not split a permutation: any one, the identity where the atom is pinned, the same
-one to atoms that are merged. This fixes the permutation of every other atom and of every axis: that of a split atom is
-the one of the axis it was split into, that of a product acts on each factor, that of a concatenation on each piece.
-An operation of `Nodes` only ever adds equations between permutations: two atoms are equal (`merge`), an atom is an axis
-of smaller ones (split), an atom stays in place (`pin`). No equation is ever dropped or replaced. So an atom has one
-split at most, a second one is merged with the first; and whoever walks along axes while splitting atoms expands the
-axes anew after each step, for a split may touch any atom that is still ahead.
+The invariant. Give every atom that is not split a permutation: any one, the identity where the atom
+is pinned, the same one to atoms that are merged. This fixes the permutation of every other atom and
+of every axis: that of a split atom is the one of the axis it was split into, that of a product acts
+on each factor, that of a concatenation on each piece. An operation of `Nodes` only ever adds
+equations between permutations: two atoms are equal (`merge`), an atom is an axis of smaller ones
+(split), an atom stays in place (`pin`). No equation is ever dropped or replaced. So an atom has one
+split at most, a second one is merged with the first; and whoever walks along axes while splitting
+atoms expands the axes anew after each step, for a split may touch any atom that is still ahead.
 """
 
 import itertools
@@ -23,7 +24,9 @@ NodeAxis: TypeAlias = tuple[Piece, ...]
 
 
 class Nodes:
-    """Union-find over index sets. Merging and splitting only ever adds constraints, so it may happen in any order."""
+    """Union-find over index sets. Merging and splitting only ever adds constraints, so it may
+    happen in any order.
+    """
 
     def __init__(self) -> None:
         self._size: list[int] = []
@@ -80,7 +83,9 @@ class Nodes:
         return tuple(itertools.chain.from_iterable(self._expand_piece(piece) for piece in axis))
 
     def _expand_piece(self, piece: Piece) -> NodeAxis:
-        """One piece; a concatenation inside a product is distributed where it is outermost, and pinned elsewhere."""
+        """One piece; a concatenation inside a product is distributed where it is outermost, and
+        pinned elsewhere.
+        """
         for i, node in enumerate(piece):
             root = self.find(node)
             split = self._split.get(root)
@@ -119,7 +124,9 @@ class Nodes:
             self.pin(tuple(rest), "axes that are cut differently in two places")
 
     def _cut(self, piece: Piece, length: int) -> bool:
-        """Split a piece after `length` entries, if that falls between elements of its outermost atom."""
+        """Split a piece after `length` entries, if that falls between elements of its outermost
+        atom.
+        """
         if not piece:
             return False
         root, inner = self.find(piece[0]), self._product(piece[1:])
@@ -130,7 +137,9 @@ class Nodes:
         return True
 
     def cut(self, axis: NodeAxis, start: int, stop: int) -> NodeAxis | None:
-        """The entries `start .. stop` of an axis, splitting atoms where need be; None where that can't be said."""
+        """The entries `start .. stop` of an axis, splitting atoms where need be; None where that
+        can't be said.
+        """
         for boundary in (start, stop):
             offset = 0
             for piece in self.expand(axis):
@@ -147,7 +156,9 @@ class Nodes:
         return tuple(inside) if self.length(tuple(inside)) == stop - start else None
 
     def _merge_products(self, first: Piece, second: Piece) -> None:
-        """Two products of equal length, factor by factor from the outermost; factors are split where sizes divide."""
+        """Two products of equal length, factor by factor from the outermost; factors are split
+        where sizes divide.
+        """
         while first and second:
             left, right = self.expand((first,)), self.expand((second,))
             if len(left) > 1 or len(right) > 1:  # a factor has become a concatenation meanwhile
@@ -158,13 +169,19 @@ class Nodes:
             if size_a == size_b:
                 self._union(first[0], second[0])
                 first, second = first[1:], second[1:]
-            elif not (self._factor(first[0], size_b) if size_a > size_b else self._factor(second[0], size_a)):
+            elif not (
+                self._factor(first[0], size_b)
+                if size_a > size_b
+                else self._factor(second[0], size_a)
+            ):
                 break
         for rest in (first, second):
             self.pin((rest,), "axes that are reshaped differently in two places")
 
     def _factor(self, node: int, outer: int) -> bool:
-        """Split an atom into a product whose outermost factor has `outer` elements, if its size can be divided so."""
+        """Split an atom into a product whose outermost factor has `outer` elements, if its size can
+        be divided so.
+        """
         rest, remainder = divmod(self._size[node], outer)
         if remainder:
             return False

@@ -12,7 +12,9 @@ from lmcjax.symmetry._leaves import named_leaves, rebuild
 from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
 
 Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "..."]]
-"""Group to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place of A's `i`."""
+"""Group to index vector `[*batch, n]`: `permutations[g][i]` is the neuron of B that takes the place
+of A's `i`.
+"""
 
 
 def _shapes(spec: PermutationSpec, params: PyTree | None) -> dict[str, tuple[int, ...]]:
@@ -20,7 +22,8 @@ def _shapes(spec: PermutationSpec, params: PyTree | None) -> dict[str, tuple[int
 
 
 def identity_permutations(spec: PermutationSpec, params: PyTree | None = None) -> dict[str, Array]:
-    """The permutations that leave everything in place: `int32[*batch, n]` per group, each `0 .. n-1`.
+    """The permutations that leave everything in place: `int32[*batch, n]` per group, each `0 ..
+    n-1`.
 
     Args:
         spec: bound to parameters (`spec.bind(params)`), or any spec together with `params`.
@@ -30,57 +33,79 @@ def identity_permutations(spec: PermutationSpec, params: PyTree | None = None) -
         ValueError: the spec is not bound and no parameters are given.
     """
     shapes = _shapes(spec, params)
-    return {group: jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape) for group, shape in shapes.items()}
+    return {
+        group: jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape)
+        for group, shape in shapes.items()
+    }
 
 
-def random_permutations(key: Key[Array, ""], spec: PermutationSpec, params: PyTree | None = None) -> dict[str, Array]:
-    """Uniformly random permutations, independent per group and per batch entry; arguments as `identity_permutations`.
+def random_permutations(
+    key: Key[Array, ""], spec: PermutationSpec, params: PyTree | None = None
+) -> dict[str, Array]:
+    """Uniformly random permutations, independent per group and per batch entry; arguments as
+    `identity_permutations`.
 
-    The draw of a group depends on the key and on the group's place in the spec, not on the other groups' sizes.
+    The draw of a group depends on the key and on the group's place in the spec, not on the other
+    groups' sizes.
     """
     identity = identity_permutations(spec, params)
     return {
-        group: jax.random.permutation(jax.random.fold_in(key, i), indices, axis=-1, independent=True)
+        group: jax.random.permutation(
+            jax.random.fold_in(key, i), indices, axis=-1, independent=True
+        )
         for i, (group, indices) in enumerate(identity.items())
     }
 
 
 def compose(spec: PermutationSpec, p: Permutations, q: Permutations) -> dict[str, Array]:
-    """First `q`, then `p`: `permute(spec, compose(spec, p, q), x) = permute(spec, p, permute(spec, q, x))`.
+    """First `q`, then `p`: `permute(spec, compose(spec, p, q), x) = permute(spec, p, permute(spec,
+    q, x))`.
 
-    `compose(spec, p, q)[g] = q[g][p[g]]`; where a group has a permutation per entry of an axis that another group
-    permutes (channels per head), `q[g]` follows that permutation first.
+    `compose(spec, p, q)[g] = q[g][p[g]]`; where a group has a permutation per entry of an axis that
+    another group permutes (channels per head), `q[g]` follows that permutation first.
 
     Raises:
-        ValueError: the two do not name the same groups or differ in a shape, the spec has no such group or (where it is
-            bound) has it in another shape, a permutation is not of integers, or a concrete one is no bijection.
+        ValueError: the two do not name the same groups or differ in a shape, the spec has no such
+            group or (where it is bound) has it in another shape, a permutation is not of integers,
+            or a concrete one is no bijection.
     """
     if p.keys() != q.keys():
         raise ValueError(f"the permutations name different groups: {sorted(p)} and {sorted(q)}")
     for group in p:
         if jnp.shape(p[group]) != jnp.shape(q[group]):
-            raise ValueError(f"group {group!r} has shapes {jnp.shape(p[group])} and {jnp.shape(q[group])}")
+            raise ValueError(
+                f"group {group!r} has shapes {jnp.shape(p[group])} and {jnp.shape(q[group])}"
+            )
     _check_some(spec, p)
     _check_some(spec, q)
-    return {g: jnp.take_along_axis(_follow(spec, g, p, q[g]), jnp.asarray(p[g]), axis=-1) for g in p}
+    return {
+        g: jnp.take_along_axis(_follow(spec, g, p, q[g]), jnp.asarray(p[g]), axis=-1) for g in p
+    }
 
 
 def invert(spec: PermutationSpec, permutations: Permutations) -> dict[str, Array]:
-    """What undoes the permutations: `permute(spec, invert(spec, p), permute(spec, p, x))` is `x`, bit for bit.
+    """What undoes the permutations: `permute(spec, invert(spec, p), permute(spec, p, x))` is `x`,
+    bit for bit.
 
     Raises:
         ValueError: as `compose`, of the one side.
     """
     _check_some(spec, permutations)
     inverse: dict[str, Array] = {}
-    for group in sorted(permutations, key=lambda g: jnp.ndim(permutations[g])):  # hosts before their guests
+    for group in sorted(
+        permutations, key=lambda g: jnp.ndim(permutations[g])
+    ):  # hosts before their guests
         p = jnp.asarray(permutations[group])
         inverse[group] = jnp.argsort(_follow(spec, group, inverse, p), axis=-1).astype(jnp.int32)
     return inverse
 
 
-def _follow(spec: PermutationSpec, group: str, hosts: Permutations, permutation: ArrayLike) -> Array:
-    """The permutations `[*batch, n]` of a group, their batch axes permuted by the groups that act on those."""
+def _follow(
+    spec: PermutationSpec, group: str, hosts: Permutations, permutation: ArrayLike
+) -> Array:
+    """The permutations `[*batch, n]` of a group, their batch axes permuted by the groups that act
+    on those.
+    """
     return jnp.asarray(permute_leaf((*spec.frame(group), ()), hosts, permutation))
 
 
@@ -122,17 +147,23 @@ def _segment_index(segment: Segment, permutations: Permutations) -> Array:
         return jnp.arange(segment.length(1), dtype=jnp.int32)
     p = jnp.asarray(permutations[segment.group], jnp.int32)
     outer = jnp.arange(segment.outer, dtype=jnp.int32)[:, None, None] * p.shape[-1]
-    index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(segment.inner, dtype=jnp.int32)
+    index = (outer + p[..., None, :, None]) * segment.inner + jnp.arange(
+        segment.inner, dtype=jnp.int32
+    )
     return index.reshape(*p.shape[:-1], segment.length(p.shape[-1]))
 
 
 def _permute_axis(leaf: Array, i: int, axis: Axis, permutations: Permutations) -> Array:
-    """One axis of one leaf, gathered: `leaf[..., index, ...]`, with an index per batch entry where there are any."""
+    """One axis of one leaf, gathered: `leaf[..., index, ...]`, with an index per batch entry where
+    there are any.
+    """
     batch_axes = sorted({b for segment in axis for b in segment.batch_axes})
     pieces, offset = [], 0
     for segment in axis:
         index = _segment_index(segment, permutations)
-        shape = [1] * len(batch_axes) + [index.shape[-1]]  # spread over the batch axes that the segment lacks
+        shape = [1] * len(batch_axes) + [
+            index.shape[-1]
+        ]  # spread over the batch axes that the segment lacks
         for size, position in zip(index.shape, segment.batch_axes, strict=False):
             shape[batch_axes.index(position)] = size
         order = sorted(range(len(segment.batch_axes)), key=segment.batch_axes.__getitem__)
@@ -161,7 +192,9 @@ def permute_leaf(axes: tuple[Axis, ...], permutations: Permutations, leaf: Array
 
 
 def axes_in_turn(axes: tuple[Axis, ...]) -> list[int]:
-    """The axes on which something acts; those along which others' permutations vary before these others."""
+    """The axes on which something acts; those along which others' permutations vary before these
+    others.
+    """
     acted_on = [i for i, axis in enumerate(axes) if axis]
     return sorted(acted_on, key=lambda i: max(len(segment.batch_axes) for segment in axes[i]))
 
@@ -169,8 +202,9 @@ def axes_in_turn(axes: tuple[Axis, ...]) -> list[int]:
 def permute(spec: PermutationSpec, permutations: Permutations, params: PyTree) -> PyTree:
     """Reorder the neurons of a network; for a correct spec its function stays the same.
 
-    For a dense stack with kernels `W_l` of shape `[m_l, m_{l-1}]` this is `P_l W_l P_{l-1}^T` and `P_l b_l`, with
-    `(P W)[i] = W[p[i]]` (the paper's Section 2). A gather only: `permute` followed by its inverse gives the same bits.
+    For a dense stack with kernels `W_l` of shape `[m_l, m_{l-1}]` this is `P_l W_l P_{l-1}^T` and
+    `P_l b_l`, with `(P W)[i] = W[p[i]]` (the paper's Section 2). A gather only: `permute` followed
+    by its inverse gives the same bits.
 
     Args:
         spec: static.
@@ -178,8 +212,11 @@ def permute(spec: PermutationSpec, permutations: Permutations, params: PyTree) -
         params: any pytree of arrays that fits the spec.
 
     Raises:
-        ValueError: spec, permutations and parameters do not fit together, or a concrete permutation is no bijection.
+        ValueError: spec, permutations and parameters do not fit together, or a concrete permutation
+            is no bijection.
     """
     check_permutations(spec.bind(params), permutations)
     leaves = named_leaves(params)
-    return rebuild(params, {name: permute_leaf(axes, permutations, leaves[name]) for name, axes in spec.leaves})
+    return rebuild(
+        params, {name: permute_leaf(axes, permutations, leaves[name]) for name, axes in spec.leaves}
+    )

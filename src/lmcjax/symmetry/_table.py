@@ -15,13 +15,14 @@ def spec_from_table(table: Mapping[str, Any]) -> PermutationSpec:
     """A spec from a table of texts, the written form of `PermutationSpec.from_axes`.
 
     >>> spec_from_table({"axes": {
-    ...     "w1": ["", "writes hidden"], "b1": ["writes hidden"], "w2": ["reads hidden outer=4", ""]}}).groups
-    ('hidden',)
+    ...     "w1": ["", "writes hidden"], "b1": ["writes hidden"], "w2": ["reads hidden outer=4",
+    ""]}}).groups ('hidden',)
 
     Args:
-        table: `"axes"`: leaf name to one entry per axis: `""` where nothing acts, `"writes GROUP"`, `"reads GROUP"` or
-            `"both GROUP"`, each optionally followed by `outer=N`, `inner=N` and `batch=I,J` (see `Segment`), or
-            `"fixed N"`; a list of these for a concatenation. `"inputs"`, optional: see `from_axes`.
+        table: `"axes"`: leaf name to one entry per axis: `""` where nothing acts, `"writes GROUP"`,
+            `"reads GROUP"` or `"both GROUP"`, each optionally followed by `outer=N`, `inner=N` and
+            `batch=I,J` (see `Segment`), or `"fixed N"`; a list of these for a concatenation.
+            `"inputs"`, optional: see `from_axes`.
 
     Raises:
         ValueError: something else is written there; names the leaf. Or as of `from_axes`.
@@ -55,6 +56,8 @@ def _segment(leaf: str, text: str) -> Segment:
         batch = tuple(int(axis) for axis in given.pop("batch", "").split(",") if axis)
         if not name or given.keys() - {"outer", "inner"}:
             raise ValueError(text)
-        return Segment(name, role, batch_axes=batch, **{key: int(value) for key, value in given.items()})  # type: ignore[arg-type]
+        return Segment(
+            name, role, batch_axes=batch, **{key: int(value) for key, value in given.items()}
+        )  # type: ignore[arg-type]
     except (ValueError, TypeError) as error:
         raise ValueError(f"leaf {leaf!r}: {text!r} is not {_FORM}") from error

@@ -17,23 +17,30 @@ from lmcjax.symmetry._spec import Kernel, PermutationSpec, Place
 
 
 class Taps(NamedTuple):
-    """What the kernels of one network see and say; whatever is not a feature is flattened into samples.
+    """What the kernels of one network see and say; whatever is not a feature is flattened into
+    samples.
 
-    With W a kernel whose axes are put in the order `[*batch, inputs, outputs]`, the outputs are `inputs @ W`: biases,
-    norms and nonlinearities come later. Convolutions see patches, look-ups see one-hot vectors.
+    With W a kernel whose axes are put in the order `[*batch, inputs, outputs]`, the outputs are
+    `inputs @ W`: biases, norms and nonlinearities come later. Convolutions see patches, look-ups
+    see one-hot vectors.
     """
 
     inputs: dict[str, Float[Array, "*batch num_samples fan_in"]]  # per kernel
-    reads: dict[str, dict[str, Float[Array, "*batch num_samples n"]]]  # per group, per kernel that reads it
-    outputs: dict[str, dict[str, Float[Array, "*batch num_samples n"]]]  # per group, per kernel that writes it
+    reads: dict[
+        str, dict[str, Float[Array, "*batch num_samples n"]]
+    ]  # per group, per kernel that reads it
+    outputs: dict[
+        str, dict[str, Float[Array, "*batch num_samples n"]]
+    ]  # per group, per kernel that writes it
 
 
 def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTree, x: Any) -> Taps:
-    """Run a network and keep what its kernels see: the inputs of each, the activations of every group.
+    """Run a network and keep what its kernels see: the inputs of each, the activations of every
+    group.
 
-    The program of `apply` is run equation by equation. Inside a `scan`, a stack of layers gives a batch axis, and steps
-    in time are samples; a kernel inside a branch or a loop of unknown length is left out. Under `jit`, what is not used
-    is not computed.
+    The program of `apply` is run equation by equation. Inside a `scan`, a stack of layers gives a
+    batch axis, and steps in time are samples; a kernel inside a branch or a loop of unknown length
+    is left out. Under `jit`, what is not used is not computed.
 
     Args:
         apply: static; `apply(params, x)`.
@@ -42,16 +49,23 @@ def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTr
         x: inputs, traced.
 
     Raises:
-        ValueError: the spec does not fit the parameters, or has a kernel whose inputs are others in the program.
+        ValueError: the spec does not fit the parameters, or has a kernel whose inputs are others in
+            the program.
     """
     spec = spec.bind(params)
     leaves = named_leaves(params)
     inputs = kernel_inputs(apply, spec, params, x)
-    said = {k.name: kernel_outputs(k, leaves[k.leaf], inputs[k.name]) for k in spec.kernels if k.name in inputs}
+    said = {
+        k.name: kernel_outputs(k, leaves[k.leaf], inputs[k.name])
+        for k in spec.kernels
+        if k.name in inputs
+    }
     reads: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
     outputs: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
 
-    def activations(kernel: Kernel, place: Place, features: tuple[int, ...], values: Array) -> Array:
+    def activations(
+        kernel: Kernel, place: Place, features: tuple[int, ...], values: Array
+    ) -> Array:
         """`[*batch, num_samples, features]` to `[*batch, num_samples, n]`."""
         lengths = [jnp.shape(leaves[kernel.leaf])[i] for i in features]
         array = values.reshape(*values.shape[: len(kernel.batch)], -1, *lengths)
@@ -60,16 +74,22 @@ def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTr
     for group in spec.groups:
         for kernel, place in spec.readers(group):
             if kernel.name in inputs:
-                reads[group][kernel.name] = activations(kernel, place, kernel.inputs, inputs[kernel.name])
+                reads[group][kernel.name] = activations(
+                    kernel, place, kernel.inputs, inputs[kernel.name]
+                )
         for kernel, place in spec.writers(group):
             if kernel.name in inputs:
                 features = kernel.outputs(jnp.ndim(leaves[kernel.leaf]))
-                outputs[group][kernel.name] = activations(kernel, place, features, said[kernel.name])
+                outputs[group][kernel.name] = activations(
+                    kernel, place, features, said[kernel.name]
+                )
     return Taps(inputs, reads, outputs)
 
 
 def kernel_matrix(kernel: Kernel, leaf: ArrayLike) -> Array:
-    """A kernel's leaf as matrices `[*batch, fan_in, fan_out]`; with feature groups `[*batch, groups, fan_in, rest]`."""
+    """A kernel's leaf as matrices `[*batch, fan_in, fan_out]`; with feature groups `[*batch,
+    groups, fan_in, rest]`.
+    """
     leaf = jnp.asarray(leaf)
     outputs = kernel.outputs(leaf.ndim)
     shape = leaf.shape
@@ -84,10 +104,14 @@ def from_kernel_matrix(kernel: Kernel, matrix: Array, shape: Sequence[int]) -> A
     """The leaf of which `kernel_matrix` made this."""
     order = (*kernel.batch, *kernel.inputs, *kernel.outputs(len(shape)))
     matrix = matrix if kernel.feature_groups == 1 else jnp.moveaxis(matrix, -3, -2)
-    return jnp.transpose(matrix.reshape([shape[i] for i in order]), sorted(range(len(order)), key=order.__getitem__))
+    return jnp.transpose(
+        matrix.reshape([shape[i] for i in order]), sorted(range(len(order)), key=order.__getitem__)
+    )
 
 
-def kernel_outputs(kernel: Kernel, leaf: ArrayLike, inputs: Array) -> Float[Array, "*batch num_samples fan_out"]:
+def kernel_outputs(
+    kernel: Kernel, leaf: ArrayLike, inputs: Array
+) -> Float[Array, "*batch num_samples fan_out"]:
     """`inputs @ W`; of a convolution with feature groups, the groups' outputs side by side."""
     outputs = inputs @ kernel_matrix(kernel, leaf).astype(inputs.dtype)
     if kernel.feature_groups == 1:
@@ -106,18 +130,24 @@ def kernel_inputs(
     for found in multiplications(interpreter, list(named_leaves(params))):
         if (kernel := kernels.get(found.kernel.name)) is None:
             continue
-        if found.kernel != kernel._replace(lookup=found.kernel.lookup):  # which no spec written by hand says
+        if found.kernel != kernel._replace(
+            lookup=found.kernel.lookup
+        ):  # which no spec written by hand says
             raise ValueError(
                 f"the spec describes {kernel}, but the program has {found.kernel}, as discover would have found"
             )
         at.setdefault(found.contact.path, []).append(found)
     wanted = _Wanted(at, frozenset(path[:depth] for path in at for depth in range(1, len(path))))
-    _, seen = _run(closed.jaxpr, closed.consts, [*jax.tree.leaves(params), *jax.tree.leaves(x)], wanted, ())
+    _, seen = _run(
+        closed.jaxpr, closed.consts, [*jax.tree.leaves(params), *jax.tree.leaves(x)], wanted, ()
+    )
     samples: dict[str, list[Array]] = {}
     for found, array in seen:
         samples.setdefault(found.kernel.name, []).append(array)
     return {
-        name: jnp.concatenate(samples[name], axis=-2) if len(samples[name]) > 1 else samples[name][0]
+        name: jnp.concatenate(samples[name], axis=-2)
+        if len(samples[name]) > 1
+        else samples[name][0]
         for name in kernels
         if name in samples
     }
@@ -134,10 +164,16 @@ _Seen: TypeAlias = list[tuple[Multiplication, Array]]
 
 
 def _run(
-    jaxpr: core.Jaxpr, consts: Sequence[Any], arguments: Sequence[Any], wanted: _Wanted, caller: Path
+    jaxpr: core.Jaxpr,
+    consts: Sequence[Any],
+    arguments: Sequence[Any],
+    wanted: _Wanted,
+    caller: Path,
 ) -> tuple[list[Any], _Seen]:
     """Run a program and return its results and what was wanted on the way."""
-    environment: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
+    environment: dict[Any, Any] = dict(
+        zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
+    )
     seen: _Seen = []
 
     def read(atom: Any) -> Any:
@@ -151,7 +187,9 @@ def _run(
             results, inside = _enter(equation, operands, wanted, path)
             seen += inside
         else:
-            with equation.ctx.manager:  # the precision and the like that were set where it was traced
+            with (
+                equation.ctx.manager
+            ):  # the precision and the like that were set where it was traced
                 params = equation.primitive.get_bind_params(equation.params)
                 results = equation.primitive.bind(*operands, **params)
             results = results if equation.primitive.multiple_results else [results]
@@ -159,7 +197,9 @@ def _run(
     return [read(atom) for atom in jaxpr.outvars], seen
 
 
-def _enter(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path) -> tuple[list[Any], _Seen]:
+def _enter(
+    equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path
+) -> tuple[list[Any], _Seen]:
     """Run an equation that calls a program."""
     if equation.primitive.name == "scan":
         return _scan(equation, operands, wanted, path)
@@ -169,8 +209,12 @@ def _enter(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, pa
     return _run(inner, [], operands, wanted, path)
 
 
-def _scan(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path) -> tuple[list[Any], _Seen]:
-    """A scan whose body also gives out what was wanted: a stack of layers becomes batch axes, other steps samples."""
+def _scan(
+    equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path
+) -> tuple[list[Any], _Seen]:
+    """A scan whose body also gives out what was wanted: a stack of layers becomes batch axes, other
+    steps samples.
+    """
     params = equation.params
     num_consts, num_carry = params["num_consts"], params["num_carry"]
     consts, carry, scanned = (
@@ -180,7 +224,9 @@ def _scan(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, pat
     )
     inside: list[Multiplication] = []
 
-    def body(state: list[Any], entries: list[Any]) -> tuple[list[Any], tuple[list[Any], list[Array]]]:
+    def body(
+        state: list[Any], entries: list[Any]
+    ) -> tuple[list[Any], tuple[list[Any], list[Array]]]:
         inner = params["jaxpr"]
         results, seen = _run(inner.jaxpr, inner.consts, [*consts, *state, *entries], wanted, path)
         inside[:] = [found for found, _ in seen]
@@ -198,12 +244,18 @@ def _scan(equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, pat
 
 
 def _inputs(equation: core.JaxprEqn, found: Multiplication, operands: Sequence[Any]) -> Array:
-    """What one equation multiplies a kernel by: `[*batch, num_samples, fan_in]`, but for the batch axes of scans."""
+    """What one equation multiplies a kernel by: `[*batch, num_samples, fan_in]`, but for the batch
+    axes of scans.
+    """
     data, kernel = jnp.asarray(operands[found.contact.data]), operands[1 - found.contact.data]
     if found.kernel.lookup:
-        return jax.nn.one_hot(data.reshape(-1), kernel.shape[found.contact.inputs[0]], dtype=kernel.dtype)
+        return jax.nn.one_hot(
+            data.reshape(-1), kernel.shape[found.contact.inputs[0]], dtype=kernel.dtype
+        )
     if equation.primitive.name == "dot_general":
-        features, batch = (axes[found.contact.data] for axes in equation.params["dimension_numbers"])
+        features, batch = (
+            axes[found.contact.data] for axes in equation.params["dimension_numbers"]
+        )
     else:
         data = _patches(equation, data, kernel.shape)
         features = tuple(range(data.ndim - len(found.contact.inputs), data.ndim))
@@ -217,7 +269,9 @@ def _inputs(equation: core.JaxprEqn, found: Multiplication, operands: Sequence[A
 
 
 def _patches(equation: core.JaxprEqn, image: Array, kernel_shape: Sequence[int]) -> Array:
-    """What a convolution's kernel lies on: `[num_images, *places, channels, *window]`; feature groups come first."""
+    """What a convolution's kernel lies on: `[num_images, *places, channels, *window]`; feature
+    groups come first.
+    """
     params = equation.params
     numbers, groups = params["dimension_numbers"], params["feature_group_count"]
     window = [kernel_shape[i] for i in numbers.rhs_spec[2:]]

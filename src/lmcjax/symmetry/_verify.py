@@ -16,7 +16,9 @@ from lmcjax.symmetry._spec import PermutationSpec
 class Verification(NamedTuple):
     """The result of `verify`; `vmap` prepends axes to every field."""
 
-    difference: dict[str, Float[Array, ""]]  # per group: largest output difference, relative to the largest output
+    difference: dict[
+        str, Float[Array, ""]
+    ]  # per group: largest output difference, relative to the largest output
     holds: dict[str, Bool[Array, ""]]  # per group: the difference is within the tolerance
     finite: Bool[Array, ""]  # False: some output is nan or inf, and nothing was verified
     joint_difference: Float[Array, ""]  # the same with all groups permuted at once
@@ -26,14 +28,20 @@ class Verification(NamedTuple):
 def perturb(key: Key[Array, ""], params: PyTree) -> PyTree:
     """Every floating-point leaf moved away from special values, its sign kept.
 
-    Fresh parameters hide false symmetries: biases are 0 and scales are 1, the same for every neuron. Each entry is
-    multiplied by `exp(z / 4)` and moved away from 0 by up to a tenth of the leaf's root mean square (0.1 if it is 0).
+    Fresh parameters hide false symmetries: biases are 0 and scales are 1, the same for every
+        neuron. Each entry is
+    multiplied by `exp(z / 4)` and moved away from 0 by up to a tenth of the leaf's root mean square
+    (0.1 if it is 0).
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
-    moved = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size]
+    moved = [
+        i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size
+    ]
     ends = np.cumsum([leaves[i].size for i in moved])
     # one draw for all leaves: a draw compiles for seconds per shape
-    stretch, shift = jax.random.normal(key, (2, int(ends[-1]) if moved else 0), jnp.result_type(float))
+    stretch, shift = jax.random.normal(
+        key, (2, int(ends[-1]) if moved else 0), jnp.result_type(float)
+    )
     for i, end in zip(moved, ends, strict=True):
         start = end - leaves[i].size
         leaves[i] = _perturb_leaf(leaves[i], stretch[start:end], shift[start:end])
@@ -44,7 +52,11 @@ def perturb(key: Key[Array, ""], params: PyTree) -> PyTree:
 def _perturb_leaf(leaf: Array, stretch: Array, shift: Array) -> Array:
     stretch, shift = (draw.reshape(leaf.shape).astype(leaf.dtype) for draw in (stretch, shift))
     size = jnp.sqrt(jnp.mean(leaf**2))
-    away = jnp.where(leaf < 0, -1, 1).astype(leaf.dtype) * jnp.where(size == 0, jnp.ones_like(size), size) / 10
+    away = (
+        jnp.where(leaf < 0, -1, 1).astype(leaf.dtype)
+        * jnp.where(size == 0, jnp.ones_like(size), size)
+        / 10
+    )
     return leaf * jnp.exp(stretch / 4) + away * jnp.abs(jnp.tanh(shift))
 
 
@@ -59,16 +71,19 @@ def verify(
 ) -> Verification:
     """Permute each group at random and compare the network's outputs before and after.
 
-    Group by group, so that a failure names its group, and then all groups at once, because a mistake in one group can
-    hide until another is permuted too. The parameters are perturbed first, because fresh ones hide false symmetries.
+    Group by group, so that a failure names its group, and then all groups at once, because a
+    mistake in one group can hide until another is permuted too. The parameters are perturbed first,
+    because fresh ones hide false symmetries.
 
-    `apply` is traced once, and compiled once for all groups; one copy of the network is run at a time. Products are
-    taken in full precision where the program does not say otherwise, on accelerators too.
+    `apply` is traced once, and compiled once for all groups; one copy of the network is run at a
+    time. Products are taken in full precision where the program does not say otherwise, on
+    accelerators too.
 
-    The default tolerance is that of the least precise floating-point type in the program, parameters and inputs
-    included: 1e-9 for float64 (4.5e6 eps), 1e-5 for float32 (84 eps), 0.016 for float16 (16 eps), 0.03 for bfloat16
-    (4 eps). A true symmetry changes nothing but the order of sums: at most 10 eps in networks of up to 20 layers, as
-    measured on a CPU, where false ones changed the outputs by 0.1 and more.
+    The default tolerance is that of the least precise floating-point type in the program,
+    parameters and inputs included: 1e-9 for float64 (4.5e6 eps), 1e-5 for float32 (84 eps), 0.016
+    for float16 (16 eps), 0.03 for bfloat16 (4 eps). A true symmetry changes nothing but the order
+    of sums: at most 10 eps in networks of up to 20 layers, as measured on a CPU, where false ones
+    changed the outputs by 0.1 and more.
 
     Args:
         apply: static; `apply(params, x)` gives the outputs, in any structure of arrays.
@@ -84,7 +99,10 @@ def verify(
     key = jax.random.key(0) if key is None else key
     spec = spec.bind(params)
     perturbed = perturb(jax.random.fold_in(key, 0), params)
-    identity, drawn = identity_permutations(spec), random_permutations(jax.random.fold_in(key, 1), spec)
+    identity, drawn = (
+        identity_permutations(spec),
+        random_permutations(jax.random.fold_in(key, 1), spec),
+    )
 
     with jax.default_matmul_precision("highest"):
         program = jax.make_jaxpr(apply)(perturbed, x)

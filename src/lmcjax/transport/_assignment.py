@@ -1,4 +1,4 @@
-"""The exact linear assignment problem, on the host by SciPy or on the device."""
+"""The exact linear assignment problem, solved on the host by SciPy or on the device."""
 
 import concurrent.futures
 import os
@@ -14,10 +14,20 @@ from scipy.optimize import linear_sum_assignment
 from lmcjax._dtypes import accumulation_dtype, check_real
 from lmcjax.transport._augmenting import shortest_augmenting_paths
 
-AssignmentBackend: TypeAlias = Literal["auto", "scipy", "optax"]
+AssignmentBackend: TypeAlias = Literal["auto", "scipy", "device"]
 
-_NUM_THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-_TASKS_PER_THREAD = 4  # several problems per task, a few tasks per thread: little overhead, and the last task is short
+
+def _num_available_cores() -> int:
+    # A container or a batch system may give this process fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_NUM_THREADS = _num_available_cores()
+# Several problems per task keep the overhead small. Several tasks per thread keep all threads busy
+# until the end, as the last task is short.
+_TASKS_PER_THREAD = 4
 
 
 def linear_assignment(
@@ -25,84 +35,106 @@ def linear_assignment(
 ) -> Int[Array, " n"]:
     """The permutation `p` that minimises (or maximises) `sum_i cost[i, p[i]]`, exactly.
 
-    Works under `jit`, `vmap` and `shard_map`; a vmapped batch of any number of axes is one call to the host. Gradients
-    stop at `cost`. Ties are broken by the backend: the optimum is the same, the permutation may differ between
-    backends.
+    Works under `jit`, `vmap` and `shard_map`. A vmapped batch of any number of axes is one call to
+    the host. Gradients stop at `cost`. Ties are broken by the backend: the optimum is the same, the
+    permutation may differ between backends.
 
-    Integers are never rounded: what each row has above its smallest entry is found in integers of
-    the same width (32 bits at least). A NumPy array of 64-bit integers is therefore exact without
-    x64, too, as long as no row spans more than 32 bits.
+    Integers are never rounded: the smallest entry of each row is subtracted in integers of the same
+    width (32 bits at least). A NumPy array of 64-bit integers is therefore exact without x64 too,
+    as long as no row spans more than 32 bits.
 
     Args:
-        cost: traced, any unit. Where an entry is nan or inf the identity comes back, and nothing hangs or raises; the
-            functions above this one report it in their `finite` fields.
+        cost: traced, any unit. Where an entry is nan or inf the identity comes back, and nothing
+            hangs or raises; the functions above this one report it in their `finite` fields.
         maximize: static.
-        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64 on the host through a
-            callback, the problems of a batch spread over threads; of 64-bit integers, exact where no row spans more
-            than 2^52. `"optax"`: shortest augmenting paths on the device (the algorithm of optax's
-            `hungarian_algorithm`), in the precision of `cost`, and in integer arithmetic for integers of any range.
-            `"auto"`: scipy in programs for a CPU, else optax. It is chosen when the program is
-            lowered, so what is exported for another platform has no callback.
+        backend: static. `"scipy"`: SciPy's shortest augmenting paths in float64, on the host
+            through a callback, with the problems of a batch spread over threads. 64-bit integers
+            are exact where no row spans more than 2^52. `"device"`: shortest augmenting paths on
+            the device, in the precision of `cost`; integers of any range are exact. `"auto"`:
+            `"scipy"` in programs for a CPU, else `"device"`. The choice is made when the program is
+            lowered, so a program exported for another platform has no callback.
 
     Returns:
         The column for each row.
 
     Raises:
-        ValueError: `cost` is not a square matrix or is complex, the backend is unknown, or a row of 64-bit integers
-            spans more than 32 bits and x64 is off.
+        ValueError: `cost` is not a square matrix or is complex, the backend is unknown, or a row of
+            64-bit integers spans more than 32 bits and x64 is off.
 
-    Source: Birkhoff's theorem makes it the transport between two empirical measures: the paper's Lemma B.3.
+    Source: Birkhoff's theorem makes it the transport between two empirical measures: the paper's
+        Lemma B.3.
     """
     shape = jnp.shape(cost)
     if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"cost has shape {shape}, expected a square matrix [n, n]; use jax.vmap for batches")
+        raise ValueError(
+            f"cost has shape {shape}, expected a square matrix [n, n]; use jax.vmap for batches"
+        )
     if backend not in get_args(AssignmentBackend):
         raise ValueError(f"backend {backend!r} is not one of {get_args(AssignmentBackend)}")
     check_real(cost)
     if shape[0] == 0:
         return jnp.zeros(0, jnp.int32)
-    if jnp.issubdtype(jnp.result_type(cost), jnp.integer):
-        cost = _above_row_minima(cost, maximize)
-    else:
-        cost = jnp.asarray(cost)
-        cost = -cost if maximize else cost
-    cost = jax.lax.stop_gradient(cost)
-    if backend == "optax":
-        return _on_device(cost)
-    # the program has the branch of its platform only: no batch runs both
-    elsewhere = _callback_elsewhere if backend == "scipy" else _on_device
+    cost = jax.lax.stop_gradient(_costs_to_minimize(cost, maximize))
+    if backend == "device":
+        return _assign_on_device(cost)
+    # The program has the branch of its own platform only, so that no batch runs both.
+    elsewhere = _callback_elsewhere if backend == "scipy" else _assign_on_device
     return jax.lax.platform_dependent(cost, cpu=_callback_on_cpu, default=elsewhere)
 
 
-def _above_row_minima(cost: ArrayLike, maximize: bool) -> Array:
-    """Integers less the smallest of their row, as unsigned ones; reversed if the largest are sought.
+def _costs_to_minimize(cost: ArrayLike, maximize: bool) -> Array:
+    """Turn costs to be minimised or maximised into a JAX array of costs to be minimised."""
+    if jnp.issubdtype(jnp.result_type(cost), jnp.integer):
+        return _above_row_minima(cost, maximize)
+    cost = jnp.asarray(cost)
+    return -cost if maximize else cost
 
-    The optimum is the same. All steps wrap around, so nothing is lost.
+
+def _above_row_minima(cost: ArrayLike, maximize: bool) -> Array:
+    """Subtract from integers the smallest of their row; the differences are unsigned.
+
+    If the maximum is sought, the order of the integers is reversed first. The optimal permutation
+    stays the same, and unsigned arithmetic wraps around, so that no digit is lost.
     """
-    # not a JAX array yet where it is NumPy's: without x64 that would cut off 32 bits
-    given = cost if isinstance(cost, jax.Array) else np.asarray(cost)
-    bits = max(32, 8 * given.dtype.itemsize)
-    unsigned = np.dtype(f"uint{bits}")
-    if jnp.issubdtype(given.dtype, jnp.signedinteger):
-        ordered = given.astype(f"int{bits}").view(unsigned) ^ unsigned.type(1 << (bits - 1))
-    else:
-        ordered = given.astype(unsigned)
+    # A NumPy array must stay one here: without x64, JAX would cut off the upper 32 bits.
+    integers = cost if isinstance(cost, jax.Array) else np.asarray(cost)
+    ordered = _as_unsigned(integers)
     if maximize:
         ordered = ~ordered
-    above = ordered - ordered.min(axis=1, keepdims=True)
-    kept = jax.dtypes.canonicalize_dtype(unsigned)
-    if above.dtype != kept and (span := int(above.max())) > np.iinfo(kept).max:
+    differences = ordered - ordered.min(axis=1, keepdims=True)
+    jax_dtype = jax.dtypes.canonicalize_dtype(differences.dtype)
+    if differences.dtype != jax_dtype:
+        _check_span(differences, jax_dtype)
+    return jnp.asarray(differences, jax_dtype)
+
+
+def _as_unsigned(integers: np.ndarray | Array) -> np.ndarray | Array:
+    """Map integers to unsigned ones in the same order, of the same width but at least 32 bits."""
+    num_bits = max(32, 8 * integers.dtype.itemsize)
+    unsigned = np.dtype(f"uint{num_bits}")
+    if not jnp.issubdtype(integers.dtype, jnp.signedinteger):
+        return integers.astype(unsigned)
+    # In two's complement, flipping the sign bit moves the negative numbers below the others.
+    sign_bit = unsigned.type(1 << (num_bits - 1))
+    return integers.astype(f"int{num_bits}").view(unsigned) ^ sign_bit
+
+
+def _check_span(differences: np.ndarray | Array, jax_dtype: np.dtype) -> None:
+    """Check that JAX, where it has narrower integers than NumPy, can hold the differences."""
+    span = int(differences.max())
+    largest = np.iinfo(jax_dtype).max
+    if span > largest:
+        num_bits = 8 * differences.dtype.itemsize
         raise ValueError(
-            f"a row of the costs, {bits}-bit integers, spans {span}, and without x64 JAX has "
-            f"integers up to {np.iinfo(kept).max}: set jax_enable_x64"
+            f"a row of the costs, {num_bits}-bit integers, spans {span}, and without x64 JAX has "
+            f"integers up to {largest}: set jax_enable_x64"
         )
-    return jnp.asarray(above, kept)
 
 
-# `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the CPU
-# devices: where all of these are in callbacks (as many devices as cores), they wait for their copies
-# forever. A buffer callback reads the operand in place, but only on a CPU; elsewhere the pool is
-# free, and `pure_callback` safe.
+# `pure_callback` copies its operand into a JAX array, in a thread of the pool that also runs the
+# CPU devices. Where all of these threads are in callbacks (as many devices as cores), they wait for
+# their copies forever. A buffer callback reads the operand in place, but only on a CPU; elsewhere
+# the pool is free, and `pure_callback` is safe.
 
 
 def _callback_on_cpu(cost: Array) -> Array:
@@ -118,7 +150,10 @@ def _callback_elsewhere(cost: Array) -> Array:
 
 
 def _varying_as(cost: Array, columns: Array) -> Array:
-    """The columns; inside `shard_map` they count as varying where the costs do, which a callback does not say."""
+    """Mark the columns as varying between the devices of a `shard_map`, as the costs do.
+
+    The result of a callback does not say so by itself.
+    """
     return columns + jnp.zeros_like(cost[0], jnp.int32)
 
 
@@ -128,31 +163,42 @@ def _solve_in_place(context: ExecutionContext, columns: Buffer, cost: Buffer) ->
 
 
 def _solve_on_host(cost: Buffer | Array) -> np.ndarray:
-    """Every problem of a batch `[..., n, n]`, in threads (SciPy lets go of the interpreter lock), with NumPy only."""
-    cost = np.asarray(cost)
-    problems = cost.reshape(-1, *cost.shape[-2:])
+    """Solve every problem of a batch `[..., n, n]` in threads, with NumPy and SciPy only.
+
+    Threads help because SciPy releases the interpreter lock. JAX inside a callback can deadlock.
+    """
+    costs = np.asarray(cost)
+    problems = costs.reshape(-1, *costs.shape[-2:])
     columns = np.empty(problems.shape[:2], np.int32)
     num_tasks = min(len(problems), _NUM_THREADS * _TASKS_PER_THREAD)
     if num_tasks < 2 or _NUM_THREADS < 2:
         _solve_each(problems, columns)
     else:
+        problems_of_task = np.array_split(problems, num_tasks)
+        columns_of_task = np.array_split(columns, num_tasks)  # views, which the tasks fill in
         with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
-            list(pool.map(_solve_each, np.array_split(problems, num_tasks), np.array_split(columns, num_tasks)))
-    return columns.reshape(cost.shape[:-1])
+            finished = pool.map(_solve_each, problems_of_task, columns_of_task)
+            list(finished)  # raises what a task has raised
+    return columns.reshape(costs.shape[:-1])
 
 
 def _solve_each(problems: np.ndarray, columns: np.ndarray) -> None:
-    finite = np.isfinite(problems).all(axis=(1, 2))  # once per task: each call queues for the interpreter lock
+    """Write the columns of each problem `[count, n, n]` into `columns`, `[count, n]`."""
+    # One call for all problems: each call of NumPy queues for the interpreter lock.
+    finite = np.isfinite(problems).all(axis=(1, 2))
     for i, problem in enumerate(problems):
-        columns[i] = (
-            linear_sum_assignment(problem.astype(np.float64, copy=False))[1] if finite[i] else np.arange(len(problem))
-        )
+        if finite[i]:
+            _, columns[i] = linear_sum_assignment(problem.astype(np.float64, copy=False))
+        else:
+            columns[i] = np.arange(len(problem))
 
 
-def _on_device(cost: Array) -> Array:
+def _assign_on_device(cost: Array) -> Array:
     if jnp.issubdtype(cost.dtype, jnp.integer):
         return shortest_augmenting_paths(cost)
     cost = cost.astype(accumulation_dtype(cost))
     finite = jnp.isfinite(cost).all()
+    # The algorithm asks for finite costs. Zeros stand in for others, whose result is not used.
     columns = shortest_augmenting_paths(jnp.where(finite, cost, 0))
-    return jnp.where(finite, columns, jnp.arange(len(cost), dtype=jnp.int32))
+    identity = jnp.arange(len(cost), dtype=jnp.int32)
+    return jnp.where(finite, columns, identity)

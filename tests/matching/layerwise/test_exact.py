@@ -226,7 +226,7 @@ def test_shuffling_b_first_changes_nothing(similarity: str, pair: Any) -> None:
     chex.assert_trees_all_equal(*aligned)
 
 
-def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
+def test_the_device_backend_finds_the_same(small_pairs: Any) -> None:
     """The first two layers alone are an MLP with one hidden layer."""
     a, b = (
         {
@@ -237,7 +237,7 @@ def test_the_optax_backend_finds_the_same(small_pairs: Any) -> None:
     )
     matches = [
         jitted_match(mlp_spec(1), backend=backend)(a, b, Weights())
-        for backend in ("scipy", "optax")
+        for backend in ("scipy", "device")
     ]
     chex.assert_trees_all_equal(*matches)
 

@@ -1,4 +1,5 @@
-"""A rule per primitive: which index sets of its operands and results are the same, and which are pinned.
+"""A rule per primitive: which index sets of its operands and results are the same, and which are
+pinned.
 
 Importing this registers them all.
 """

@@ -11,25 +11,38 @@ from lmcjax.symmetry._rules._common import replace_axes, without_run
 
 
 @rule("transpose")
-def transpose(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def transpose(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes change places."""
     return [_select(operands[0], [int(i) for i in equation.params["permutation"]])]
 
 
 @rule("squeeze")
-def squeeze(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def squeeze(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes of length 1 go."""
-    return [_select(operands[0], [i for i in range(len(operands[0].axes)) if i not in equation.params["dimensions"]])]
+    return [
+        _select(
+            operands[0],
+            [i for i in range(len(operands[0].axes)) if i not in equation.params["dimensions"]],
+        )
+    ]
 
 
 def _select(value: Value, kept: Sequence[int]) -> Value:
     """Some axes of a value, in some order; those that are left out have length 1."""
-    origins = (origin._replace(axes=tuple(origin.axes[i] for i in kept)) for origin in value.origins)
+    origins = (
+        origin._replace(axes=tuple(origin.axes[i] for i in kept)) for origin in value.origins
+    )
     return value._replace(axes=tuple(value.axes[i] for i in kept), origins=tuple(origins))
 
 
 @rule("expand_dims")
-def expand_dims(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def expand_dims(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes of length 1 come."""
     (shape,) = shapes(equation)
     kept = [i for i in range(len(shape)) if i not in equation.params["dimensions"]]
@@ -37,16 +50,30 @@ def expand_dims(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
 
 
 @rule("broadcast_in_dim")
-def broadcast(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def broadcast(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """New axes are uniform, hence free."""
     (shape,) = shapes(equation)
-    return [_spread(interpreter, operands[0], [int(i) for i in equation.params["broadcast_dimensions"]], shape)]
+    return [
+        _spread(
+            interpreter,
+            operands[0],
+            [int(i) for i in equation.params["broadcast_dimensions"]],
+            shape,
+        )
+    ]
 
 
-def _spread(interpreter: Interpreter, value: Value, positions: Sequence[int], shape: Sequence[int]) -> Value:
+def _spread(
+    interpreter: Interpreter, value: Value, positions: Sequence[int], shape: Sequence[int]
+) -> Value:
     """A value whose axes go to some positions of a larger shape; along the others it is uniform."""
     axes = [interpreter.nodes.axis(size) for size in shape]
-    whole = [interpreter.nodes.length(axis) == shape[i] for axis, i in zip(value.axes, positions, strict=True)]
+    whole = [
+        interpreter.nodes.length(axis) == shape[i]
+        for axis, i in zip(value.axes, positions, strict=True)
+    ]
     for axis, i, stays in zip(value.axes, positions, whole, strict=True):
         if stays:
             axes[i] = axis
@@ -60,7 +87,9 @@ def _spread(interpreter: Interpreter, value: Value, positions: Sequence[int], sh
 
 
 @rule("reshape")
-def reshape(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def reshape(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Products of axes are taken apart and put together; what does not fit is pinned."""
     (shape,) = shapes(equation)
     if 0 in shape or equation.params.get("dimensions") is not None:
@@ -75,15 +104,21 @@ def reshape(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Va
         result.extend(taken if same else _regroup(interpreter, taken, sizes))
         for run, origin in zip(runs, operands[0].origins, strict=True):
             before = origin.axes[first : first + len(taken)]
-            run.extend(before if same else _cut_run(interpreter.leaf_shapes[origin.leaf], before, sizes))
-    origins = (o._replace(axes=tuple(run)) for o, run in zip(operands[0].origins, runs, strict=True))
+            run.extend(
+                before if same else _cut_run(interpreter.leaf_shapes[origin.leaf], before, sizes)
+            )
+    origins = (
+        o._replace(axes=tuple(run)) for o, run in zip(operands[0].origins, runs, strict=True)
+    )
     return [combine(result, operands, tuple(origins))]
 
 
 def _cut_run(
     leaf_shape: Sequence[int], runs: Sequence[tuple[int, ...] | None], sizes: Sequence[int]
 ) -> list[tuple[int, ...] | None]:
-    """The leaf's axes in these runs, dealt out to axes of the given sizes; None where they do not fit."""
+    """The leaf's axes in these runs, dealt out to axes of the given sizes; None where they do not
+    fit.
+    """
     if any(run is None for run in runs):
         return [None] * len(sizes)
     left = [axis for run in runs if run for axis in run if leaf_shape[axis] > 1]
@@ -98,7 +133,9 @@ def _cut_run(
     return result
 
 
-def _take_equal(interpreter: Interpreter, old: list[NodeAxis], new: list[int]) -> tuple[list[NodeAxis], list[int]]:
+def _take_equal(
+    interpreter: Interpreter, old: list[NodeAxis], new: list[int]
+) -> tuple[list[NodeAxis], list[int]]:
     """The fewest leading old axes and new sizes with equal products, taken off both lists."""
     taken, sizes = [], []
     before = after = 1
@@ -130,7 +167,9 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
     long = [axis for axis in taken if nodes.length(axis) > 1]
     if len(long) == 1 and sum(size > 1 for size in sizes) == 1:  # only axes of length 1 come and go
         return [long[0] if size > 1 else ((),) for size in sizes]
-    if len(sizes) == 1 and all(len(axis) == 1 for axis in expanded[1:]):  # flattened with the concatenation outermost
+    if len(sizes) == 1 and all(
+        len(axis) == 1 for axis in expanded[1:]
+    ):  # flattened with the concatenation outermost
         inner = tuple(node for axis in expanded[1:] for node in axis[0])
         return [tuple((*piece, *inner) for piece in expanded[0])]
     for axis in taken:
@@ -139,7 +178,9 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
 
 
 @rule("concatenate")
-def concatenate(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def concatenate(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """One axis is laid end to end, the others are the same."""
     return _concatenate(interpreter, operands, int(equation.params["dimension"]))
 
@@ -152,7 +193,9 @@ def _concatenate(interpreter: Interpreter, operands: list[Value], dimension: int
                 interpreter.nodes.merge(operands[0].axes[i], axis)
     axes = list(operands[0].axes)
     axes[dimension] = tuple(piece for value in operands for piece in value.axes[dimension])
-    origins = tuple(without_run(origin, [dimension]) for value in operands for origin in value.origins)
+    origins = tuple(
+        without_run(origin, [dimension]) for value in operands for origin in value.origins
+    )
     return [combine(axes, operands, origins)]
 
 
@@ -174,7 +217,9 @@ def tile(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     repeats = equation.params["reps"]
     axes = [axis * repeat for axis, repeat in zip(value.axes, repeats, strict=True)]
     repeated = [i for i, repeat in enumerate(repeats) if repeat != 1]
-    return [combine(axes, operands, tuple(without_run(origin, repeated) for origin in value.origins))]
+    return [
+        combine(axes, operands, tuple(without_run(origin, repeated) for origin in value.origins))
+    ]
 
 
 @rule("split")
@@ -182,25 +227,34 @@ def split(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Valu
     """One axis is cut into several."""
     axis, start, results = equation.params["axis"], 0, []
     for size in equation.params["sizes"]:
-        results.append(_cut(interpreter, operands[0], {axis: (int(start), int(start + size))}, operands))
+        results.append(
+            _cut(interpreter, operands[0], {axis: (int(start), int(start + size))}, operands)
+        )
         start += size
     return results
 
 
 @rule("slice")
-def slicing(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def slicing(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """A cut between pieces keeps them; one with a stride pins."""
     (shape,) = shapes(equation)
     strides = equation.params["strides"] or (1,) * len(shape)
     strided = [i for i, stride in enumerate(strides) if stride != 1]
     value = replace_axes(interpreter, equation, operands[0], strided, shape)
     bounds = zip(equation.params["start_indices"], equation.params["limit_indices"], strict=True)
-    kept = {i: (int(start), int(stop)) for i, (start, stop) in enumerate(bounds) if i not in strided}
+    kept = {
+        i: (int(start), int(stop)) for i, (start, stop) in enumerate(bounds) if i not in strided
+    }
     return [_cut(interpreter, value, kept, operands)]
 
 
 def _cut(
-    interpreter: Interpreter, value: Value, bounds: dict[int, tuple[int, int]], operands: Sequence[Value]
+    interpreter: Interpreter,
+    value: Value,
+    bounds: dict[int, tuple[int, int]],
+    operands: Sequence[Value],
 ) -> Value:
     """The part of a value within bounds; single entries are pinned out of their axis."""
     axes, cut = list(value.axes), []
@@ -218,15 +272,21 @@ def _cut(
 
 
 @rule("dynamic_slice")
-def dynamic_slice(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def dynamic_slice(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes that are taken whole stay; the others are pinned."""
     (shape,) = shapes(equation)
-    part = [i for i, axis in enumerate(operands[0].axes) if interpreter.nodes.length(axis) != shape[i]]
+    part = [
+        i for i, axis in enumerate(operands[0].axes) if interpreter.nodes.length(axis) != shape[i]
+    ]
     return [combine(replace_axes(interpreter, equation, operands[0], part, shape).axes, operands)]
 
 
 @rule("dynamic_update_slice")
-def dynamic_update_slice(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def dynamic_update_slice(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes that are written whole are the same; the others are pinned."""
     interpreter.meet(operands[:2])
     for axis, update in zip(operands[0].axes, operands[1].axes, strict=True):
@@ -239,7 +299,9 @@ def dynamic_update_slice(interpreter: Interpreter, equation: core.JaxprEqn, oper
 
 
 @rule("pad")
-def padding(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def padding(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Axes that are padded are pinned."""
     (shape,) = shapes(equation)
     padded = [i for i, config in enumerate(equation.params["padding_config"]) if any(config)]

@@ -8,7 +8,9 @@ from lmcjax.symmetry._nodes import NodeAxis
 
 @rule("gather")
 def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """Axes that are taken whole come through (an embedding's features); those that are indexed are pinned."""
+    """Axes that are taken whole come through (an embedding's features); those that are indexed are
+    pinned.
+    """
     operand, indices = operands
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     if getattr(numbers, "operand_batching_dims", ()):
@@ -28,13 +30,19 @@ def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Val
     rest = iter(indices.axes[:-1])
     if indices.leaves is None:
         interpreter.use(operand, whole_axes, "writes")
-        if tuple(numbers.start_index_map) == tuple(numbers.collapsed_slice_dims) == tuple(looked_up):
+        if (
+            tuple(numbers.start_index_map)
+            == tuple(numbers.collapsed_slice_dims)
+            == tuple(looked_up)
+        ):
             interpreter.multiply(1, operand, looked_up, lookup=True)
     return [combine([next(rest) if axis is None else axis for axis in axes], operands)]
 
 
 @rule("dot_general")
-def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def dot_general(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Contracted axes are the same, so are batch axes."""
     (contracting, batch) = equation.params["dimension_numbers"]
     left, right = operands
@@ -47,10 +55,14 @@ def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
     ):
         free += [axis for j, axis in enumerate(value.axes) if j not in (*contracted, *batched)]
         interpreter.mix(value, contracted)
-        interpreter.mix(value, [j for j in range(len(value.axes)) if j not in (*contracted, *batched)])
+        interpreter.mix(
+            value, [j for j in range(len(value.axes)) if j not in (*contracted, *batched)]
+        )
         if other.leaves is None and value.leaves is not None:
             interpreter.use(value, contracted, "reads")
-            interpreter.use(value, [j for j in range(len(value.axes)) if j not in contracted], "writes")
+            interpreter.use(
+                value, [j for j in range(len(value.axes)) if j not in contracted], "writes"
+            )
             interpreter.multiply(1 - i, value, contracted, batched)
     if left.leaves and right.leaves:  # a product of parameters: a factorised kernel
         interpreter.use(left, contracting[0], "writes")
@@ -59,7 +71,9 @@ def dot_general(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
 
 
 @rule("conv_general_dilated")
-def convolution(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def convolution(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Feature axes connect; spatial axes are pinned. Feature groups are products on both sides."""
     nodes, numbers = interpreter.nodes, equation.params["dimension_numbers"]
     image, kernel = operands

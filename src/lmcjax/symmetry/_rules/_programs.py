@@ -7,7 +7,17 @@ from jax.extend import core
 from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combine, rule
 
 
-@rule("pjit", "jit", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "remat")
+@rule(
+    "pjit",
+    "jit",
+    "closed_call",
+    "core_call",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "checkpoint",
+    "remat2",
+    "remat",
+)
 def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Enter the program that is called."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -18,10 +28,14 @@ def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
 
 
 @rule("cond")
-def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def conditional(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """Whatever branch is taken, its results have the same axes."""
     with interpreter.unrepeatable():
-        branches = [interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]]
+        branches = [
+            interpreter.run_closed(branch, operands[1:]) for branch in equation.params["branches"]
+        ]
     results = []
     for values in zip(*branches, strict=True):
         for value in values[1:]:
@@ -32,7 +46,9 @@ def conditional(interpreter: Interpreter, equation: core.JaxprEqn, operands: lis
 
 
 @rule("while")
-def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def while_loop(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
     """The state has the same axes before and after each turn."""
     num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
     state = _carried(operands[num_cond + num_body :], operands)
@@ -45,7 +61,8 @@ def while_loop(interpreter: Interpreter, equation: core.JaxprEqn, operands: list
 
 @rule("scan")
 def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """The state as in a loop; inputs and outputs that are scanned over are pinned along that axis, which they share: a
+    """The state as in a loop; inputs and outputs that are scanned over are pinned along that axis,
+    which they share: a
     stack of layers, each of which may have a permutation of its own."""
     num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
     consts, scanned = operands[:num_consts], operands[num_consts + num_carry :]
@@ -55,13 +72,21 @@ def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     stack = frozenset(layers[0])
     state = _carried(operands[num_consts : num_consts + num_carry], operands)
     entries = [
-        Value(value.axes[1:], value.leaves, value.stacked | stack, _entries(value.origins, interpreter.path))
+        Value(
+            value.axes[1:],
+            value.leaves,
+            value.stacked | stack,
+            _entries(value.origins, interpreter.path),
+        )
         for value in scanned
     ]
     interpreter.values.extend(entries)
     results = interpreter.run_closed(equation.params["jaxpr"], [*consts, *state, *entries])
     after = _close_loop(interpreter, state, results[:num_carry])
-    outputs = [Value((layers, *value.axes), value.leaves, value.stacked - stack) for value in results[num_carry:]]
+    outputs = [
+        Value((layers, *value.axes), value.leaves, value.stacked - stack)
+        for value in results[num_carry:]
+    ]
     return [*after, *outputs]
 
 
@@ -77,10 +102,15 @@ def _entries(origins: Sequence[Origin], path: Path) -> tuple[Origin, ...]:
 def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
     """The state of a loop. It counts as data if anything in the loop is."""
     leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
-    return [value._replace(leaves=value.leaves if leaves is not None else None, origins=()) for value in initial]
+    return [
+        value._replace(leaves=value.leaves if leaves is not None else None, origins=())
+        for value in initial
+    ]
 
 
-def _close_loop(interpreter: Interpreter, before: Sequence[Value], after: Sequence[Value]) -> list[Value]:
+def _close_loop(
+    interpreter: Interpreter, before: Sequence[Value], after: Sequence[Value]
+) -> list[Value]:
     for old, new in zip(before, after, strict=True):
         for axis, other in zip(old.axes, new.axes, strict=True):
             interpreter.nodes.merge(axis, other)
