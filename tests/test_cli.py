@@ -38,7 +38,9 @@ def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
     return errors
 
 
-def refuse_to_draw(monkeypatch: pytest.MonkeyPatch, plot: str, results: Path, capsys: pytest.CaptureFixture) -> None:
+def refuse_to_draw(
+    monkeypatch: pytest.MonkeyPatch, plot: str, results: Path, capsys: pytest.CaptureFixture
+) -> None:
     """From now on a picture fails, once the results are stored and the tables are on the screen."""
 
     def fail(*_: object) -> None:
@@ -72,13 +74,18 @@ def test_figure2(tmp_path, capsys, monkeypatch):
     refuse_to_draw(monkeypatch, "plot_figure2", tmp_path / "out" / "results.nc", capsys)
     cli.main(command)
     again = shlex.join(["lmcjax", "plot", str(tmp_path / "out")])
-    assert capsys.readouterr().err == f"lmcjax: no picture figure2: TypeError: no ink; to draw it again: {again}\n"
+    assert (
+        capsys.readouterr().err
+        == f"lmcjax: no picture figure2: TypeError: no ink; to draw it again: {again}\n"
+    )
 
 
 @pytest.mark.slow
 def test_overwrite_and_plot(tmp_path, capsys):
     (tmp_path / "results.nc").write_text("old")
-    assert "not the folder of a sweep, it holds ['results.nc']" in fails(capsys, *TINY, "--out", str(tmp_path))
+    assert "not the folder of a sweep, it holds ['results.nc']" in fails(
+        capsys, *TINY, "--out", str(tmp_path)
+    )
     fails(capsys, *TINY, "--out", str(tmp_path), "--overwrite", "--batch-size", "5000")
     assert (tmp_path / "results.nc").read_text() == "old"
     cli.main([*TINY, "--out", str(tmp_path), "--overwrite"])
@@ -114,7 +121,10 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
 
     with monkeypatch.context() as patch:
-        patch.setattr("lmcjax.cli._progress.describe", lambda progress: signal.raise_signal(signal.SIGTERM) or "")
+        patch.setattr(
+            "lmcjax.cli._progress.describe",
+            lambda progress: signal.raise_signal(signal.SIGTERM) or "",
+        )
         with pytest.raises(SystemExit) as stop:
             cli.main(["sweep", "small.toml"])
     assert stop.value.code == 143
@@ -125,7 +135,11 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "8/8 networks, 100%" in printed
     assert "Test loss half-way" in printed
-    assert {path.name for path in Path("runs/small").iterdir()} >= {"results.nc", "sweep.png", "sweep.pdf"}
+    assert {path.name for path in Path("runs/small").iterdir()} >= {
+        "results.nc",
+        "sweep.png",
+        "sweep.pdf",
+    }
     cli.main(["status", "runs/small"])
     status = capsys.readouterr().out
     assert "done      8 networks in 1 of 1 batches" in status
@@ -139,7 +153,9 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     assert Path("runs/small/results.nc").exists()
 
     refuse_to_draw(monkeypatch, "plot_sweep", Path("runs/small/results.nc"), capsys)
-    complaint = "lmcjax: no picture sweep: TypeError: no ink; to draw it again: lmcjax plot runs/small\n"
+    complaint = (
+        "lmcjax: no picture sweep: TypeError: no ink; to draw it again: lmcjax plot runs/small\n"
+    )
     cli.main(["sweep", "small.toml"])  # the numbers are all there
     assert capsys.readouterr().err == complaint
     with pytest.raises(SystemExit) as stop:
@@ -157,7 +173,12 @@ def test_options_override_the_scale():
 
 def test_other_models_have_scales_of_their_own():
     sweep = cli.Figure2(model="vgg", epochs=2).sweep()
-    assert (sweep.widths, sweep.epochs, sweep.optimizers, sweep.moment_samples) == ((8,), 2, ("adam",), 500)
+    assert (sweep.widths, sweep.epochs, sweep.optimizers, sweep.moment_samples) == (
+        (8,),
+        2,
+        ("adam",),
+        500,
+    )
     assert cli.Figure2(model="transformer", num_hidden_layers=2).sweep().num_hidden_layers == (2,)
     own = "docs.examples.row_reader:apply"
     assert cli.Figure2(apply=own).sweep().model == own
@@ -188,8 +209,14 @@ def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
         (["figure2", "--width", "wide"], "--width"),
         (["figure2", "--width", "0"], "widths are at least 1, not (0,)"),
         (["figure2", "--optimizer", "lion"], "invalid choice 'lion'"),
-        (["figure2", "--learning-rates", "1e-4:1e-1"], "'1e-4:1e-1' is neither a number nor a range"),
-        (["figure2", "--learning-rates", "1e-4:1e-1:1"], "'1e-4:1e-1:1' is neither a number nor a range"),
+        (
+            ["figure2", "--learning-rates", "1e-4:1e-1"],
+            "'1e-4:1e-1' is neither a number nor a range",
+        ),
+        (
+            ["figure2", "--learning-rates", "1e-4:1e-1:1"],
+            "'1e-4:1e-1:1' is neither a number nor a range",
+        ),
         (["figure2", "--learning-rates=-1"], "learning rates are positive"),
         (["figure2", "--dataset", "no-such-data"], "unknown data set 'no-such-data'"),
         (["figure2", "--seed", "-1"], "seeds lie between 0 and 2^32 - 1"),
@@ -199,15 +226,30 @@ def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
         (["sweep", "--resume", "a", "--out", "b"], "--resume names the folder already"),
         (["sweep", "no-such.toml"], "No such file or directory: 'no-such.toml'"),
         (["sweep", "--resume", "no-such-folder"], "no sweep has been started here"),
-        (["sweep", "--resume", "a", "--checkpoint-minutes", "0"], "--checkpoint-minutes is positive, not 0"),
+        (
+            ["sweep", "--resume", "a", "--checkpoint-minutes", "0"],
+            "--checkpoint-minutes is positive, not 0",
+        ),
         (["sweep", "--resume", "a", "--coordinator", "b:1"], "belong to --distributed"),
         (["status", "no-such-folder"], "no sweep has been started here"),
-        (["figure2", "--dataset", "digits", "--batch-size", "5000"], "batch size 5000 is larger than the training set"),
+        (
+            ["figure2", "--dataset", "digits", "--batch-size", "5000"],
+            "batch size 5000 is larger than the training set",
+        ),
         (["figure2", "--model", "alexnet"], "invalid choice 'alexnet'"),
         (["figure2", "--apply", "no.module:f"], "cannot import 'no.module'"),
-        (["figure2", "--apply", "math:sqrt", "--width", "3"], "leave out --model, --width and --num-hidden-layers"),
-        (["figure2", "--model", "vgg", "--scale", "paper"], "--scale paper is of the mlp; others have tiny, default"),
-        (["figure2", "--model", "vgg", "--num-hidden-layers", "2"], "is of the mlp and the transformer, not of vgg"),
+        (
+            ["figure2", "--apply", "math:sqrt", "--width", "3"],
+            "leave out --model, --width and --num-hidden-layers",
+        ),
+        (
+            ["figure2", "--model", "vgg", "--scale", "paper"],
+            "--scale paper is of the mlp; others have tiny, default",
+        ),
+        (
+            ["figure2", "--model", "vgg", "--num-hidden-layers", "2"],
+            "is of the mlp and the transformer, not of vgg",
+        ),
         (
             ["plot", "no-such-folder"],
             "no sweep has been started here, there is no such file: 'no-such-folder/sweep.json'",

@@ -12,7 +12,11 @@ from lmcjax.experiments.claims import Claim, Estimate, Experiment, Limits
 from lmcjax.experiments.claims import _page as claims
 
 CLAIM = Claim(
-    "Twelve is much.", "ours", "x", Limits(10.0, 20.0), lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5)
+    "Twelve is much.",
+    "ours",
+    "x",
+    Limits(10.0, 20.0),
+    lambda results: Estimate(float(results["x"]), 11.0, 13.0, 5),
 )
 
 
@@ -38,7 +42,9 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(claims, "EXPERIMENTS", tuple(made_up))
     path = tmp_path / "out" / "claims" / "one-small.nc"
     path.parent.mkdir(parents=True)
-    results = xr.Dataset({"x": 12.0}, attrs={"size": "small", "seconds": 12.3, "devices": "2 x cpu"})
+    results = xr.Dataset(
+        {"x": 12.0}, attrs={"size": "small", "seconds": 12.3, "devices": "2 x cpu"}
+    )
     results.to_netcdf(path, engine="h5netcdf")
     return path
 
@@ -62,9 +68,14 @@ def test_the_page_alone(stored, capsys):
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     page = written[0].read_text("utf-8")
     assert "(small size, 12 s on 2 x cpu.)" in page
-    assert "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |" in page
+    assert (
+        "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |"
+        in page
+    )
     assert page.count("Not run yet.") == 1
-    assert sorted(path.name for path in stored.parent.iterdir()) == sorted(p.name for p in (stored, *written[1:]))
+    assert sorted(path.name for path in stored.parent.iterdir()) == sorted(
+        p.name for p in (stored, *written[1:])
+    )
 
 
 def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
@@ -81,14 +92,19 @@ def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
     stored.with_name("two-small.nc").write_bytes(stored.read_bytes())
     cli.main(["claims", "--page-only", "--out", str(out)])
     printed = capsys.readouterr()
-    assert printed.out.splitlines() == [str(page), *(str(stored.with_name(f"two.{kind}")) for kind in ("png", "pdf"))]
+    assert printed.out.splitlines() == [
+        str(page),
+        *(str(stored.with_name(f"two.{kind}")) for kind in ("png", "pdf")),
+    ]
     again = shlex.join(["lmcjax", "claims", "--page-only", "--out", str(out)])
     assert printed.err == f"lmcjax: no picture one: TypeError: no ink; to draw it again: {again}\n"
 
 
 def test_an_experiment_that_there_is_not(tmp_path, capsys):
     out = tmp_path / "out"
-    assert "no experiment 'figure9'; there are " in fails(capsys, "claims", "--only", "figure9", "--out", str(out))
+    assert "no experiment 'figure9'; there are " in fails(
+        capsys, "claims", "--only", "figure9", "--out", str(out)
+    )
     assert not out.exists()
 
 
@@ -97,9 +113,13 @@ def test_a_damaged_file_is_named(stored, capsys):
     found = fails(capsys, "claims", "--page-only", "--out", str(stored.parents[1]))
     assert f"{stored}: not a readable netCDF file" in found
     stored.write_bytes(b"not netCDF")
-    assert f"{stored}: not a readable" in fails(capsys, "claims", "--page-only", "--out", str(stored.parents[1]))
+    assert f"{stored}: not a readable" in fails(
+        capsys, "claims", "--page-only", "--out", str(stored.parents[1])
+    )
 
 
-@pytest.mark.parametrize(("options", "message"), [(["--size", "huge"], "huge"), (["--onyl", "x"], "--onyl")])
+@pytest.mark.parametrize(
+    ("options", "message"), [(["--size", "huge"], "huge"), (["--onyl", "x"], "--onyl")]
+)
 def test_mistakes_are_one_line(options, message, capsys):
     assert message in fails(capsys, "claims", *options)

@@ -7,7 +7,8 @@ from lmcjax.data import Samples, load_dataset, stratified_split
 
 
 @pytest.mark.parametrize(
-    ("name", "train", "test", "shape"), [("mnist5k", 4000, 1000, (28, 28, 1)), ("digits", 1442, 355, (8, 8, 1))]
+    ("name", "train", "test", "shape"),
+    [("mnist5k", 4000, 1000, (28, 28, 1)), ("digits", 1442, 355, (8, 8, 1))],
 )
 @pytest.mark.slow
 def test_sizes_and_ranges(name, train, test, shape):

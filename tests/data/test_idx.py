@@ -26,7 +26,9 @@ def folder(tmp_path: Path, images: np.ndarray) -> Path:
     labels = (np.arange(12) % 3).astype(np.uint8)
     for prefix, count in (("train", 12), ("t10k", 6)):
         (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images[:count]))
-        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels[:count])))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(
+            gzip.compress(idx_bytes(labels[:count]))
+        )
     return tmp_path
 
 
@@ -51,7 +53,9 @@ def test_folder_of_plain_and_gzipped_files(folder, images):
 def test_truncated(folder):
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte: holds 249 bytes, expected 256 for uint8"):
+    with pytest.raises(
+        ValueError, match=r"train-images-idx3-ubyte: holds 249 bytes, expected 256 for uint8"
+    ):
         load_dataset(folder)
 
 
@@ -90,7 +94,10 @@ def test_images_and_labels_differ_in_number(folder):
 
 def test_labels_in_place_of_images(folder):
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros(12, np.uint8)))
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte: expected images \[n, h, w\] of uint8, found uint8"):
+    with pytest.raises(
+        ValueError,
+        match=r"train-images-idx3-ubyte: expected images \[n, h, w\] of uint8, found uint8",
+    ):
         load_dataset(folder)
 
 
@@ -106,19 +113,25 @@ def test_negative_labels(folder, name, dtype):
     labels = np.zeros(12 if name.startswith("train") else 6, dtype)
     labels[[2, 4]] = -7, -1
     (folder / name).write_bytes(idx_bytes(labels))
-    with pytest.raises(ValueError, match=rf"{name}: the label of sample 2 is -7, expected 0 or more"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: the label of sample 2 is -7, expected 0 or more"
+    ):
         load_dataset(folder)
 
 
 def test_labels_of_the_test_set_alone_count_as_classes(folder):
-    """A class that only the test set has is a class: the number of classes is one more than the largest label."""
+    """A class that only the test set has is a class: the number of classes is one more than the
+    largest label.
+    """
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.full(6, 8, np.int8)))
     assert load_dataset(folder).num_classes == 9
 
 
 def test_train_and_test_of_different_shapes(folder):
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((6, 5, 5), np.uint8)))
-    with pytest.raises(ValueError, match=r"training images are \(5, 4, 1\), test images \(5, 5, 1\)"):
+    with pytest.raises(
+        ValueError, match=r"training images are \(5, 4, 1\), test images \(5, 5, 1\)"
+    ):
         load_dataset(folder)
 
 
@@ -131,10 +144,14 @@ def test_no_images(folder):
 
 def test_missing_file(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=r"expected one of the files .*t10k-labels-idx1-ubyte"):
+    with pytest.raises(
+        FileNotFoundError, match=r"expected one of the files .*t10k-labels-idx1-ubyte"
+    ):
         load_dataset(folder)
 
 
 def test_unknown_name_or_missing_folder():
-    with pytest.raises(FileNotFoundError, match="unknown data set 'no-such-thing': expected mnist5k"):
+    with pytest.raises(
+        FileNotFoundError, match="unknown data set 'no-such-thing': expected mnist5k"
+    ):
         load_dataset("no-such-thing")

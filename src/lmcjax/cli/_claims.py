@@ -8,17 +8,21 @@ from typing import Literal
 
 @dataclasses.dataclass(frozen=True)
 class Claims:
-    """Test every claim of the paper and of its summary: run the experiments that have no stored results yet, judge
+    """Test every claim of the paper and of its summary: run the experiments that have no stored
+    results yet, judge
     them by rules that stand beside each claim, and write the page claims.md with its figures.
     """
 
     size: Literal["tiny", "small", "full"] = "small"
-    """tiny: a minute, to see that everything runs; small: 15 minutes on 2 cores; full: the paper's scale, on
+    """tiny: a minute, to see that everything runs; small: 15 minutes on 2 cores; full: the paper's
+    scale, on
     Fashion-MNIST, which wants a GPU."""
     only: tuple[str, ...] = ()
     """Names of experiments (default: all)."""
     out: Path = Path("docs")
-    """Folder of claims.md; results, figures and unfinished sweeps go into the folder claims beside it."""
+    """Folder of claims.md; results, figures and unfinished sweeps go into the folder claims beside
+    it.
+    """
     page_only: bool = False
     """Run nothing; write the page from what is stored."""
 

@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 
 ModelName: TypeAlias = Literal["mlp", "vgg", "resnet20", "transformer"]
 _RATES = ("1e-4:1e-1:6",)
-_PAPER = {"learning_rates": _RATES, "repetitions": 4, "num_points": 25, "moment_samples": None, "optimizer": "sgd"}
+_PAPER = {
+    "learning_rates": _RATES,
+    "repetitions": 4,
+    "num_points": 25,
+    "moment_samples": None,
+    "optimizer": "sgd",
+}
 SCALES: dict[str, dict[str, Any]] = {
     "tiny": {
         **_PAPER,
@@ -38,7 +44,14 @@ _SMALL = {
     "optimizer": "adam",
 }
 OTHER_SCALES: dict[str, dict[str, Any]] = {  # of models that cost more than the MLP
-    "tiny": {**_SMALL, "width": 4, "epochs": 1, "batch_size": 100, "num_points": 3, "moment_samples": 50},
+    "tiny": {
+        **_SMALL,
+        "width": 4,
+        "epochs": 1,
+        "batch_size": 100,
+        "num_points": 3,
+        "moment_samples": 50,
+    },
     "default": {**_SMALL, "width": 8, "epochs": 5, "batch_size": 100},
 }
 _PAPER_STEPS = 6000
@@ -49,28 +62,42 @@ def _by_scale(field: str) -> Any:
     default = SCALES["default"][field]
     shown = " ".join(default) if isinstance(default, tuple) else default
     metavar = "RATE..." if isinstance(default, tuple) else "N"
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {shown}, or as --scale says)")
+    return tyro.conf.arg(
+        metavar=metavar, help_behavior_hint=f"(default: {shown}, or as --scale says)"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure2:
-    """Reproduce the paper's Figure 2: train pairs of networks at several learning rates, match each pair by weights,
-    by weights in the covariance of the activations, and by activations, and measure the loss on the line between them.
-    Writes results.nc, figure2.png and figure2.pdf, and prints the tables. For larger grids: lmcjax sweep.
+    """Reproduce the paper's Figure 2: train pairs of networks at several learning rates, match each
+    pair by weights,
+    by weights in the covariance of the activations, and by activations, and measure the loss on the
+    line between them. Writes results.nc, figure2.png and figure2.pdf, and prints the tables. For
+    larger grids: lmcjax sweep.
     """
 
     dataset: str = "mnist5k"
-    """mnist5k (5,000 real digits, no download), digits (8x8 pixels), fashion-mnist (from Debian's package
+    """mnist5k (5,000 real digits, no download), digits (8x8 pixels), fashion-mnist (from Debian's
+    package
     dataset-fashion-mnist), or a folder with MNIST's four IDX files, gzipped or not."""
     scale: Literal["tiny", "default", "paper"] = "default"
-    """paper: width 512, 50 epochs, batch 500. tiny: seconds, to see that everything works. Other options override."""
+    """paper: width 512, 50 epochs, batch 500. tiny: seconds, to see that everything works. Other
+    options override.
+    """
     model: ModelName = "mlp"
-    """mlp, or scaled down for small images: vgg (3 convolutions, 2 dense layers), resnet20, transformer (patches)."""
+    """mlp, or scaled down for small images: vgg (3 convolutions, 2 dense layers), resnet20,
+    transformer (patches).
+    """
     apply: str | None = None
-    """A network of your own, package.module:function: function(params, inputs) gives logits, and init(key) beside it
-    gives params. What may be permuted is read off its program. Other defaults are those of --model vgg."""
+    """A network of your own, package.module:function: function(params, inputs) gives logits, and
+    init(key) beside it
+    gives params. What may be permuted is read off its program. Other defaults are those of --model
+    vgg.
+    """
     width: Annotated[int | None, _by_scale("width")] = None
-    """Neurons in each hidden layer; channels of the first stage, or features of the stream (other models: 8)."""
+    """Neurons in each hidden layer; channels of the first stage, or features of the stream (other
+    models: 8).
+    """
     num_hidden_layers: int | None = None
     """Hidden layers of the mlp, layers of the transformer (default: 3)."""
     epochs: Annotated[int | None, _by_scale("epochs")] = None
@@ -78,19 +105,26 @@ class Figure2:
     batch_size: Annotated[int | None, _by_scale("batch_size")] = None
     """Samples per training step."""
     learning_rates: Annotated[tuple[str, ...], _by_scale("learning_rates")] = ()
-    """Peak rates: a list, 0.001 0.01, or a range with a count, 1e-4:1e-1:6, spaced evenly in the logarithm."""
+    """Peak rates: a list, 0.001 0.01, or a range with a count, 1e-4:1e-1:6, spaced evenly in the
+    logarithm.
+    """
     repetitions: Annotated[int | None, _by_scale("repetitions")] = None
     """Pairs of networks per rate."""
     optimizer: Annotated[
         Literal["sgd", "sgd_plain", "adam", "adamw"] | None,
-        tyro.conf.arg(metavar="{sgd,sgd_plain,adam,adamw}", help_behavior_hint="(default: sgd; other models: adam)"),
+        tyro.conf.arg(
+            metavar="{sgd,sgd_plain,adam,adamw}",
+            help_behavior_hint="(default: sgd; other models: adam)",
+        ),
     ] = None
     """sgd has momentum 0.9, sgd_plain none."""
     seed: int = 0
     """Seed of initial weights and shuffles; the same seed gives the same results."""
     num_points: Annotated[int | None, _by_scale("num_points")] = None
     """Points on the line between two networks (other models: 5)."""
-    moment_samples: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    moment_samples: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")
+    ] = None
     """Training images on which activations are compared (other models: 500)."""
     out: Path = Path("figure2")
     """Folder for the results; where the same command was stopped, it goes on."""
@@ -110,7 +144,9 @@ class Figure2:
         print(f"{summary(programs)}, into {self.out}", flush=True)
         steps = programs.num_steps
         if max(sweep.widths) >= 512 and steps < _PAPER_STEPS:
-            print(f"Note: the paper trains {_PAPER_STEPS:,} steps on 60,000 images; this data set gives {steps:,}.")
+            print(
+                f"Note: the paper trains {_PAPER_STEPS:,} steps on 60,000 images; this data set gives {steps:,}."
+            )
         if self.overwrite:
             programs.program(sweep.widths[0], sweep.num_hidden_layers[0])  # mistakes delete nothing
             SweepFolder(self.out).delete()
@@ -131,14 +167,22 @@ class Figure2:
         from lmcjax.experiments.figure2 import figure2_sweep
 
         if self.apply is not None and (self.model != "mlp" or self.width or self.num_hidden_layers):
-            raise ValueError("--apply brings a network of its own: leave out --model, --width and --num-hidden-layers")
+            raise ValueError(
+                "--apply brings a network of its own: leave out --model, --width and --num-hidden-layers"
+            )
         if self.num_hidden_layers is not None and self.model not in ("mlp", "transformer"):
-            raise ValueError(f"--num-hidden-layers is of the mlp and the transformer, not of {self.model}")
+            raise ValueError(
+                f"--num-hidden-layers is of the mlp and the transformer, not of {self.model}"
+            )
         plain = self.model == "mlp" and self.apply is None
         scales = SCALES if plain else OTHER_SCALES
         if self.scale not in scales:
             raise ValueError(f"--scale {self.scale} is of the mlp; others have {', '.join(scales)}")
         options = dict(scales[self.scale])
-        options |= {name: given for name in options if (given := getattr(self, name)) not in (None, ())}
+        options |= {
+            name: given for name in options if (given := getattr(self, name)) not in (None, ())
+        }
         layers = 3 if self.num_hidden_layers is None else self.num_hidden_layers
-        return figure2_sweep(num_hidden_layers=layers, model=self.apply or self.model, seed=self.seed, **options)
+        return figure2_sweep(
+            num_hidden_layers=layers, model=self.apply or self.model, seed=self.seed, **options
+        )

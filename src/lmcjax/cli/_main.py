@@ -37,8 +37,12 @@ def _one_line(message: str) -> str:
     return re.sub(r"\s+", " ", " ".join(body)).strip()
 
 
-def _parse(arguments: Sequence[str] | None) -> Figure2 | SweepCommand | Status | Plot | Match | Claims:
-    """The chosen command with its options; a mistake ends the program with one line and exit code 2."""
+def _parse(
+    arguments: Sequence[str] | None,
+) -> Figure2 | SweepCommand | Status | Plot | Match | Claims:
+    """The chosen command with its options; a mistake ends the program with one line and exit code
+    2.
+    """
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):

@@ -21,7 +21,9 @@ _NEEDED = {"midpoint_loss", "barrier", "endpoint_loss", "seed_of"}
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """Print the tables and draw the figures again from stored results, or from what is finished of a sweep."""
+    """Print the tables and draw the figures again from stored results, or from what is finished of
+    a sweep.
+    """
 
     folder: tyro.conf.Positional[Path]
     """Folder of lmcjax sweep or figure2."""
@@ -65,7 +67,9 @@ def _unfinished(folder: "SweepFolder") -> "xr.Dataset":
 
 
 def wide_console() -> "Console":
-    """A console for tables: where there is no terminal, or a narrow one, lines are longer than that."""
+    """A console for tables: where there is no terminal, or a narrow one, lines are longer than
+    that.
+    """
     from rich.console import Console
 
     console = Console()
@@ -74,10 +78,12 @@ def wide_console() -> "Console":
 
 
 def show(results: "xr.Dataset", folder: Path) -> bool:
-    """Print the tables, name the file of the numbers, and only then draw the figure and name its files.
+    """Print the tables, name the file of the numbers, and only then draw the figure and name its
+    files.
 
     Returns:
-        Whether the figure was drawn. If it was not, a line on stderr says why, and how to draw it again.
+        Whether the figure was drawn. If it was not, a line on stderr says why, and how to draw it
+        again.
     """
     from lmcjax.results import (
         draw_picture,
@@ -111,5 +117,7 @@ def show(results: "xr.Dataset", folder: Path) -> bool:
 
 
 def complain(again: str) -> "OnFailure":
-    """What a command does about a picture that failed: a line on stderr that ends with the command that draws it."""
+    """What a command does about a picture that failed: a line on stderr that ends with the command
+    that draws it.
+    """
     return lambda message: print(f"lmcjax: {message}; to draw it again: {again}", file=sys.stderr)

