@@ -1,4 +1,6 @@
-"""Each direct dependency does its work once; for an environment with the oldest releases that pyproject.toml allows."""
+"""Each direct dependency does its work once; for an environment with the oldest releases that
+pyproject.toml allows.
+"""
 
 import importlib.metadata
 import sys
@@ -18,17 +20,33 @@ from lmcjax.transport import sinkhorn_plan
 
 folder = Path(sys.argv[1])
 
-# What is installed is what pyproject.toml names: nothing is older, and nothing newer hides a false bound.
+# What is installed is what pyproject.toml names: nothing is older, and nothing newer hides a false
+# bound.
 for line in importlib.metadata.requires("lmcjax") or []:
     requirement = Requirement(line)
     if requirement.marker is None or requirement.marker.evaluate():
         installed = importlib.metadata.version(requirement.name)
         oldest = min(Version(bound.version) for bound in requirement.specifier)
-        assert Version(installed) == oldest, f"{requirement.name} {installed} is installed, allowed is {oldest}"
+        assert Version(installed) == oldest, (
+            f"{requirement.name} {installed} is installed, allowed is {oldest}"
+        )
         print(requirement.name, installed)
 
-# jax, flax and optax train, scipy matches, xarray, h5netcdf and h5py store, matplotlib draws, rich and tyro talk.
-cli.main(["figure2", "--scale", "tiny", "--dataset", "digits", "--optimizer", "adamw", "--out", str(folder / "runs")])
+# jax, flax and optax train, scipy matches, xarray, h5netcdf and h5py store, matplotlib draws, rich
+# and tyro talk.
+cli.main(
+    [
+        "figure2",
+        "--scale",
+        "tiny",
+        "--dataset",
+        "digits",
+        "--optimizer",
+        "adamw",
+        "--out",
+        str(folder / "runs"),
+    ]
+)
 cli.main(["plot", str(folder / "runs")])
 for name in ("results.nc", "figure2.png", "figure2.pdf"):
     assert (folder / "runs" / name).stat().st_size > 0, name
@@ -44,10 +62,15 @@ params = network.init(jax.random.key(0))
 spec = lmcjax.mlp_spec(2)
 shuffled = lmcjax.permute(spec, lmcjax.random_permutations(jax.random.key(1), spec, params), params)
 for name, leaves in {"a": named_leaves(params), "b": named_leaves(shuffled)}.items():
-    save_file({key: np.asarray(leaf, np.float64) for key, leaf in leaves.items()}, folder / f"{name}.safetensors")
+    save_file(
+        {key: np.asarray(leaf, np.float64) for key, leaf in leaves.items()},
+        folder / f"{name}.safetensors",
+    )
 checkpoints = [str(folder / "a.safetensors"), str(folder / "b.safetensors")]
 of_network = ["--model", "mlp", "--width", "16", "--num-hidden-layers", "2", "--dataset", "digits"]
-cli.main(["match", *checkpoints, *of_network, "--num-points", "3", "--out", str(folder / "matched")])
+cli.main(
+    ["match", *checkpoints, *of_network, "--num-points", "3", "--out", str(folder / "matched")]
+)
 aligned = load_file(folder / "matched" / "aligned.safetensors")
 for key, leaf in named_leaves(params).items():
     np.testing.assert_array_equal(aligned[key], np.float64(leaf))

@@ -1,4 +1,6 @@
-"""What the benchmarks share: the machine in a line, fair timing, and the result file that `make_docs.py` reads."""
+"""What the benchmarks share: the machine in a line, fair timing, and the result file that
+`make_docs.py` reads.
+"""
 
 import datetime
 import json
@@ -37,11 +39,14 @@ class Timing(NamedTuple):
         return max(self.first - self.median, 0.0)
 
 
-def time_alternately(contenders: Mapping[str, Callable[[], Any]], repetitions: int) -> dict[str, Timing]:
-    """Time several callables in this process, in turns, so that a slow spell of the machine hits all of them.
+def time_alternately(
+    contenders: Mapping[str, Callable[[], Any]], repetitions: int
+) -> dict[str, Timing]:
+    """Time several callables in this process, in turns, so that a slow spell of the machine hits
+    all of them.
 
-    Each is called once beforehand to warm up. The order turns round after every repetition. The clock stops when every
-    array of the result is there.
+    Each is called once beforehand to warm up. The order turns round after every repetition. The
+    clock stops when every array of the result is there.
     """
     first = {name: _seconds(contender) for name, contender in contenders.items()}
     repeated: dict[str, list[float]] = {name: [] for name in contenders}
@@ -60,7 +65,9 @@ def _seconds(contender: Callable[[], Any]) -> float:
 
 
 def ratio(slower: Timing, faster: Timing) -> float:
-    """How many times longer `slower` takes: the median over repetitions of the ratio of neighbouring calls."""
+    """How many times longer `slower` takes: the median over repetitions of the ratio of
+    neighbouring calls.
+    """
     return statistics.median(a / b for a, b in zip(slower.repeated, faster.repeated, strict=True))
 
 
@@ -74,7 +81,8 @@ def machine_line() -> str:
     devices = jax.devices()
     cores = num_cores()
     return (
-        f"{_processor()}, {cores} core{'s' * (cores != 1)}; Python {platform.python_version()}, JAX {jax.__version__}; "
+        f"{_processor()}, {cores} core{'s' * (cores != 1)}; "
+        f"Python {platform.python_version()}, JAX {jax.__version__}; "
         f"{len(devices)} {devices[0].device_kind} device{'s' * (len(devices) != 1)}"
     )
 
@@ -87,9 +95,15 @@ def _processor() -> str:
 
 
 def write_result(
-    name: str, *, title: str, note: str, columns: Sequence[str], rows: Sequence[Sequence[str | int | float]]
+    name: str,
+    *,
+    title: str,
+    note: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str | int | float]],
 ) -> Path:
-    """Write a table, with the command that is running, the machine and the date, to `benchmarks/results/<name>.json`.
+    """Write a table, with the command that is running, the machine and the date, to
+    `benchmarks/results/<name>.json`.
 
     Args:
         name: of the file.

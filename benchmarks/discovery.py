@@ -23,19 +23,30 @@ def networks(depths: Sequence[int]) -> Iterator[tuple[str, lmcjax.FlaxNetwork, b
     """Name, network, whether the goal is set for it."""
     for depth in depths:
         module = lmcjax.TransformerEncoder(64, 4, depth, 128, 10, patch_size=8)
-        yield f"transformer encoder, {depth} layers", lmcjax.FlaxNetwork(module, (32, 32, 3)), depth == 24
+        yield (
+            f"transformer encoder, {depth} layers",
+            lmcjax.FlaxNetwork(module, (32, 32, 3)),
+            depth == 24,
+        )
     yield "ResNet-20", lmcjax.FlaxNetwork(lmcjax.resnet20(16), (32, 32, 3)), False
     yield "ResNet-50", lmcjax.FlaxNetwork(lmcjax.resnet50(64), (224, 224, 3)), True
 
 
 def count_equations(jaxpr: core.Jaxpr) -> int:
     """Those of the programs that equations call included."""
-    inner = [p for e in jaxpr.eqns for p in e.params.values() if isinstance(p, core.ClosedJaxpr | core.Jaxpr)]
+    inner = [
+        p
+        for e in jaxpr.eqns
+        for p in e.params.values()
+        if isinstance(p, core.ClosedJaxpr | core.Jaxpr)
+    ]
     return len(jaxpr.eqns) + sum(count_equations(getattr(p, "jaxpr", p)) for p in inner)
 
 
 def seconds(network: lmcjax.FlaxNetwork, params: Any, x: Any) -> tuple[float, float]:
-    """Processor time of one call of `discover`: in JAX's tracing, and beyond it. JAX's caches of traces are emptied."""
+    """Processor time of one call of `discover`: in JAX's tracing, and beyond it. JAX's caches of
+    traces are emptied.
+    """
     tracing = 0.0
     make_jaxpr = jax.make_jaxpr
 
@@ -61,7 +72,9 @@ def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS, help="of the transformer encoders")
+    parser.add_argument(
+        "--depths", type=int, nargs="+", default=DEPTHS, help="of the transformer encoders"
+    )
     options = parser.parse_args()
     repetitions = options.repetitions
     rows: list[tuple[str | int | float, ...]] = []
@@ -91,9 +104,10 @@ def main() -> None:
     write_result(
         "discovery",
         title="Discovering permutation symmetries",
-        note=f"""`lmcjax.discover(apply, params, x)` on shapes alone: the time it spends in `jax.make_jaxpr`, and the
-time beyond it. Medians of processor time over {repetitions} calls, JAX's caches of traces emptied before every call.
-Equations are those of the program and of all programs that it calls.""",
+        note=f"""`lmcjax.discover(apply, params, x)` on shapes alone: the time it spends in
+`jax.make_jaxpr`, and the time beyond it. Medians of processor time over {repetitions} calls, JAX's
+caches of traces emptied before every call. Equations are those of the program and of all programs
+that it calls.""",
         columns=(*columns, "per equation (µs)", "goal (s)", "reached"),
         rows=rows,
     )

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+# Lines that end in a backslash go on in the next one
 HEADER = """# Benchmarks
 
-Written by `python benchmarks/make_docs.py` from `benchmarks/results/*.json`. Do not edit: run the command under a table
+Written by `python benchmarks/make_docs.py` from `benchmarks/results/*.json`. \
+Do not edit: run the command under a table
 to measure again, then that one.
 
 <!-- test
 python benchmarks/make_docs.py
 -->
 """
-# Values with which a benchmark takes seconds: a test runs every command of the page with these instead
+# Values with which a benchmark takes seconds: a test runs every command of the page with these
+# instead
 SMALL: dict[str, dict[str, str]] = {
     "benchmarks/assignment.py": {"--repetitions": "1", "--batches": "8 2"},
     "benchmarks/chain.py": {"--repetitions": "1", "--pairs": "2", "--widths": "8"},
@@ -46,13 +49,18 @@ def small(command: str) -> str:
     values = SMALL[script]
     shown = [option for option in options if option.startswith("--")]
     added = [option for option in values if option not in shown]
-    return " ".join([python, script, *(f"{option} {values[option]}" for option in (*shown, *added))])
+    return " ".join(
+        [python, script, *(f"{option} {values[option]}" for option in (*shown, *added))]
+    )
 
 
 def section(result: dict[str, Any]) -> str:
     table = [result["columns"], *result["rows"]]
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in table]
-    numeric = [any(cell[:1].isdigit() or cell[:1] == "-" for cell in column[1:]) for column in zip(*cells, strict=True)]
+    numeric = [
+        any(cell[:1].isdigit() or cell[:1] == "-" for cell in column[1:])
+        for column in zip(*cells, strict=True)
+    ]
     rule = ["--:" if right else ":--" for right in numeric]
     lines = [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
     return "\n".join(
@@ -77,7 +85,10 @@ def section(result: dict[str, Any]) -> str:
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    results = [json.loads(path.read_text("utf-8")) for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))]
+    results = [
+        json.loads(path.read_text("utf-8"))
+        for path in sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    ]
     target = ROOT / "docs" / "benchmarks.md"
     target.parent.mkdir(exist_ok=True)
     target.write_text("\n".join([HEADER, *map(section, results)]), encoding="utf-8")

@@ -31,7 +31,12 @@ WIDTHS = (32, 64, 128, 256, 512)
 RATES = (0.001, 0.01, 0.1)
 BATCH_SIZE = 100
 Contender = Literal["one at a time", "call per width", "padded together", "as planned for 1 epoch"]
-CONTENDERS: tuple[Contender, ...] = ("one at a time", "call per width", "padded together", "as planned for 1 epoch")
+CONTENDERS: tuple[Contender, ...] = (
+    "one at a time",
+    "call per width",
+    "padded together",
+    "as planned for 1 epoch",
+)
 COLUMNS = (
     "widths",
     "contender",
@@ -49,17 +54,18 @@ COLUMNS = (
     "for 20 epochs",
 )
 NOTE = """
-Training alone, of MLPs with three hidden layers on mnist5k (4,000 images), batches of 100, SGD with momentum, 3 rates x
-{seeds} seeds per width; *all widths* are {widths}, *the narrow ones* the first three. *One at a time*: a Python loop
-over one
-jitted training step per width, with donated buffers and the same shuffles. *Call per width*: a compiled program for
-each width, networks of one width sharded over a device per core. *Padded together*: widths share a program, padded to
-the widest, as far as padding wastes at most half of the arithmetic. The losses of all networks in the
-first epoch agree to 1e-5, or the benchmark fails. Cold: in a fresh process, from the loaded data to
-the last loss, compilations included (those longer than 0.1 s are counted), and that process's peak memory. Warm: in one
-process, in turns; medians, and medians of ratios of neighbouring runs. *20 epochs, cold* is computed: the cold epochs
-and warm ones for the rest. The last two columns say which way a sweep of so many epochs plans here; *as planned for 1
-epoch* has a row of its own where that is neither of the other two.
+Training alone, of MLPs with three hidden layers on mnist5k (4,000 images), batches of 100, SGD with
+momentum, 3 rates x {seeds} seeds per width; *all widths* are {widths}, *the narrow ones* the first
+three. *One at a time*: a Python loop over one jitted training step per width, with donated buffers
+and the same shuffles. *Call per width*: a compiled program for each width, networks of one width
+sharded over a device per core. *Padded together*: widths share a program, padded to the widest, as
+far as padding wastes at most half of the arithmetic. The losses of all networks in the first epoch
+agree to 1e-5, or the benchmark fails. Cold: in a fresh process, from the loaded data to the last
+loss, compilations included (those longer than 0.1 s are counted), and that process's peak memory.
+Warm: in one process, in turns; medians, and medians of ratios of neighbouring runs. *20 epochs,
+cold* is computed: the cold epochs and warm ones for the rest. The last two columns say which way a
+sweep of so many epochs plans here; *as planned for 1 epoch* has a row of its own where that is
+neither of the other two.
 """
 
 
@@ -80,10 +86,14 @@ def groups(sweep: Sweep, programs: Programs, contender: Contender) -> list[Group
                 cut.append(())
             cut[-1] = (*cut[-1], width)
     networks = len(RATES) * len(sweep.seeds)
-    return [Group(3, "sgd", c, programs.padding(c[0], c[-1], 3), networks * len(c), 0.0, 0) for c in cut]
+    return [
+        Group(3, "sgd", c, programs.padding(c[0], c[-1], 3), networks * len(c), 0.0, 0) for c in cut
+    ]
 
 
-def make_trainer(sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender) -> tuple[Callable[[], np.ndarray], int]:
+def make_trainer(
+    sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender
+) -> tuple[Callable[[], np.ndarray], int]:
     """All networks' mean losses by epoch, cell by cell, and the number of training programs."""
     data = jax.tree.map(jnp.asarray, tuple(dataset.train))
     if contender == "one at a time":
@@ -93,10 +103,14 @@ def make_trainer(sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender) ->
         loops = []
         for width in sweep.widths:
             network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * 3, 10), dataset.input_shape)
-            config = lmcjax.TrainConfig(rates, network, num_steps=sweep.epochs * steps, batch_size=BATCH_SIZE)
+            config = lmcjax.TrainConfig(
+                rates, network, num_steps=sweep.epochs * steps, batch_size=BATCH_SIZE
+            )
             loops.append(make_loop(config, keys, data, sweep.epochs))
         by_epoch = (len(rates), sweep.epochs, steps)
-        return lambda: np.concatenate([np.reshape(loop(), by_epoch).mean(2) for loop in loops]), len(sweep.widths)
+        return lambda: np.concatenate(
+            [np.reshape(loop(), by_epoch).mean(2) for loop in loops]
+        ), len(sweep.widths)
     programs, devices = Programs(sweep, dataset), jax.local_devices()
     replicated = replicate(data, devices)
     chosen = groups(sweep, programs, contender)
@@ -124,11 +138,15 @@ def cold(widths: str, seeds: int, epochs: int, contender: Contender) -> None:
     lmcjax.use_all_cores()
     compilations = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: compilations.append(seconds) if "backend_compile" in event else None
+        lambda event, seconds, **_: (
+            compilations.append(seconds) if "backend_compile" in event else None
+        )
     )
     dataset = lmcjax.load_dataset("mnist5k")
     start = time.perf_counter()
-    train, _ = make_trainer(make_sweep(tuple(map(int, widths.split(","))), seeds, epochs), dataset, contender)
+    train, _ = make_trainer(
+        make_sweep(tuple(map(int, widths.split(","))), seeds, epochs), dataset, contender
+    )
     train()
     taken = time.perf_counter() - start
     status = Path("/proc/self/status").read_text()
@@ -137,14 +155,32 @@ def cold(widths: str, seeds: int, epochs: int, contender: Contender) -> None:
 
 
 def measure_cold(sweep: Sweep, contender: Contender) -> tuple[float, int, float]:
-    widths, seeds, epochs = ",".join(map(str, sweep.widths)), str(len(sweep.seeds)), str(sweep.epochs)
-    command = [sys.executable, __file__, "cold", "--widths", widths, "--seeds", seeds, "--epochs", epochs]
-    done = subprocess.run([*command, "--contender", contender], capture_output=True, text=True, check=True)
+    widths, seeds, epochs = (
+        ",".join(map(str, sweep.widths)),
+        str(len(sweep.seeds)),
+        str(sweep.epochs),
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "cold",
+        "--widths",
+        widths,
+        "--seeds",
+        seeds,
+        "--epochs",
+        epochs,
+    ]
+    done = subprocess.run(
+        [*command, "--contender", contender], capture_output=True, text=True, check=True
+    )
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 
 def plan_for(sweep: Sweep, epochs: int, dataset: lmcjax.Dataset) -> Plan:
-    return make_plan(Programs(dataclasses.replace(sweep, epochs=epochs), dataset), jax.local_devices())
+    return make_plan(
+        Programs(dataclasses.replace(sweep, epochs=epochs), dataset), jax.local_devices()
+    )
 
 
 def main(repetitions: int = 3, widths: tuple[int, ...] = WIDTHS, seeds: int = 16) -> None:
@@ -167,21 +203,40 @@ def main(repetitions: int = 3, widths: tuple[int, ...] = WIDTHS, seeds: int = 16
         ):
             sweep = make_sweep(some_widths, seeds, epochs)
             programs = Programs(sweep, dataset)
-            cuts = {c: [group.widths for group in groups(sweep, programs, c)] for c in CONTENDERS[1:]}
-            contenders = [c for c in CONTENDERS if c not in cuts or c == next(d for d in cuts if cuts[d] == cuts[c])]
+            cuts = {
+                c: [group.widths for group in groups(sweep, programs, c)] for c in CONTENDERS[1:]
+            }
+            contenders = [
+                c
+                for c in CONTENDERS
+                if c not in cuts or c == next(d for d in cuts if cuts[d] == cuts[c])
+            ]
             trainers = {c: make_trainer(sweep, dataset, c) for c in contenders}
             losses: dict[str, np.ndarray] = {}
 
             def keep(name: str, trainers: dict = trainers, losses: dict = losses) -> None:
                 losses[name] = trainers[name][0]()
 
-            timings = time_alternately({c: functools.partial(keep, c) for c in contenders}, repetitions)
+            timings = time_alternately(
+                {c: functools.partial(keep, c) for c in contenders}, repetitions
+            )
             for name in contenders:
-                if not (difference := np.abs(losses[name][:, 0] - losses[CONTENDERS[0]][:, 0]).max()) <= 1e-5:
+                if (
+                    not (
+                        difference := np.abs(losses[name][:, 0] - losses[CONTENDERS[0]][:, 0]).max()
+                    )
+                    <= 1e-5
+                ):
                     raise AssertionError(f"{name}: losses differ by {difference}")
             steps = len(dataset.train.labels) // BATCH_SIZE
-            work = sum(operations(width, BATCH_SIZE, epochs * steps) * len(RATES) * seeds for width in some_widths)
-            plans = [[group.widths for group in plan_for(sweep, length, dataset).groups] for length in (1, 20)]
+            work = sum(
+                operations(width, BATCH_SIZE, epochs * steps) * len(RATES) * seeds
+                for width in some_widths
+            )
+            plans = [
+                [group.widths for group in plan_for(sweep, length, dataset).groups]
+                for length in (1, 20)
+            ]
             for name, (_, count) in trainers.items():
                 first, compilations, memory = measure_cold(sweep, name)
                 speed_up = ratio(timings["one at a time"], timings[name])
@@ -210,8 +265,9 @@ def main(repetitions: int = 3, widths: tuple[int, ...] = WIDTHS, seeds: int = 16
     growth = time_alternately({"48": eight, "6": few}, 7)
     cost = growth["48"].median / 48 / (growth["6"].median / 6)
     note = NOTE.format(seeds=seeds, widths=", ".join(map(str, widths))) + (
-        f"\nThe machine's rate was {peak / 1e9:.0f} Gflop/s. With 8 times as many networks of width 64 "
-        f"(48 instead of 6, a call per width) the cost per network is {cost:.2f} times as high (goal: at most 1.1).\n"
+        f"\nThe machine's rate was {peak / 1e9:.0f} Gflop/s. With 8 times as many networks of "
+        "width 64 (48 instead of 6, a call per width) the cost per network is "
+        f"{cost:.2f} times as high (goal: at most 1.1).\n"
     )
     path = write_result("sweep", title="Widths of a sweep", note=note, columns=COLUMNS, rows=rows)
     rich.print(f"growth {cost:.2f}; wrote {path.name}")

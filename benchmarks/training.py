@@ -37,13 +37,15 @@ COLUMNS = (
     "compile lmcjax (s)",
 )
 NOTE = f"""
-One epoch of {NUM_NETWORKS} MLPs with three hidden layers on mnist5k (4,000 images), SGD with momentum, float32. *loop*:
-for each network, a Python loop over one jitted training step, compiled once, with donated buffers, the data on the
-device and the same shuffles. *lmcjax*: `train_networks`, all networks in one compiled call, sharded over one CPU device
-per core. Both run in one process, in turns; times are medians, the ratio is the median of ratios of neighbouring runs.
-The losses of all networks at all steps agree to 1e-5, or the benchmark fails. Operations counted: matrix products
-only, 6 per weight and sample but for the first layer's input gradient. The machine's matrix-product rate is that of one
-product of 2048 x 2048 float32 matrices per core at a time, the cores together.
+One epoch of {NUM_NETWORKS} MLPs with three hidden layers on mnist5k (4,000 images), SGD with
+momentum, float32. *loop*: for each network, a Python loop over one jitted training step, compiled
+once, with donated buffers, the data on the device and the same shuffles. *lmcjax*:
+`train_networks`, all networks in one compiled call, sharded over one CPU device per core. Both run
+in one process, in turns; times are medians, the ratio is the median of ratios of neighbouring runs.
+The losses of all networks at all steps agree to 1e-5, or the benchmark fails. Operations counted:
+matrix products only, 6 per weight and sample but for the first layer's input gradient. The
+machine's matrix-product rate is that of one product of 2048 x 2048 float32 matrices per core at a
+time, the cores together.
 """
 
 
@@ -56,7 +58,9 @@ def make_loop(
     network = configs.network
 
     def optimizer(rate: jax.Array) -> optax.GradientTransformation:
-        return optax.sgd(learning_rate_schedule(dataclasses.replace(configs, learning_rate=rate)), momentum=0.9)
+        return optax.sgd(
+            learning_rate_schedule(dataclasses.replace(configs, learning_rate=rate)), momentum=0.9
+        )
 
     @jax.jit
     def init(rate: jax.Array, key: jax.Array) -> tuple[Any, Any, jax.Array]:
@@ -65,9 +69,13 @@ def make_loop(
 
     @jax.jit
     def shuffle(key: jax.Array, epoch: Any) -> jax.Array:
-        return jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (num_samples,))).astype(jnp.int32)
+        return jnp.argsort(jax.random.bits(jax.random.fold_in(key, epoch), (num_samples,))).astype(
+            jnp.int32
+        )
 
-    def step(params: Any, opt_state: Any, rate: jax.Array, order: jax.Array, number: Any) -> tuple[Any, Any, jax.Array]:
+    def step(
+        params: Any, opt_state: Any, rate: jax.Array, order: jax.Array, number: Any
+    ) -> tuple[Any, Any, jax.Array]:
         batch = jax.lax.dynamic_slice_in_dim(order, number * batch_size, batch_size)
 
         def loss_fn(p: Any) -> jax.Array:
@@ -106,7 +114,9 @@ def machine_rate() -> float:
     """Operations per second of large float32 matrix products, all devices together."""
     size, times = 2048, 4
     matrices = jnp.ones((jax.local_device_count(), size, size)) / size
-    chain = jax.jit(lmcjax.network_map(lambda m: jax.lax.fori_loop(0, times, lambda _, x: x @ m, m)))
+    chain = jax.jit(
+        lmcjax.network_map(lambda m: jax.lax.fori_loop(0, times, lambda _, x: x @ m, m))
+    )
     timing = time_alternately({"product": lambda: chain(matrices)}, 5)["product"]
     return len(matrices) * times * 2 * size**3 / min(timing.repeated)
 
@@ -126,7 +136,12 @@ def main(repetitions: int = 7, seed: int = 0, widths: tuple[int, ...] = WIDTHS) 
     rates = jnp.asarray(np.repeat(np.logspace(-4, -1, 6), NUM_NETWORKS // 6), jnp.float32)
     keys = jax.random.split(jax.random.key(seed), NUM_NETWORKS)
     peak = machine_rate()
-    table, rows = Table(*COLUMNS, title=f"{NUM_NETWORKS} networks, one epoch; machine {peak / 1e9:.0f} Gflop/s"), []
+    table, rows = (
+        Table(
+            *COLUMNS, title=f"{NUM_NETWORKS} networks, one epoch; machine {peak / 1e9:.0f} Gflop/s"
+        ),
+        [],
+    )
     with Live(table, auto_refresh=False) as live:
         for width in widths:
             batch_size = 500 if width >= 512 else 100
@@ -139,7 +154,9 @@ def main(repetitions: int = 7, seed: int = 0, widths: tuple[int, ...] = WIDTHS) 
             def together(configs: TrainConfig = configs) -> jax.Array:
                 return lmcjax.train_networks(configs, keys, data).losses
 
-            difference = float(jnp.max(jnp.abs(jax.device_get(together()) - jax.device_get(loop()))))
+            difference = float(
+                jnp.max(jnp.abs(jax.device_get(together()) - jax.device_get(loop())))
+            )
             if not difference <= 1e-5:
                 raise AssertionError(f"the losses differ by {difference}")
             timings = time_alternately({"loop": loop, "lmcjax": together}, repetitions)
@@ -164,7 +181,9 @@ def main(repetitions: int = 7, seed: int = 0, widths: tuple[int, ...] = WIDTHS) 
             table.add_row(*map(str, rows[-1]))
             live.refresh()
     note = NOTE + f"\nThat rate was {peak / 1e9:.0f} Gflop/s on {num_cores()} cores.\n"
-    path = write_result("training", title="Training 48 networks at once", note=note, columns=COLUMNS, rows=rows)
+    path = write_result(
+        "training", title="Training 48 networks at once", note=note, columns=COLUMNS, rows=rows
+    )
     rich.print(f"wrote {path.name}")
 
 

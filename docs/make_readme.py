@@ -1,4 +1,6 @@
-"""Fill the tables of `README.md` from the results of `lmcjax figure2` stored in `docs/figure2` and `docs/networks`."""
+"""Fill the tables of `README.md` from the results of `lmcjax figure2` stored in `docs/figure2` and
+`docs/networks`.
+"""
 
 import json
 from pathlib import Path
@@ -40,9 +42,15 @@ def figure2() -> str:
     config, seconds = json.loads(results.attrs["config"]), json.loads(results.attrs["seconds"])
     spent = ", ".join(f"{stage} {value:.0f} s" for stage, value in seconds.items())
     pairs = results.sizes["pair"]
-    return f"""Test loss half-way between two networks, in nats, mean ± standard deviation over {pairs} pairs
-({results.attrs["dataset"]}, {config["num_hidden_layers"][0]} hidden layers of {config["widths"][0]},
-{results.attrs["training_steps"]} steps; {results.attrs["devices"]} devices: {spent}, compilation included):
+    layers = config["num_hidden_layers"][0]
+    width = config["widths"][0]
+    steps = results.attrs["training_steps"]
+    devices = results.attrs["devices"]
+    # Lines that end in a backslash go on in the next one
+    return f"""Test loss half-way between two networks, in nats, mean ± standard deviation \
+over {pairs} pairs
+({results.attrs["dataset"]}, {layers} hidden layers of {width},
+{steps} steps; {devices} devices: {spent}, compilation included):
 
 {markdown(matching_table(results, "midpoint_loss", ""))}
 

@@ -1,8 +1,9 @@
-"""Measure what `lmcjax.theory` computes against networks and clouds, and write `docs/theory.md` from what was measured.
+"""Measure what `lmcjax.theory` computes against networks and clouds, and write `docs/theory.md`
+from what was measured.
 
-The text is that of `docs/theory/template.md`. `python docs/make_theory.py` writes the page from `docs/theory/*.json`;
-`python docs/make_theory.py rates large_rates coverage bound propagation independence` measures these parts again first
-(one to three minutes each on 2 cores).
+The text is that of `docs/theory/template.md`. `python docs/make_theory.py` writes the page from
+`docs/theory/*.json`; `python docs/make_theory.py rates large_rates coverage bound propagation
+independence` measures these parts again first (one to three minutes each on 2 cores).
 """
 
 import argparse
@@ -93,7 +94,7 @@ def large_rates(scale: float) -> Rows:
 
 
 def coverage(scale: float) -> Rows:
-    """How often 95 % intervals hold: of means that are known, and of the exponent of a power law."""
+    """How often 95 % intervals hold: of known means, and of the exponent of a power law."""
     sizes, count, count_of_fits = (4, 8, 16, 32, 64), part_of(scale, 1000), part_of(scale, 5000)
     run = jax.jit(jax.vmap(lambda k: calibrate_wasserstein_rate(k, "uniform", sizes, dim=1)))
     found = run(jax.random.split(jax.random.key(1), count))

@@ -1,20 +1,27 @@
-"""Every command and every block of code in the documents does what it says: all of them are run, as they stand.
+"""Every command and every block of code in the documents does what it says: all of them are run, as
+they stand.
 
-What is found in a document, in its order: fenced blocks, whose tag says what they are (`python`, `toml`, `bash`;
-`text` for what is not run), and, in paragraphs, code spans that begin with the name of a program. They are run in a
-copy of the checkout, one for each document: python in one namespace, a block of toml is written to the file that the
-text before it names, and so on down the page.
+What is found in a document, in its order: fenced blocks, whose tag says what they are (`python`,
+    `toml`, `bash`;
+`text` for what is not run), and, in paragraphs, code spans that begin with the name of a program.
+They are run in a copy of the checkout, one for each document: python in one namespace, a block of
+toml is written to the file that the text before it names, and so on down the page.
 
-Comments that a reader does not see, right behind a block or a paragraph, say what is different under test:
+Comments that a reader does not see, right behind a block or a paragraph, say what is different
+under test:
 
-- `<!-- test` and the block again, with other *values*, so that it takes seconds. Of python: other constants. Of toml:
-  other values of the same keys. Of commands: a line for each, other values of the same options, in the same place. A
-  word in capitals (`FOLDER`) is the reader's to fill in, so it may be any word. An option that is not shown has its
-  default as its value, which is changed by giving the option, with a value, behind those that are shown; keys of toml
-  likewise. Nothing else may differ.
-- Before such a command: `slow: ` if it is run by `pytest -m slow` only, `not run (why): ` if it is not run at all.
-- `<!-- not run: why -->` for a whole block. What is not run is listed below, and its options are checked.
-- `<!-- setup` and python, before a block: what the reader has already, such as a network of his own.
+- `<!-- test` and the block again, with other *values*, so that it takes seconds. Of python: other
+  constants. Of toml: other values of the same keys. Of commands: a line for each, other values of
+  the same options, in the same place. A word in capitals (`FOLDER`) is the reader's to fill in, so
+  it may be any word. An option that is not shown has its default as its value, which is changed by
+  giving the option, with a value, behind those that are shown; keys of toml likewise. Nothing else
+  may differ.
+- Before such a command: `slow: ` if it is run by `pytest -m slow` only, `not run (why): ` if it is
+    not run at all.
+- `<!-- not run: why -->` for a whole block. What is not run is listed below, and its options are
+    checked.
+- `<!-- setup` and python, before a block: what the reader has already, such as a network of his
+    own.
 """
 
 import ast
@@ -35,17 +42,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from lmcjax.sweep._config import read_sweep
 
 import lmcjax
 from lmcjax import cli
 from lmcjax.cli._main import _parse
-from lmcjax.sweep._config import read_sweep
 from lmcjax.symmetry import spec_from_table
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "unchecked")
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
 PROGRAMS = ("lmcjax", "python", "pip", "pytest", "bash", "ruff", "mypy", "srun")
 NOT_RUN = {
     ".ci/run does": {
@@ -71,7 +82,9 @@ NOT_RUN = {
         "twine upload 'dist/*'",
     },
     "the slow half of these tests": {"pytest -m slow tests/symmetry/test_discover_property.py"},
-    "needs the packages of .[notebooks]; tests/test_notebooks.py runs every notebook": {"python notebooks/make.py"},
+    "needs the packages of .[notebooks]; tests/test_notebooks.py runs every notebook": {
+        "python notebooks/make.py"
+    },
     "of use on Kubernetes alone": {"pip install 'jax[k8s]'"},
     "needs a TPU pod slice": {
         "gcloud compute tpus tpu-vm ssh NAME --zone ZONE --worker=all "
@@ -116,7 +129,9 @@ class Step(NamedTuple):
         return f"{self.document}:{self.line}:{self.shown.splitlines()[0]}"
 
 
-PIECE = re.compile(r"^```(?P<tag>\w*)\n(?P<code>.*?)^```$|^<!-- (?P<comment>.*?) ?-->$", re.MULTILINE | re.DOTALL)
+PIECE = re.compile(
+    r"^```(?P<tag>\w*)\n(?P<code>.*?)^```$|^<!-- (?P<comment>.*?) ?-->$", re.MULTILINE | re.DOTALL
+)
 
 
 def passages(document: str, text: str) -> list[Passage]:
@@ -137,7 +152,9 @@ def passages(document: str, text: str) -> list[Passage]:
         if what == "setup":
             found.append(Passage(document, line, "setup", rest))
         elif what == "test" or what.startswith("not run: "):
-            assert not prose.strip() or found[-1].line >= line - prose.count("\n"), f"{document}:{line}: of what?"
+            assert not prose.strip() or found[-1].line >= line - prose.count("\n"), (
+                f"{document}:{line}: of what?"
+            )
             reason = what.removeprefix("not run: ") if what != "test" else ""
             found[-1] = found[-1]._replace(companion=rest, not_run=reason)
     found += spoken_commands(document, text[end:], 1 + text.count("\n", 0, end))
@@ -145,7 +162,9 @@ def passages(document: str, text: str) -> list[Passage]:
 
 
 def spoken_commands(document: str, prose: str, line: int) -> Iterator[Passage]:
-    """The commands in the paragraphs between two blocks; a heading names a command without giving it."""
+    """The commands in the paragraphs between two blocks; a heading names a command without giving
+    it.
+    """
     for paragraph in re.split(r"(\n\s*\n)", prose):
         spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", paragraph)]
         commands = [span for span in spans if span.split()[0] in PROGRAMS and " " in span]
@@ -172,7 +191,9 @@ def steps_of(passage: Passage) -> list[Step]:
         return [Step(document, line, kind, shown, companion or shown, not_run=not_run, file=file)]
     commands = [shlex.join(words) for words in split_commands(shown)]
     variants = companion.splitlines() or commands
-    assert len(variants) == len(commands), f"{document}:{line}: {len(commands)} commands, {len(variants)} under test"
+    assert len(variants) == len(commands), (
+        f"{document}:{line}: {len(commands)} commands, {len(variants)} under test"
+    )
     steps = []
     for command, variant in zip(commands, variants, strict=True):
         slow, reason, run = re.fullmatch(r"(slow: )?(?:not run \((.*)\): )?(.*)", variant).groups()
@@ -180,7 +201,9 @@ def steps_of(passage: Passage) -> list[Step]:
     return steps
 
 
-PASSAGES = [passage for name in DOCUMENTS for passage in passages(name, (ROOT / name).read_text("utf-8"))]
+PASSAGES = [
+    passage for name in DOCUMENTS for passage in passages(name, (ROOT / name).read_text("utf-8"))
+]
 STEPS = [step for passage in PASSAGES for step in steps_of(passage)]
 
 
@@ -188,7 +211,9 @@ STEPS = [step for passage in PASSAGES for step in steps_of(passage)]
 
 
 def check_command(shown: list[str], run: list[str]) -> None:
-    """The same program with the same options in the same order, but for values, and for options added at the end."""
+    """The same program with the same options in the same order, but for values, and for options
+    added at the end.
+    """
     head, options = take_apart(shown)
     head_of_run, options_of_run = take_apart(run)
     assert len(head) == len(head_of_run), (shown, run)
@@ -232,7 +257,9 @@ def without_values(program: str) -> str:
     return ast.dump(_WithoutValues().visit(ast.parse(program)))
 
 
-@pytest.mark.parametrize("passage", [p for p in PASSAGES if p.companion], ids=lambda p: f"{p.document}:{p.line}")
+@pytest.mark.parametrize(
+    "passage", [p for p in PASSAGES if p.companion], ids=lambda p: f"{p.document}:{p.line}"
+)
 def test_only_values_differ(passage):
     if passage.kind == "bash":
         for step in steps_of(passage):
@@ -275,7 +302,9 @@ def test_every_block_says_what_it_is():
     assert set(kinds.values()) == {"setup", "python", "toml", "bash", "text"}, kinds
     for name in DOCUMENTS:
         text = (ROOT / name).read_text("utf-8")
-        assert not re.search(r"(?<=\n\n) {4,}\S", PIECE.sub("", text)), f"{name}: an indented block, fence it"
+        assert not re.search(r"(?<=\n\n) {4,}\S", PIECE.sub("", text)), (
+            f"{name}: an indented block, fence it"
+        )
     assert {p.document for p in PASSAGES if p.kind == "python"} >= {"README.md"}
     assert {p.document for p in PASSAGES if p.kind == "bash"} == set(DOCUMENTS)
 
@@ -291,11 +320,16 @@ def test_what_is_not_run_is_listed():
 @pytest.mark.parametrize("command", sorted(NOT_RUN[".ci/run does"]))
 def test_ci_runs_what_it_is_said_to_run(command):
     """Its words, or longer ones, in order on one line: `.` is part of what `.[test]` installs."""
-    lines = [re.findall(r"[^\s\"]+", line) for line in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()]
+    lines = [
+        re.findall(r"[^\s\"]+", line)
+        for line in (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    ]
 
     def says(line: list[str]) -> bool:
         words = iter(line)
-        return all(any(word.startswith(wanted) for word in words) for wanted in shlex.split(command))
+        return all(
+            any(word.startswith(wanted) for word in words) for wanted in shlex.split(command)
+        )
 
     assert any(says(line) for line in lines)
 
@@ -329,7 +363,9 @@ class Reader:
         self.done: dict[Step, str] = {}  # what it printed
 
     def do(self, step: Step) -> str:
-        """Take a step, and before it what comes before it, unless that is slow; returns what it printed."""
+        """Take a step, and before it what comes before it, unless that is slow; returns what it
+        printed.
+        """
         for earlier in self.steps[: self.steps.index(step)]:
             if not earlier.slow:
                 self._once(earlier)
@@ -394,7 +430,9 @@ class Reader:
 @pytest.fixture(scope="module")
 def readers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Reader]:
     """One for each document."""
-    ignored = shutil.ignore_patterns(".git", ".venv", ".*cache", ".hypothesis", "__pycache__", "runs")
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", ".*cache", ".hypothesis", "__pycache__", "runs"
+    )
     made = {}
     for document in DOCUMENTS:
         folder = tmp_path_factory.mktemp("checkout") / "lmcjax"
@@ -429,7 +467,9 @@ def test_it_runs(step, read):
 
 def only(document: str, kind: str, start: str) -> Step:
     """The one block that begins like this."""
-    (step,) = (s for s in STEPS if (s.document, s.kind) == (document, kind) and s.shown.startswith(start))
+    (step,) = (
+        s for s in STEPS if (s.document, s.kind) == (document, kind) and s.shown.startswith(start)
+    )
     return step
 
 

@@ -2,8 +2,9 @@
 
     lmcjax figure2 --apply docs.examples.row_reader:apply
 
-Nothing here says which neurons may be permuted. lmcjax reads it off the program: the recurrent state, which four
-kernels write and three read, and the neurons of the dense layer before the logits.
+Nothing here says which neurons may be permuted. lmcjax reads it off the program: the recurrent
+state, which four kernels write and three read, and the neurons of the dense layer before the
+logits.
 """
 
 import jax
