@@ -68,7 +68,11 @@ def rates() -> Rows:
     for law in ("gaussian", "uniform"):
         for dim in (1, 2, 3, 5):
             run = functools.partial(
-                calibrate_wasserstein_rate, distribution=law, sizes=sizes, dim=dim, repetitions=repetitions
+                calibrate_wasserstein_rate,
+                distribution=law,
+                sizes=sizes,
+                dim=dim,
+                repetitions=repetitions,
             )
             rows.append(_rate_row(law, dim, jax.jit(run)(jax.random.key(dim)), repetitions))
     return rows
