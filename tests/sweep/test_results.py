@@ -97,7 +97,7 @@ def test_one_pair_by_hand(results, dataset, width, depth, rate, pair):
     moments = lmcjax.activation_moments(
         network.apply, spec, a, b, dataset.train.inputs[np.arange(200) * len(dataset.train.labels) // 200]
     )
-    matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+    matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments))
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, dataset.test)
     barrier = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=3)
     cell = {"width": width, "num_hidden_layers": depth, "learning_rate": rate, "optimizer": "sgd"}
