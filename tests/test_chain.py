@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from lmcjax import (
+    Covariance,
     FunctionNetwork,
     TrainConfig,
     activation_moments,
@@ -58,7 +59,7 @@ def chain(key, learning_rate, data):
     a, b = (train(config, jax.random.fold_in(key, i), data).params for i in (0, 1))
     spec = discover(apply, a, data[0])
     moments = activation_moments(apply, spec, a, b, data[0])
-    matching = match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+    matching = match_layerwise(spec, a, b, similarity=Covariance(moments))
     loss = batched_loss(apply, cross_entropy_and_accuracy, data)
     aligned = linear_barrier(loss, a, permute(spec, matching.permutations, b), num_points=5)
     return matching, aligned, linear_barrier(loss, a, b, num_points=5)
@@ -97,8 +98,8 @@ def soft_midpoint(params_a, params_b, temperature, data):
     x, labels = data
     spec = discover(apply, params_a, x)
     moments = activation_moments(apply, spec, params_a, params_b, x)
-    options = {"similarity": "covariance", "moments": moments, "temperature": temperature, "threshold": 1e-12}
-    found = match_soft(spec, params_a, params_b, **options)
+    options = {"temperature": temperature, "threshold": 1e-12}
+    found = match_soft(spec, params_a, params_b, similarity=Covariance(moments), **options)
     middle = interpolate(params_a, apply_soft(spec, found.alignments, params_b), 0.5)
     return optax.softmax_cross_entropy_with_integer_labels(apply(middle, x), labels).mean()
 
@@ -106,8 +107,8 @@ def soft_midpoint(params_a, params_b, temperature, data):
 def learned_midpoint(params_a, params_b, temperature, data):
     """The same after three steps of learning soft permutations: derivatives of derivatives of the fixed point."""
     spec = discover(apply, params_a, data[0])
-    options = {"optimizer": optax.sgd(0.1), "num_steps": 3, "temperature": temperature, "threshold": 1e-12}
-    found = match_sinkhorn(spec, params_a, params_b, **options)
+    options = {"optimizer": optax.sgd(0.1), "num_iterations": 3, "temperature": temperature}
+    found = match_sinkhorn(spec, params_a, params_b, threshold=1e-12, **options)
     middle = interpolate(params_a, apply_soft(spec, found.alignments, params_b), 0.5)
     return optax.softmax_cross_entropy_with_integer_labels(apply(middle, data[0]), data[1]).mean()
 

@@ -1,4 +1,4 @@
-"""The contract of the core: every public function of the pure packages works under `jit`, `vmap`, in any precision."""
+"""The contract of the core: public functions work under `jit`, `vmap`, in any precision."""
 
 import dataclasses
 import functools
@@ -33,6 +33,7 @@ NOT_TRANSFORMED = {
     "symmetry.writes": "static: makes a segment",
     "statistics.activation_sources": "static: finds where a group is seen",
     "statistics.over_batch": "a transformation of functions",
+    "matching.similarity_from_name": "static: chooses a class by its name",
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)
@@ -108,11 +109,17 @@ def pair() -> tuple[Any, Any, statistics.ActivationMoments]:
     return a, b, jax.jit(jax.vmap(measured))(a, b, normal(4, 9, 3))
 
 
-def matched(similarity: str) -> Case:
+def matched(name: str) -> Case:
     def match(a: Any, b: Any, moments: Any) -> matching.Matching:
-        return matching.match_layerwise(SPEC, a, b, similarity=similarity, moments=moments)
+        similarity = matching.similarity_from_name(name, moments)
+        return matching.match_layerwise(SPEC, a, b, similarity=similarity)
 
     return Case(match, pair())
+
+
+def matched_softly(a: Any, b: Any, moments: Any) -> matching.Matching:
+    similarity = matching.Correlation(moments)
+    return matching.match_soft(SPEC, a, b, similarity=similarity, temperature=0.5)
 
 
 def inner_product(a: Any, b: Any, p: Any) -> tuple[jax.Array, jax.Array]:
@@ -121,12 +128,22 @@ def inner_product(a: Any, b: Any, p: Any) -> tuple[jax.Array, jax.Array]:
 
 
 def similar(a: Any, b: Any, moments: Any) -> jax.Array:
-    return matching.layer_similarity(SPEC, "Dense_0", a, b, similarity="covariance", moments=moments)
+    return matching.layer_similarity(SPEC, "Dense_0", a, b, similarity=matching.Covariance(moments))
 
 
-def dimensions(similarity: str) -> Case:
+def similar_by_all_weights(a: Any, b: Any, moments: Any, p: Any) -> jax.Array:
+    options = {"permutations": p, "similarity": matching.Covariance(moments)}
+    return matching.weight_similarity(SPEC, "Dense_0", a, b, **options)
+
+
+def covariance_distance(a: Any, b: Any, moments: Any) -> jax.Array:
+    return matching.covariance_distance(SPEC, matching.Covariance(moments))(a, b, None)
+
+
+def dimensions(name: str) -> Case:
     def dimension(a: Any, moments: Any) -> dict[str, jax.Array]:
-        return matching.approximate_dimensions(SPEC, a, similarity=similarity, moments=moments)
+        similarity = matching.similarity_from_name(name, moments)
+        return matching.approximate_dimensions(SPEC, a, similarity=similarity)
 
     return Case(dimension, pair()[::2])
 
@@ -136,9 +153,9 @@ def barrier(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResu
     return evaluation.linear_barrier(loss, a, b, num_points=4)
 
 
-def on_the_line(objective: Callable[..., Any]) -> Callable[..., Any]:
+def on_the_line(loss: Callable[..., Any]) -> Callable[..., Any]:
     def value(a: Any, b: Any, key: Any, inputs: Any, targets: Any) -> jax.Array:
-        return objective(apply, mean_square, (inputs, targets), batch_size=4)(a, b, key)
+        return loss(apply, mean_square, (inputs, targets), batch_size=4)(a, b, key)
 
     return value
 
@@ -244,41 +261,40 @@ CASES: dict[str, Callable[[], Case]] = {
     "matching.match_layerwise[activations]": lambda: matched("activations"),
     "matching.match_layerwise[correlation]": lambda: matched("correlation"),
     "matching.match_sinkhorn": lambda: Case(
-        lambda a, b: matching.match_sinkhorn(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
-    ),
-    "matching.match_straight_through": lambda: Case(
-        lambda a, b: matching.match_straight_through(SPEC, a, b, num_steps=2), (params(0), params(2)), strict=False
-    ),
-    "matching.match_annealing": lambda: Case(
-        lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_steps=5), (params(0), params(2), keys())
-    ),
-    "matching.match_soft": lambda: Case(
-        lambda a, b: matching.match_soft(SPEC, a, b, similarity="weights"), (params(0), params(2))
-    ),
-    "matching.match_soft[entropic]": lambda: Case(
-        lambda a, b, m: matching.match_soft(SPEC, a, b, similarity="correlation", moments=m, temperature=0.5),
-        pair(),
+        lambda a, b: matching.match_sinkhorn(SPEC, a, b, num_iterations=2),
+        (params(0), params(2)),
         strict=False,
     ),
+    "matching.match_straight_through": lambda: Case(
+        lambda a, b: matching.match_straight_through(SPEC, a, b, num_iterations=2),
+        (params(0), params(2)),
+        strict=False,
+    ),
+    "matching.match_annealing": lambda: Case(
+        lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_iterations=5),
+        (params(0), params(2), keys()),
+    ),
+    "matching.match_soft": lambda: Case(
+        lambda a, b: matching.match_soft(SPEC, a, b, similarity=matching.Weights()),
+        (params(0), params(2)),
+    ),
+    "matching.match_soft[entropic]": lambda: Case(matched_softly, pair(), strict=False),
     "matching.soft_alignments": lambda: Case(
         lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
     ),
-    "matching.covariance_distance": lambda: Case(
-        lambda a, b, moments: matching.covariance_distance(SPEC, moments)(a, b), pair()
-    ),
+    "matching.covariance_distance": lambda: Case(covariance_distance, pair()),
     "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
     "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
     "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),
-    "matching.match_weights": lambda: Case(
-        lambda a, b: matching.match_weights(SPEC, a, b, certify=False), (params(0), params(2))
+    "matching.match_coordinate_descent": lambda: Case(
+        lambda a, b: matching.match_coordinate_descent(SPEC, a, b), (params(0), params(2))
     ),
     "matching.match_frank_wolfe": lambda: Case(
-        lambda a, b: matching.match_frank_wolfe(SPEC, a, b, polish=False, certify=False), (params(0), params(2))
+        lambda a, b: matching.match_frank_wolfe(SPEC, a, b, polish=False), (params(0), params(2))
     ),
     "matching.weight_inner_product": lambda: Case(inner_product, (params(0), params(2), permutations(0))),
     "matching.weight_similarity": lambda: Case(
-        lambda a, b, moments, p: matching.weight_similarity(SPEC, "Dense_0", a, b, permutations=p, metric=moments),
-        (*pair(), permutations(0)),
+        similar_by_all_weights, (*pair(), permutations(0))
     ),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),

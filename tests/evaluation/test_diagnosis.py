@@ -22,7 +22,7 @@ def run(pair: Any) -> Any:
     @jax.jit
     def diagnosis(a: Any, b: Any) -> tuple[Diagnosis, Any]:
         loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels))
-        matching = lmcjax.match_layerwise(spec, a, b, similarity="weights")
+        matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights())
         barrier = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=5)
         return diagnose(spec, a, b, matching.permutations, barrier), (matching.permutations, barrier.height)
 

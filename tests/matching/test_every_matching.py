@@ -273,9 +273,11 @@ UNITS = {  # powers of two that multiply A, and B, of three copies of one pair
 
 
 def multiplied(networks: Any, chosen: list[int], factors: Any) -> Any:
-    """Some networks of a batch, each times its own factor."""
+    """Some networks of a batch, each times its own factor; keys and counters as they are."""
 
-    def scale(leaf: Any) -> np.ndarray:
+    def scale(leaf: Any) -> Any:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf[jnp.array(chosen)]
         shape = (-1, *[1] * (leaf.ndim - 1))
         return np.asarray(leaf)[chosen] * np.asarray(factors, np.float32).reshape(shape)
 

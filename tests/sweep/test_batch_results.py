@@ -102,7 +102,7 @@ def test_one_pair_by_hand(results, dataset, width, depth, rate, pair):
     evenly_spaced = np.arange(200) * len(dataset.train.labels) // 200
     samples = dataset.train.inputs[evenly_spaced]
     moments = lmcjax.activation_moments(network.apply, spec, a, b, samples)
-    matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+    matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments))
     loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, dataset.test)
     aligned = lmcjax.permute(spec, matching.permutations, b)
     barrier = lmcjax.linear_barrier(loss, a, aligned, num_points=3)

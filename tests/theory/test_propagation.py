@@ -25,7 +25,7 @@ def programs(spec: PermutationSpec, apply: Any) -> Any:
         a: Any, b: Any, inputs: jax.Array
     ) -> tuple[Any, Propagation, PathDeviation, jax.Array]:
         moments = lmcjax.activation_moments(apply, spec, a, b, inputs)
-        matching = lmcjax.match_layerwise(spec, a, b, similarity="covariance", moments=moments)
+        matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Covariance(moments))
         b = lmcjax.permute(spec, matching.permutations, b)
         moments = lmcjax.activation_moments(apply, spec, a, b, inputs)
         labels = apply(a, inputs).argmax(-1)

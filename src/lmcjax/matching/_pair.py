@@ -34,6 +34,14 @@ class Pair(NamedTuple):
         """What acts on each axis of a leaf."""
         return dict(self.spec.leaves)[leaf]
 
+    def is_compared(self, leaf: str) -> bool:
+        """Whether a leaf counts as weights: a group acts on it, or it is of floating point."""
+        for axis in self.axes(leaf):
+            for segment in axis:
+                if segment.group is not None:
+                    return True
+        return is_floating(self.leaves_a[leaf])
+
     def others_in_place(self, place: Place, alignments: Alignments | Permutations) -> Array:
         """B's leaf, with every group aligned but the one at this place."""
         others = place.others(self.axes(place.leaf))
@@ -69,9 +77,14 @@ def in_unit_of_their_own(pair: Pair) -> tuple[Pair, Int[Array, ""]]:
     """The pair with each network's largest weight near 1, and the exponent of two divided out.
 
     Products of a weight of A and one of B, times `2^exponent`, are those of the pair that was
-    given. A power of two changes no digit.
+    given. A power of two changes no digit. Counters and random keys stay as they are.
     """
-    leaves_a, leaves_b, exponent = pair_in_unit_range(pair.leaves_a, pair.leaves_b)
+    compared = [name for name, _ in pair.spec.leaves if pair.is_compared(name)]
+    weights_a = {name: pair.leaves_a[name] for name in compared}
+    weights_b = {name: pair.leaves_b[name] for name in compared}
+    scaled_a, scaled_b, exponent = pair_in_unit_range(weights_a, weights_b)
+    leaves_a = {**pair.leaves_a, **scaled_a}
+    leaves_b = {**pair.leaves_b, **scaled_b}
     return pair._replace(leaves_a=leaves_a, leaves_b=leaves_b), exponent
 
 

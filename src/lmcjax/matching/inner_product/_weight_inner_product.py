@@ -14,7 +14,6 @@ from lmcjax.matching._pair import (
     Pair,
     are_permutations,
     in_unit_of_their_own,
-    is_floating,
     make_pair,
 )
 from lmcjax.matching._similarities import KernelMetric, Weights, metric_of
@@ -157,7 +156,7 @@ def compare_weights(
     metric = metric_of(similarity)
     counted = []
     for name, axes in pair.spec.leaves:
-        if groups_of(axes) or is_floating(pair.leaves_a[name]):
+        if pair.is_compared(name):
             counted.append((name, axes))
     dtype = accumulation_dtype(
         *(pair.leaves_a[name] for name, _ in counted), *(pair.leaves_b[name] for name, _ in counted)
