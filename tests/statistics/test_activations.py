@@ -72,10 +72,13 @@ def pair(name):
 
 
 @pytest.mark.parametrize(
-    "name", [name if name == "attention" else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+    "name",
+    [name if name == "attention" else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
 )
 def test_group_moments_are_those_of_all_that_readers_see(name):
-    """In batches with a short last one: the same as `sample_moments` of the tapped activations, all at once."""
+    """In batches with a short last one: the same as `sample_moments` of the tapped activations, all
+    at once.
+    """
     apply, spec, a, b, x = pair(name)
     moments = jax.jit(lambda a, b: activation_moments(apply, spec, a, b, x, batch_size=3))(a, b)
     taps_a, taps_b = (jax.jit(lambda p: tap(apply, spec, p, x))(p) for p in (a, b))
@@ -92,7 +95,9 @@ def test_group_moments_are_those_of_all_that_readers_see(name):
 
 @pytest.mark.slow
 def test_other_groups_are_aligned_first():
-    """Heads are compared channel by channel once the channels are matched: shuffling B's channels changes nothing."""
+    """Heads are compared channel by channel once the channels are matched: shuffling B's channels
+    changes nothing.
+    """
     apply, spec, a, b, x = pair("attention")
     channels = next(group for group in spec.groups if group.endswith("value"))
     heads = next(group for group in spec.groups if group.endswith("query/kernel[1]"))
@@ -102,8 +107,12 @@ def test_other_groups_are_aligned_first():
     measure = jax.jit(lambda b: activation_moments(apply, spec, a, b, x))
     expected = group_moments(spec, heads, a, measure(b))
     shuffled = measure(permute(spec, shuffle, b))
-    chex.assert_trees_all_close(group_moments(spec, heads, a, shuffled, back), expected, rtol=1e-4, atol=1e-4)
-    assert not np.allclose(group_moments(spec, heads, a, shuffled).centred_ab, expected.centred_ab, rtol=1e-2)
+    chex.assert_trees_all_close(
+        group_moments(spec, heads, a, shuffled, back), expected, rtol=1e-4, atol=1e-4
+    )
+    assert not np.allclose(
+        group_moments(spec, heads, a, shuffled).centred_ab, expected.centred_ab, rtol=1e-2
+    )
 
 
 @pytest.mark.slow
@@ -111,7 +120,9 @@ def test_of_one_hot_vectors_only_frequencies_are_kept():
     apply, spec, a, b, x = pair("attention")
     moments = jax.jit(lambda a, b: activation_moments(apply, spec, a, b, x, batch_size=3))(a, b)
     found = moments.inputs["Embed_0/embedding"]
-    np.testing.assert_allclose(found.mean_a, np.bincount(x.ravel(), minlength=10) / x.size, rtol=1e-6)
+    np.testing.assert_allclose(
+        found.mean_a, np.bincount(x.ravel(), minlength=10) / x.size, rtol=1e-6
+    )
     assert found.centred_aa is None
 
 
@@ -119,7 +130,8 @@ def test_of_one_hot_vectors_only_frequencies_are_kept():
 def test_the_batch_size_is_chosen_and_changes_nothing():
     apply, spec, a, b, x = pair("convolutional")
     chosen, given = (
-        jax.jit(lambda a, b, n=n: activation_moments(apply, spec, a, b, x, batch_size=n))(a, b) for n in (None, 2)
+        jax.jit(lambda a, b, n=n: activation_moments(apply, spec, a, b, x, batch_size=n))(a, b)
+        for n in (None, 2)
     )
     chex.assert_trees_all_close(chosen, given, rtol=1e-3, atol=1e-3)
 
