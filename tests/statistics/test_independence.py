@@ -1,6 +1,4 @@
-"""The independence test against enumeration, its level on fresh networks, and its power against
-planted dependence.
-"""
+"""The independence test against enumeration, its level, and its power."""
 
 import itertools
 from typing import Any
@@ -26,8 +24,9 @@ many_permutations = jax.jit(lambda key, z: independence_test(key, z, num_permuta
 
 
 def level(rejected: np.ndarray) -> tuple[float, float]:
-    """How many of so many exact tests at 5 per cent may reject: the central 99.9 per cent of the
-    binomial.
+    """The share of so many exact tests at 5 per cent that may reject.
+
+    The ends of the central 99.9 per cent of the binomial.
     """
     return tuple(binom.ppf([0.0005, 0.9995], len(rejected), 0.05) / len(rejected))
 
@@ -64,8 +63,9 @@ def test_p_value_is_that_of_all_permutations(shift: float, rng: np.random.Genera
 
 @pytest.mark.slow
 def test_level_on_fresh_networks_in_every_layer() -> None:
-    """160 sets of six networks: 5 per cent in the common frame; pre-activations themselves are
-    dependent in layer 3.
+    """160 sets of six networks: 5 per cent in the common frame.
+
+    Pre-activations themselves are dependent in layer 3.
     """
 
     def one(key: jax.Array) -> dict[str, jax.Array]:
@@ -95,9 +95,10 @@ def test_level_on_fresh_networks_in_every_layer() -> None:
 
 @pytest.mark.slow
 def test_power_against_planted_dependence() -> None:
-    """Ten networks of 32 neurons in 8 coordinates, 40 draws: a tenth of the variance shared, half
-    of the mean given up,
-    and nothing."""
+    """Ten networks of 32 neurons in 8 coordinates, 40 draws.
+
+    A tenth of the variance is shared, or half of the mean given up, or nothing is planted.
+    """
 
     def one(key: jax.Array) -> Any:
         z = jax.random.normal(key, (10, 32, 8))
@@ -122,9 +123,7 @@ def test_power_against_planted_dependence() -> None:
 
 
 def test_common_frame_is_the_weights_in_an_orthonormal_basis(pair: Any) -> None:
-    """`(Phi Phi^T)^(-1/2) Phi w` by NumPy's singular values; its rows are isometric; biases are a
-    coordinate.
-    """
+    """`(Phi Phi^T)^(-1/2) Phi w` by NumPy's singular values; biases are a coordinate."""
     probes = pair.inputs[:3]
     found = jax.jit(lambda p: neuron_coordinates(pair.network.apply, pair.spec, p, probes))(
         pair.params_a

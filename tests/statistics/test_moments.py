@@ -76,9 +76,7 @@ def test_streamed_moments_equal_numpy(batch_size: int, rng: np.random.Generator)
 
 @pytest.mark.parametrize("batch_size", [10, 700, 2000])
 def test_a_large_mean_costs_no_digits(batch_size: int) -> None:
-    """Mean 1e4, standard deviation 1: the uncentred sum in float32 would keep no digit of the
-    covariance.
-    """
+    """Mean 1e4, standard deviation 1: an uncentred float32 sum would keep no digit."""
     for seed in range(5):
         a, b = samples(np.random.default_rng(seed), 2000, mean=1e4)
         assert_moments(stream(a, b, batch_size), numpy_moments(a, b), rtol=1e-4)
@@ -164,9 +162,7 @@ def test_correlation_does_not_depend_on_the_scale(scale: float, rng: np.random.G
 def test_a_constant_neuron_has_correlation_zero(
     value: float, batch_size: int, rng: np.random.Generator
 ) -> None:
-    """With every neuron, a constant one of the other network included; not nan, and not the
-    rounding of its mean.
-    """
+    """Neither nan nor the rounding of its mean, with constant neurons too."""
     a, b = samples(rng, 60)
     a[:, 1] = b[:, 2] = value
     correlation = np.asarray(cross_correlation(stream(a, b, batch_size)))
