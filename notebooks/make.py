@@ -25,7 +25,9 @@ def execute(name: str) -> NotebookNode:
     """The notebook with its outputs."""
     notebook = jupytext.read(FOLDER / f"{name}.py")
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
-    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True).execute(cwd=str(FOLDER))
+    NotebookClient(notebook, timeout=600, record_timing=False, coalesce_streams=True).execute(
+        cwd=str(FOLDER)
+    )
     notebook.metadata.language_info = NotebookNode(name="python")  # without the version that ran it
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
@@ -37,7 +39,9 @@ def execute(name: str) -> NotebookNode:
 
 def main() -> None:
     """Make those that are named, or all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=NAMES)
     if os.environ.get("LMCJAX_NOTEBOOK_SIZE"):
         parser.error("LMCJAX_NOTEBOOK_SIZE is set: notebooks are stored at their full size")

@@ -68,7 +68,9 @@ def chain(key, learning_rate, data):
 def test_sixteen_pairs_of_seeds_in_one_call_are_a_loop():
     """One program, one batch; the pairs differ, and matching lowers their midpoints."""
     keys = jax.random.split(jax.random.key(0), NUM_PAIRS)
-    matching, aligned, unmatched = jax.jit(jax.vmap(chain, in_axes=(0, None, None)))(keys, 0.3, dataset())
+    matching, aligned, unmatched = jax.jit(jax.vmap(chain, in_axes=(0, None, None)))(
+        keys, 0.3, dataset()
+    )
     assert matching.finite.all()
     assert aligned.finite.all()
     assert len(np.unique(np.asarray(matching.permutations["w1"]), axis=0)) > 8
@@ -77,7 +79,9 @@ def test_sixteen_pairs_of_seeds_in_one_call_are_a_loop():
     single = jax.jit(chain)
     for i in (0, NUM_PAIRS - 1):
         alone, barrier, _ = single(keys[i], 0.3, dataset())
-        chex.assert_trees_all_equal(alone.permutations, jax.tree.map(lambda p, i=i: p[i], matching.permutations))
+        chex.assert_trees_all_equal(
+            alone.permutations, jax.tree.map(lambda p, i=i: p[i], matching.permutations)
+        )
         np.testing.assert_allclose(barrier.losses, aligned.losses[i], rtol=1e-3)
 
 
@@ -120,7 +124,10 @@ def test_a_soft_chain_is_differentiable_from_end_to_end(midpoint, x64, finite_di
     x, labels = dataset()
     data = (np.asarray(x, np.float64), labels)
     rng = np.random.default_rng(1)
-    a, b = (jax.tree.map(lambda v: v + 0.3 * rng.normal(size=v.shape), init(jax.random.key(i))) for i in (0, 1))
+    a, b = (
+        jax.tree.map(lambda v: v + 0.3 * rng.normal(size=v.shape), init(jax.random.key(i)))
+        for i in (0, 1)
+    )
     flat, rebuild = jax.flatten_util.ravel_pytree((a, b, 0.5))
     function = jax.jit(lambda v: midpoint(*rebuild(v), data))
     gradient = jax.jit(jax.grad(lambda v: midpoint(*rebuild(v), data)))(flat)

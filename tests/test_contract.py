@@ -15,11 +15,28 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
-from lmcjax import evaluation, interpolation, matching, mlp_spec, statistics, symmetry, theory, transport
+from lmcjax import (
+    evaluation,
+    interpolation,
+    matching,
+    mlp_spec,
+    statistics,
+    symmetry,
+    theory,
+    transport,
+)
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-PACKAGES = ("symmetry", "transport", "statistics", "matching", "interpolation", "evaluation", "theory")
+PACKAGES = (
+    "symmetry",
+    "transport",
+    "statistics",
+    "matching",
+    "interpolation",
+    "evaluation",
+    "theory",
+)
 NOT_TRANSFORMED = {
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
@@ -37,7 +54,9 @@ NOT_TRANSFORMED = {
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)
-PRODUCT = symmetry.PermutationSpec.from_axes({"w1": (None, symmetry.writes("g")), "w2": (symmetry.reads("g"), None)})
+PRODUCT = symmetry.PermutationSpec.from_axes(
+    {"w1": (None, symmetry.writes("g")), "w2": (symmetry.reads("g"), None)}
+)
 COUNT = 3  # examples along the leading axis of every argument
 
 
@@ -58,7 +77,9 @@ def normal(seed: int, *shape: int) -> jax.Array:
 
 def params(seed: int) -> dict[str, dict[str, jax.Array]]:
     shapes = {"Dense_0": (3, 4), "Dense_1": (4, 2)}
-    return {n: {"kernel": normal(seed, *s), "bias": normal(seed + 1, s[1])} for n, s in shapes.items()}
+    return {
+        n: {"kernel": normal(seed, *s), "bias": normal(seed + 1, s[1])} for n, s in shapes.items()
+    }
 
 
 def kernels() -> dict[str, jax.Array]:
@@ -177,32 +198,47 @@ AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 
 CASES: dict[str, Callable[[], Case]] = {
     "symmetry.named_leaves": lambda: Case(symmetry.named_leaves, (params(0),)),
-    "symmetry.permute": lambda: Case(lambda p, x: symmetry.permute(SPEC, p, x), (permutations(0), params(0))),
+    "symmetry.permute": lambda: Case(
+        lambda p, x: symmetry.permute(SPEC, p, x), (permutations(0), params(0))
+    ),
     "symmetry.permute_leaf": lambda: Case(
         lambda p, x: symmetry.permute_leaf(AXES, p, x), (permutations(0), normal(0, 4, 2))
     ),
-    "symmetry.compose": lambda: Case(lambda p, q: symmetry.compose(SPEC, p, q), (permutations(0), permutations(1))),
+    "symmetry.compose": lambda: Case(
+        lambda p, q: symmetry.compose(SPEC, p, q), (permutations(0), permutations(1))
+    ),
     "symmetry.invert": lambda: Case(lambda p: symmetry.invert(SPEC, p), (permutations(0),)),
-    "symmetry.identity_permutations": lambda: Case(lambda x: symmetry.identity_permutations(SPEC, x), (params(0),)),
+    "symmetry.identity_permutations": lambda: Case(
+        lambda x: symmetry.identity_permutations(SPEC, x), (params(0),)
+    ),
     "symmetry.random_permutations": lambda: Case(
         lambda key, x: symmetry.random_permutations(key, SPEC, x),
         (keys(), params(0)),
     ),
     "symmetry.verify": lambda: Case(
-        lambda p, x, key: symmetry.verify(product, PRODUCT, p, x, key=key), (kernels(), normal(4, 9, 3), keys())
+        lambda p, x, key: symmetry.verify(product, PRODUCT, p, x, key=key),
+        (kernels(), normal(4, 9, 3), keys()),
     ),
     "symmetry.perturb": lambda: Case(symmetry.perturb, (keys(), kernels())),
     "symmetry.rescale": lambda: Case(
-        lambda c, p: symmetry.rescale(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p),
+        lambda c, p: symmetry.rescale(
+            PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, {"g": c**2 + 1}, p
+        ),
         (normal(4, 4), kernels()),
     ),
     "symmetry.canonical_scales": lambda: Case(
-        lambda p: symmetry.canonical_scales(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, p), (kernels(),)
+        lambda p: symmetry.canonical_scales(PRODUCT, {"g": {("w1", 1): 1, ("w2", 0): -1}}, p),
+        (kernels(),),
     ),
-    "symmetry.rebuild": lambda: Case(lambda p: symmetry.rebuild(p, symmetry.named_leaves(p)), (params(0),)),
-    "symmetry.pad_neurons": lambda: Case(lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)),
+    "symmetry.rebuild": lambda: Case(
+        lambda p: symmetry.rebuild(p, symmetry.named_leaves(p)), (params(0),)
+    ),
+    "symmetry.pad_neurons": lambda: Case(
+        lambda p: symmetry.pad_neurons(BOUND, WIDE, p), (params(0),)
+    ),
     "symmetry.drop_padding": lambda: Case(
-        lambda p: symmetry.drop_padding(WIDE, BOUND, symmetry.pad_neurons(BOUND, WIDE, p)), (params(0),)
+        lambda p: symmetry.drop_padding(WIDE, BOUND, symmetry.pad_neurons(BOUND, WIDE, p)),
+        (params(0),),
     ),
     "symmetry.as_alignments": lambda: Case(lambda p: symmetry.as_alignments(p), (permutations(0),)),
     "symmetry.apply_soft": lambda: Case(
@@ -211,12 +247,18 @@ CASES: dict[str, Callable[[], Case]] = {
     "symmetry.mix_leaf": lambda: Case(
         lambda p, x: symmetry.mix_leaf(AXES, p, x), ({"Dense_0": normal(0, 3, 4)}, normal(0, 4, 2))
     ),
-    "symmetry.real_entries": lambda: Case(lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)),
-    "symmetry.tap": lambda: Case(lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))),
+    "symmetry.real_entries": lambda: Case(
+        lambda p: symmetry.real_entries(BOUND, WIDE, p), (params(0),)
+    ),
+    "symmetry.tap": lambda: Case(
+        lambda p, x: symmetry.tap(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
+    ),
     "symmetry.kernel_inputs": lambda: Case(
         lambda p, x: symmetry.kernel_inputs(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
     ),
-    "symmetry.kernel_matrix": lambda: Case(lambda x: symmetry.kernel_matrix(KERNEL, x), (normal(0, 3, 4),)),
+    "symmetry.kernel_matrix": lambda: Case(
+        lambda x: symmetry.kernel_matrix(KERNEL, x), (normal(0, 3, 4),)
+    ),
     "symmetry.kernel_outputs": lambda: Case(
         lambda x, y: symmetry.kernel_outputs(KERNEL, x, y), (normal(0, 3, 4), normal(1, 9, 3))
     ),
@@ -229,26 +271,38 @@ CASES: dict[str, Callable[[], Case]] = {
     "transport.linear_assignment[device]": lambda: Case(
         lambda cost: transport.linear_assignment(cost, backend="device"), (normal(0, 5, 5),)
     ),
-    "transport.exact_plan": lambda: Case(lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)),
-    "transport.assignment_certificate": lambda: Case(
-        lambda cost, p: transport.assignment_certificate(cost, p["Dense_0"]), (normal(0, 4, 4), permutations(0))
+    "transport.exact_plan": lambda: Case(
+        lambda cost: transport.exact_plan(cost, maximize=True), (normal(0, 4, 6),)
     ),
-    "transport.wasserstein2": lambda: Case(transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))),
+    "transport.assignment_certificate": lambda: Case(
+        lambda cost, p: transport.assignment_certificate(cost, p["Dense_0"]),
+        (normal(0, 4, 4), permutations(0)),
+    ),
+    "transport.wasserstein2": lambda: Case(
+        transport.wasserstein2, (normal(0, 5, 2), normal(1, 5, 2))
+    ),
     "transport.sinkhorn_plan": lambda: Case(
         lambda cost, epsilon: transport.sinkhorn_plan(cost**2, epsilon=epsilon, threshold=1e-3),
         (normal(0, 4, 3), jnp.array([0.5, 1.0, 2.0])),
         strict=False,
     ),
-    "statistics.approximate_dimension": lambda: Case(statistics.approximate_dimension, (moments(0).centred_aa,)),
-    "statistics.sample_moments": lambda: Case(statistics.sample_moments, (normal(0, 9, 4), normal(1, 9, 4))),
+    "statistics.approximate_dimension": lambda: Case(
+        statistics.approximate_dimension, (moments(0).centred_aa,)
+    ),
+    "statistics.sample_moments": lambda: Case(
+        statistics.sample_moments, (normal(0, 9, 4), normal(1, 9, 4))
+    ),
     "statistics.merge_moments": lambda: Case(statistics.merge_moments, (moments(0), moments(2))),
-    "statistics.activation_moments": lambda: Case(measured, (params(0), params(2), normal(4, 9, 3))),
+    "statistics.activation_moments": lambda: Case(
+        measured, (params(0), params(2), normal(4, 9, 3))
+    ),
     "statistics.stream_moments": lambda: Case(streamed, (params(0), params(2), normal(4, 9, 3))),
     "statistics.group_moments": lambda: Case(
         lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
     ),
     "statistics.independence_test": lambda: Case(
-        lambda key, z: statistics.independence_test(key, z, num_permutations=9), (keys(), normal(0, 2, 3, 4))
+        lambda key, z: statistics.independence_test(key, z, num_permutations=9),
+        (keys(), normal(0, 2, 3, 4)),
     ),
     "statistics.neuron_coordinates": lambda: Case(
         lambda p, x: statistics.neuron_coordinates(apply, SPEC, p, x), (params(0), normal(4, 9, 3))
@@ -280,28 +334,38 @@ CASES: dict[str, Callable[[], Case]] = {
     ),
     "matching.match_soft[entropic]": lambda: Case(matched_softly, pair(), strict=False),
     "matching.soft_alignments": lambda: Case(
-        lambda x: matching.soft_alignments({"g": x}, temperature=1.0), (normal(0, 4, 4),), strict=False
+        lambda x: matching.soft_alignments({"g": x}, temperature=1.0),
+        (normal(0, 4, 4),),
+        strict=False,
     ),
     "matching.covariance_distance": lambda: Case(covariance_distance, pair()),
     "matching.weight_distance": lambda: Case(matching.weight_distance, (params(0), params(2))),
-    "matching.midpoint_loss": lambda: Case(on_the_line(matching.midpoint_loss), on_the_line_arguments()),
-    "matching.random_point_loss": lambda: Case(on_the_line(matching.random_point_loss), on_the_line_arguments()),
+    "matching.midpoint_loss": lambda: Case(
+        on_the_line(matching.midpoint_loss), on_the_line_arguments()
+    ),
+    "matching.random_point_loss": lambda: Case(
+        on_the_line(matching.random_point_loss), on_the_line_arguments()
+    ),
     "matching.match_coordinate_descent": lambda: Case(
         lambda a, b: matching.match_coordinate_descent(SPEC, a, b), (params(0), params(2))
     ),
     "matching.match_frank_wolfe": lambda: Case(
         lambda a, b: matching.match_frank_wolfe(SPEC, a, b, polish=False), (params(0), params(2))
     ),
-    "matching.weight_inner_product": lambda: Case(inner_product, (params(0), params(2), permutations(0))),
-    "matching.weight_similarity": lambda: Case(
-        similar_by_all_weights, (*pair(), permutations(0))
+    "matching.weight_inner_product": lambda: Case(
+        inner_product, (params(0), params(2), permutations(0))
     ),
+    "matching.weight_similarity": lambda: Case(similar_by_all_weights, (*pair(), permutations(0))),
     "matching.layer_similarity": lambda: Case(similar, pair()),
     "matching.approximate_dimensions[weights]": lambda: dimensions("weights"),
     "matching.approximate_dimensions[covariance]": lambda: dimensions("covariance"),
     "matching.approximate_dimensions[activations]": lambda: dimensions("activations"),
-    "interpolation.interpolate": lambda: Case(interpolation.interpolate, (params(0), params(2), normal(4))),
-    "evaluation.linear_barrier": lambda: Case(barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))),
+    "interpolation.interpolate": lambda: Case(
+        interpolation.interpolate, (params(0), params(2), normal(4))
+    ),
+    "evaluation.linear_barrier": lambda: Case(
+        barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))
+    ),
     "evaluation.diagnose": lambda: Case(
         diagnosed, (params(0), params(2), permutations(0), normal(4, 9, 3), normal(5, 9, 2))
     ),
@@ -335,11 +399,15 @@ CASES: dict[str, Callable[[], Case]] = {
         theory.two_layer_width, (jnp.array([0.5, 0.1, 0.01]), jnp.array([2.0, 5.0, 784.0]))
     ),
     "theory.low_dimensional_width": lambda: Case(
-        theory.low_dimensional_width, (jnp.array([0.5, 0.1, 0.01]), *(jnp.full(COUNT, x) for x in (3.0, 50.0, 0.05)))
+        theory.low_dimensional_width,
+        (jnp.array([0.5, 0.1, 0.01]), *(jnp.full(COUNT, x) for x in (3.0, 50.0, 0.05))),
     ),
-    "theory.propagate": lambda: Case(lambda a, b, m: theory.propagate(SPEC, a, b, m, num_points=3), pair()),
+    "theory.propagate": lambda: Case(
+        lambda a, b, m: theory.propagate(SPEC, a, b, m, num_points=3), pair()
+    ),
     "theory.path_deviation": lambda: Case(
-        lambda a, b, x: theory.path_deviation(apply, SPEC, a, b, x, num_points=3), (*pair()[:2], normal(4, 9, 3))
+        lambda a, b, x: theory.path_deviation(apply, SPEC, a, b, x, num_points=3),
+        (*pair()[:2], normal(4, 9, 3)),
     ),
     "theory.gaussian_matching_lower_bound": lambda: Case(
         theory.gaussian_matching_lower_bound,
@@ -353,7 +421,9 @@ def public_functions() -> Iterator[str]:
     for package in PACKAGES:
         module = importlib.import_module(f"lmcjax.{package}")
         for name, value in vars(module).items():
-            own = getattr(value, "__module__", "").startswith(module.__name__)  # not what a file imports
+            own = getattr(value, "__module__", "").startswith(
+                module.__name__
+            )  # not what a file imports
             alias = inspect.isclass(value) or typing.get_origin(value) is not None
             if callable(value) and own and not alias and not name.startswith("_"):
                 yield f"{package}.{name}"
@@ -368,7 +438,9 @@ def test_the_table_covers_every_public_function() -> None:
 def take(tree: Any, i: int) -> Any:
     """One example; sliced by NumPy, because each slice by JAX is a compilation."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda leaf: leaf[i] if is_key(leaf) else jnp.asarray(np.asarray(leaf)[i]), tree)
+    return jax.tree.map(
+        lambda leaf: leaf[i] if is_key(leaf) else jnp.asarray(np.asarray(leaf)[i]), tree
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -380,7 +452,9 @@ def test_jit_is_eager_and_vmap_is_a_loop(name: str) -> None:
     close = {"rtol": 1e-5, "atol": 1e-5}
     chex.assert_trees_all_close(loop[0], eager, **close)
     chex.assert_trees_all_equal_shapes_and_dtypes(loop[0], eager)
-    chex.assert_trees_all_close(batch, jax.tree.map(lambda *leaves: np.stack(leaves), *loop), **close)
+    chex.assert_trees_all_close(
+        batch, jax.tree.map(lambda *leaves: np.stack(leaves), *loop), **close
+    )
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -394,10 +468,14 @@ def cast(tree: Any, dtype: Any) -> Any:
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(leaf.shape[1:], dtype if floating else leaf.dtype)
 
-    return jax.tree.map(struct, tree, is_leaf=lambda x: isinstance(x, statistics.Moments) and x is not tree)
+    return jax.tree.map(
+        struct, tree, is_leaf=lambda x: isinstance(x, statistics.Moments) and x is not tree
+    )
 
 
-@pytest.mark.parametrize(("dtype", "x64"), [(jnp.bfloat16, False), (jnp.float32, True), (jnp.float64, True)])
+@pytest.mark.parametrize(
+    ("dtype", "x64"), [(jnp.bfloat16, False), (jnp.float32, True), (jnp.float64, True)]
+)
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name]().strict])
 def test_no_precision_is_mixed_by_accident(name: str, dtype: Any, x64: bool) -> None:
     """Traced under strict promotion: half precision, double, and single beside double."""

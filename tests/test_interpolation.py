@@ -24,7 +24,11 @@ def trees(seed: int = 0) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     return tuple(
         State(
-            {"w": rng.normal(size=(3, 2)).astype(np.float32), "b": [rng.normal(size=2).astype(np.float32)]}, np.int32(i)
+            {
+                "w": rng.normal(size=(3, 2)).astype(np.float32),
+                "b": [rng.normal(size=2).astype(np.float32)],
+            },
+            np.int32(i),
         )
         for i in (5, 9)
     )
@@ -35,7 +39,9 @@ def test_the_ends_are_the_networks_to_the_bit(seed: int, exponent: int) -> None:
     a, b = (tree.params for tree in trees(seed))
     b = jax.tree.map(lambda leaf: leaf * np.float32(10.0**exponent), b)
     for t, end in ((0.0, a), (1.0, b)):
-        for actual, expected in zip(jax.tree.leaves(interpolate(a, b, t)), jax.tree.leaves(end), strict=True):
+        for actual, expected in zip(
+            jax.tree.leaves(interpolate(a, b, t)), jax.tree.leaves(end), strict=True
+        ):
             assert np.asarray(actual).tobytes() == expected.tobytes()
 
 
@@ -60,7 +66,9 @@ def test_what_is_not_floating_point_stays_as_in_a() -> None:
 
 @pytest.mark.parametrize("other", [np.int32(3), np.int8(3), True, jax.random.key(3)])
 def test_an_integer_against_a_float_is_an_error(other: Any) -> None:
-    """Neither t = 0 nor t = 1 could be exact; the leaf and both dtypes are named, whichever side it is on."""
+    """Neither t = 0 nor t = 1 could be exact; the leaf and both dtypes are named, whichever side it
+    is on.
+    """
     a, b = {"w": np.float32(1), "step": np.float32(2)}, {"w": np.float32(1), "step": other}
     dtype = jnp.result_type(other).name.replace("<", ".").replace(">", ".")
     with pytest.raises(ValueError, match=f"'step' is float32 in params_a but {dtype} in params_b"):
@@ -90,7 +98,9 @@ def test_the_derivative_in_t_is_the_difference() -> None:
 
 def test_the_gradient_in_the_ends_is_the_weight() -> None:
     a, b = (tree.params["w"] for tree in trees())
-    in_a, in_b = jax.grad(lambda x, y: interpolate(x, y, 0.25).sum(), argnums=(0, 1))(jnp.asarray(a), jnp.asarray(b))
+    in_a, in_b = jax.grad(lambda x, y: interpolate(x, y, 0.25).sum(), argnums=(0, 1))(
+        jnp.asarray(a), jnp.asarray(b)
+    )
     np.testing.assert_allclose(in_a, np.full((3, 2), 0.75))
     np.testing.assert_allclose(in_b, np.full((3, 2), 0.25))
 
@@ -99,13 +109,18 @@ def test_many_points_by_vmap() -> None:
     a, b = (tree.params for tree in trees())
     ts = jnp.linspace(0, 1, 5)
     path = jax.jit(jax.vmap(interpolate, in_axes=(None, None, 0)))(a, b, ts)
-    chex.assert_trees_all_close(path, jax.tree.map(lambda *p: jnp.stack(p), *(interpolate(a, b, t) for t in ts)))
+    chex.assert_trees_all_close(
+        path, jax.tree.map(lambda *p: jnp.stack(p), *(interpolate(a, b, t) for t in ts))
+    )
 
 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        ({"w": np.zeros((2, 3), np.float32)}, r"'w' has shape \(3, 2\) in params_a but \(2, 3\) in params_b"),
+        (
+            {"w": np.zeros((2, 3), np.float32)},
+            r"'w' has shape \(3, 2\) in params_a but \(2, 3\) in params_b",
+        ),
         ({"v": np.zeros((3, 2), np.float32)}, r"'v' exists only in params_b"),
         ([np.zeros((3, 2), np.float32)], "exists only in params_b"),
     ],

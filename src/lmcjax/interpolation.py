@@ -7,19 +7,21 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from lmcjax.symmetry import check_same_shapes, named_leaves
 
 
-def interpolate(params_a: PyTree, params_b: PyTree, t: float | int | Float[ArrayLike, ""]) -> PyTree:
+def interpolate(
+    params_a: PyTree, params_b: PyTree, t: float | int | Float[ArrayLike, ""]
+) -> PyTree:
     """The point `(1 - t) A + t B` of the straight line between two networks.
 
-    t = 0 is A and t = 1 is B, exactly, for finite networks. Between counters, flags and random keys there
-    is no line: leaves that are not of floating point in both networks are A's at every t.
+    t = 0 is A and t = 1 is B, exactly, for finite networks. Between counters, flags and random keys
+    there is no line: leaves that are not of floating point in both networks are A's at every t.
 
     Args:
         params_a, params_b: traced, of the same structure and shapes.
         t: traced, usually in [0, 1]; differentiable.
 
     Raises:
-        ValueError: the trees differ, or a leaf is of floating point in one network only; the leaf and both
-            shapes or dtypes are named.
+        ValueError: the trees differ, or a leaf is of floating point in one network only; the leaf
+            and both shapes or dtypes are named.
 
     Source: Section 2 of the paper, which runs t the other way.
     """

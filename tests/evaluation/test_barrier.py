@@ -1,4 +1,6 @@
-"""The barrier against closed forms and a NumPy loop, its gradient, and the host-side check of flags."""
+"""The barrier against closed forms and a NumPy loop, its gradient, and the host-side check of
+flags.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -28,12 +30,17 @@ def wavy(params: Any) -> jax.Array:
 
 
 def ends(rng: np.random.Generator, *batch: int) -> list[dict[str, np.ndarray]]:
-    return [{name: rng.normal(size=(*batch, n)).astype(np.float32) for name, n in (("w", 4), ("b", 2))} for _ in "ab"]
+    return [
+        {name: rng.normal(size=(*batch, n)).astype(np.float32) for name, n in (("w", 4), ("b", 2))}
+        for _ in "ab"
+    ]
 
 
 @pytest.mark.parametrize("num_points", [2, 3, 4])
 def test_of_a_concave_quadratic(num_points: int, rng: np.random.Generator) -> None:
-    """`-||theta||^2` lies `t (1 - t) ||A - B||^2` above its chord: a quarter at the midpoint, on the grid or not."""
+    """`-||theta||^2` lies `t (1 - t) ||A - B||^2` above its chord: a quarter at the midpoint, on
+    the grid or not.
+    """
     a, b = ends(rng)
     result = linear_barrier(concave, a, b, num_points=num_points)
     square = float(-concave(jax.tree.map(np.subtract, a, b)))
@@ -64,14 +71,18 @@ def test_equals_a_loop_over_the_points(num_points: int, rng: np.random.Generator
     np.testing.assert_allclose(result.losses, losses[:-1], rtol=1e-4, atol=1e-5)
     height = max(losses - (1 - t_and_middle) * losses[0] - t_and_middle * losses[-2])
     assert float(result.height) == pytest.approx(height, rel=1e-4, abs=1e-5)
-    assert float(result.height_over_mean) == pytest.approx(max(losses) - (losses[0] + losses[-2]) / 2, rel=1e-4)
+    assert float(result.height_over_mean) == pytest.approx(
+        max(losses) - (losses[0] + losses[-2]) / 2, rel=1e-4
+    )
     assert float(result.midpoint_loss) == pytest.approx(losses[-1], rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("num_points", [3, 4, 25, 83])
 def test_the_midpoint_is_at_one_half(num_points: int) -> None:
     """To the bit, whether the grid holds it or not, and no extra point shows in the results."""
-    result = linear_barrier(lambda p: p[0], [jnp.float32(0)], [jnp.float32(1)], num_points=num_points)
+    result = linear_barrier(
+        lambda p: p[0], [jnp.float32(0)], [jnp.float32(1)], num_points=num_points
+    )
     assert float(result.midpoint_loss) == 0.5
     assert result.points.shape == result.losses.shape == (num_points,)
     assert float(result.losses[0]) == 0
@@ -98,7 +109,9 @@ def test_further_metrics_come_along(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(("where", "bad"), [(0.0, np.nan), (0.5, np.inf), (1.0, -np.inf)])
-def test_a_bad_loss_is_flagged_and_spoils_no_neighbour(where: float, bad: float, rng: np.random.Generator) -> None:
+def test_a_bad_loss_is_flagged_and_spoils_no_neighbour(
+    where: float, bad: float, rng: np.random.Generator
+) -> None:
     a, b = (side | {"t": np.full(3, i, np.float32)} for i, side in enumerate(ends(rng, 3)))
 
     def loss(params: Any) -> jax.Array:

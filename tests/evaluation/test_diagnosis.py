@@ -1,4 +1,6 @@
-"""The three signatures against NumPy, and what they say of matches that succeed and fail by construction."""
+"""The three signatures against NumPy, and what they say of matches that succeed and fail by
+construction.
+"""
 
 from typing import Any
 
@@ -21,10 +23,17 @@ def run(pair: Any) -> Any:
 
     @jax.jit
     def diagnosis(a: Any, b: Any) -> tuple[Diagnosis, Any]:
-        loss = lmcjax.batched_loss(network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels))
+        loss = lmcjax.batched_loss(
+            network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels)
+        )
         matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights())
-        barrier = lmcjax.linear_barrier(loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=5)
-        return diagnose(spec, a, b, matching.permutations, barrier), (matching.permutations, barrier.height)
+        barrier = lmcjax.linear_barrier(
+            loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=5
+        )
+        return diagnose(spec, a, b, matching.permutations, barrier), (
+            matching.permutations,
+            barrier.height,
+        )
 
     return diagnosis
 
@@ -32,7 +41,9 @@ def run(pair: Any) -> Any:
 @pytest.mark.slow
 def test_a_shuffled_copy_passes(pair: Any, run: Any) -> None:
     shuffled = lmcjax.permute(
-        pair.spec, lmcjax.random_permutations(jax.random.key(0), pair.spec, pair.params_a), pair.params_a
+        pair.spec,
+        lmcjax.random_permutations(jax.random.key(0), pair.spec, pair.params_a),
+        pair.params_a,
     )
     found, _ = run(pair.params_a, shuffled)
     assert float(found.reduction.value) == pytest.approx(1, abs=1e-5)
@@ -53,7 +64,10 @@ def test_unrelated_networks_fail_and_the_numbers_are_numpys(pair: Any, run: Any)
     before = after = 0.0
     for i in range(4):
         for name in ("kernel", "bias"):
-            a, b = (np.asarray(x[f"Dense_{i}"][name], np.float64) for x in (pair.params_a, pair.params_b))
+            a, b = (
+                np.asarray(x[f"Dense_{i}"][name], np.float64)
+                for x in (pair.params_a, pair.params_b)
+            )
             moved = b if i == 3 else b[..., p[i]]
             moved = moved[p[i - 1]] if name == "kernel" and i > 0 else moved
             distances = ((a - b) ** 2).sum(), ((a - moved) ** 2).sum()
@@ -85,7 +99,11 @@ def test_thresholds_decide(pair: Any) -> None:
         return [bool(signature.failed) for signature in found[:3]]
 
     assert failed(max_barrier=0.19, min_reduction=0.01, max_exponent=-0.41) == [True, True, True]
-    assert failed(max_barrier=0.21, min_reduction=-0.01, max_exponent=-0.39) == [False, False, False]
+    assert failed(max_barrier=0.21, min_reduction=-0.01, max_exponent=-0.39) == [
+        False,
+        False,
+        False,
+    ]
 
 
 def test_nan_fails_and_spoils_no_neighbour(pair: Any, run: Any) -> None:

@@ -35,7 +35,9 @@ def mean_square(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=1))
 
 
-def regression(rng: np.random.Generator, num_samples: int = 23) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def regression(
+    rng: np.random.Generator, num_samples: int = 23
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     shapes = (3, 2), (num_samples, 3), (num_samples, 2)
     return tuple(rng.normal(size=shape).astype(np.float32) for shape in shapes)
 
@@ -58,7 +60,9 @@ def test_in_batches_equals_the_whole(batch_size: int, rng: np.random.Generator) 
 def test_cross_entropy_and_accuracy_equal_scipy(rng: np.random.Generator) -> None:
     w, x, y = classification(rng)
     result = score(jnp.asarray(x @ w), y)
-    assert float(result.loss) == pytest.approx(-log_softmax(x @ w, axis=1)[np.arange(23), y].mean(), rel=1e-5)
+    assert float(result.loss) == pytest.approx(
+        -log_softmax(x @ w, axis=1)[np.arange(23), y].mean(), rel=1e-5
+    )
     assert float(result.accuracy) == pytest.approx(np.mean((x @ w).argmax(1) == y), rel=1e-6)
 
 
@@ -74,16 +78,22 @@ def test_every_metric_is_averaged_by_samples(batch_size: int, rng: np.random.Gen
 def test_the_gradient_is_that_of_the_whole(rng: np.random.Generator) -> None:
     """Against the closed form `2 X^T (X W - Y) / N`; under jit and vmap."""
     w, x, y = regression(rng)
-    gradient = jax.jit(jax.vmap(jax.grad(batched_loss(linear, mean_square, (x, y), 5))))(np.stack([w, 2 * w]))
+    gradient = jax.jit(jax.vmap(jax.grad(batched_loss(linear, mean_square, (x, y), 5))))(
+        np.stack([w, 2 * w])
+    )
     for i in range(2):
-        np.testing.assert_allclose(gradient[i], 2 * x.T @ (x @ ((i + 1) * w) - y) / len(x), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            gradient[i], 2 * x.T @ (x @ ((i + 1) * w) - y) / len(x), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.usefixtures("strict_promotion")
 def test_the_data_may_be_traced(rng: np.random.Generator) -> None:
     w, x, y = regression(rng)
     jitted = jax.jit(lambda w, x, y: batched_loss(linear, mean_square, (x, y), 5)(w))
-    assert float(jitted(w, x, y)) == pytest.approx(float(batched_loss(linear, mean_square, (x, y), 23)(w)), rel=1e-5)
+    assert float(jitted(w, x, y)) == pytest.approx(
+        float(batched_loss(linear, mean_square, (x, y), 23)(w)), rel=1e-5
+    )
 
 
 @pytest.mark.usefixtures("strict_promotion")
@@ -107,12 +117,16 @@ def test_a_label_that_is_no_class_gives_nan(label: int, rng: np.random.Generator
     spoilt = y.copy()
     spoilt[7] = label
     assert np.isnan(score(jnp.asarray(x @ w), spoilt)).all()
-    assert np.isnan(jax.jit(batched_loss(linear, cross_entropy_and_accuracy, (x, spoilt), 5))(w)).all()
+    assert np.isnan(
+        jax.jit(batched_loss(linear, cross_entropy_and_accuracy, (x, spoilt), 5))(w)
+    ).all()
 
     @jax.jit
     @jax.vmap
     def barrier(y: jax.Array) -> BarrierResult:
-        return linear_barrier(batched_loss(linear, cross_entropy_and_accuracy, (x, y), 5), w, 2 * w, num_points=3)
+        return linear_barrier(
+            batched_loss(linear, cross_entropy_and_accuracy, (x, y), 5), w, 2 * w, num_points=3
+        )
 
     both, clean = barrier(np.stack([y, spoilt])), barrier(np.stack([y, y]))
     assert both.finite.tolist() == [True, False]

@@ -48,9 +48,13 @@ def test_is_that_of_the_eigenvalues_and_of_both_gram_matrices(rng: np.random.Gen
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_does_not_depend_on_the_scale(scale: float, rng: np.random.Generator) -> None:
     matrix = random_moment(rng)
-    assert float(dimension(matrix * np.float32(scale))) == pytest.approx(float(dimension(matrix)), rel=1e-5)
+    assert float(dimension(matrix * np.float32(scale))) == pytest.approx(
+        float(dimension(matrix)), rel=1e-5
+    )
     gradient = gradient_of_dimension(jnp.asarray(matrix * np.float32(scale)))
-    np.testing.assert_allclose(gradient * np.float32(scale), gradient_of_dimension(matrix), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        gradient * np.float32(scale), gradient_of_dimension(matrix), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_gradient_equals_finite_differences(rng: np.random.Generator, x64: None) -> None:

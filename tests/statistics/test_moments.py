@@ -29,7 +29,9 @@ def taps(params: Any, inputs: jax.Array) -> dict[str, jax.Array]:
     return {"in": inputs, "out": jnp.tanh(jnp.matmul(inputs, params))}
 
 
-def samples(rng: np.random.Generator, num_samples: int, n: int = 4, mean: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def samples(
+    rng: np.random.Generator, num_samples: int, n: int = 4, mean: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Correlated activations of A and B, float32."""
     a = rng.normal(size=(num_samples, n)) @ rng.normal(size=(n, n)) / np.sqrt(n)
     b = 0.5 * a + rng.normal(size=(num_samples, n))
@@ -40,7 +42,9 @@ def numpy_moments(a: np.ndarray, b: np.ndarray) -> Moments:
     a, b = a.astype(np.float64), b.astype(np.float64)
     n = a.shape[1]
     sums = (len(a) - 1) * np.cov(a.T, b.T)
-    return Moments(np.float64(len(a)), a.mean(0), b.mean(0), sums[:n, :n], sums[n:, n:], sums[:n, n:])
+    return Moments(
+        np.float64(len(a)), a.mean(0), b.mean(0), sums[:n, :n], sums[n:, n:], sums[:n, n:]
+    )
 
 
 @functools.partial(jax.jit, static_argnames="batch_size")
@@ -72,7 +76,7 @@ def test_streamed_moments_equal_numpy(batch_size: int, rng: np.random.Generator)
 
 @pytest.mark.parametrize("batch_size", [10, 700, 2000])
 def test_a_large_mean_costs_no_digits(batch_size: int) -> None:
-    """Mean 1e4, standard deviation 1: the uncentred sum in float32 would keep no digit of the covariance."""
+    """Mean 1e4, standard deviation 1: an uncentred float32 sum would keep no digit."""
     for seed in range(5):
         a, b = samples(np.random.default_rng(seed), 2000, mean=1e4)
         assert_moments(stream(a, b, batch_size), numpy_moments(a, b), rtol=1e-4)
@@ -84,7 +88,9 @@ def test_a_large_mean_costs_no_digits(batch_size: int) -> None:
 def test_merging_is_associative_commutative_and_equals_numpy(sizes: list[int], seed: int) -> None:
     a, b = samples(np.random.default_rng(seed), sum(sizes))
     cuts = np.cumsum(sizes)[:-1]
-    parts = [numpy_float32(*part) for part in zip(np.split(a, cuts), np.split(b, cuts), strict=True)]
+    parts = [
+        numpy_float32(*part) for part in zip(np.split(a, cuts), np.split(b, cuts), strict=True)
+    ]
     left = merge_moments(merge_moments(parts[0], parts[1]), parts[2])
     assert_moments(left, merge_moments(parts[0], merge_moments(parts[1], parts[2])), rtol=1e-5)
     assert_moments(left, merge_moments(parts[2], merge_moments(parts[1], parts[0])), rtol=1e-5)
@@ -94,8 +100,13 @@ def test_merging_is_associative_commutative_and_equals_numpy(sizes: list[int], s
 def numpy_float32(a: np.ndarray, b: np.ndarray) -> Moments:
     """As `numpy_moments`, for a single sample too, whose covariance NumPy leaves undefined."""
     centred = [(x - x.mean(0)).astype(np.float64) for x in (a, b)]
-    sums = [x.T @ y for x, y in ((centred[0], centred[0]), (centred[1], centred[1]), (centred[0], centred[1]))]
-    return jax.tree.map(lambda v: jnp.asarray(v, jnp.float32), Moments(float(len(a)), a.mean(0), b.mean(0), *sums))
+    sums = [
+        x.T @ y
+        for x, y in ((centred[0], centred[0]), (centred[1], centred[1]), (centred[0], centred[1]))
+    ]
+    return jax.tree.map(
+        lambda v: jnp.asarray(v, jnp.float32), Moments(float(len(a)), a.mean(0), b.mean(0), *sums)
+    )
 
 
 def test_every_tap_is_measured_under_its_name(rng: np.random.Generator) -> None:
@@ -111,16 +122,23 @@ def test_every_tap_is_measured_under_its_name(rng: np.random.Generator) -> None:
 def test_second_moment_and_covariance_equal_numpy(ddof: int, rng: np.random.Generator) -> None:
     a, b = samples(rng, 50, mean=2.0)
     moments = sample_moments(a, b)
-    np.testing.assert_allclose(second_moment(moments, ddof=ddof), a.T @ a / (50 - ddof), rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        cross_covariance(moments, ddof=ddof), np.cov(a.T, b.T, ddof=ddof)[:4, 4:], rtol=1e-4, atol=1e-5
+        second_moment(moments, ddof=ddof), a.T @ a / (50 - ddof), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        cross_covariance(moments, ddof=ddof),
+        np.cov(a.T, b.T, ddof=ddof)[:4, 4:],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
 @pytest.mark.parametrize("mean", [0.0, 3.0])
 def test_correlation_equals_numpy(mean: float, rng: np.random.Generator) -> None:
     a, b = samples(rng, 60, mean=mean)
-    np.testing.assert_allclose(cross_correlation(sample_moments(a, b)), np.corrcoef(a.T, b.T)[:4, 4:], atol=1e-5)
+    np.testing.assert_allclose(
+        cross_correlation(sample_moments(a, b)), np.corrcoef(a.T, b.T)[:4, 4:], atol=1e-5
+    )
 
 
 def test_correlation_stays_between_minus_one_and_one(rng: np.random.Generator) -> None:
@@ -141,8 +159,10 @@ def test_correlation_does_not_depend_on_the_scale(scale: float, rng: np.random.G
 
 @pytest.mark.parametrize("batch_size", [60, 7])
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1234.567])
-def test_a_constant_neuron_has_correlation_zero(value: float, batch_size: int, rng: np.random.Generator) -> None:
-    """With every neuron, a constant one of the other network included; not nan, and not the rounding of its mean."""
+def test_a_constant_neuron_has_correlation_zero(
+    value: float, batch_size: int, rng: np.random.Generator
+) -> None:
+    """Neither nan nor the rounding of its mean, with constant neurons too."""
     a, b = samples(rng, 60)
     a[:, 1] = b[:, 2] = value
     correlation = np.asarray(cross_correlation(stream(a, b, batch_size)))
@@ -164,7 +184,9 @@ def test_half_precision_accumulates_in_float32() -> None:
     with jax.numpy_dtype_promotion("standard"):
         moments = stream(a, a, batch_size=300)
     assert all(field.dtype == jnp.float32 for field in moments)
-    assert_moments(moments, numpy_moments(np.asarray(a, np.float32), np.asarray(a, np.float32)), rtol=1e-5)
+    assert_moments(
+        moments, numpy_moments(np.asarray(a, np.float32), np.asarray(a, np.float32)), rtol=1e-5
+    )
 
 
 def test_integer_inputs_are_moments_of_numbers() -> None:
@@ -193,5 +215,7 @@ def test_errors_show_the_shapes() -> None:
     with pytest.raises(ValueError, match="at least 1, not 0"):
         stream_moments(taps, jnp.zeros((3, 5)), jnp.zeros((3, 5)), jnp.zeros((4, 3)), batch_size=0)
     for shape in ((3, 3), (0, 3)):
-        with pytest.raises(ValueError, match=r"\(4, 3\), \(\d, \d\)" if shape[0] else r"\(0, 3\), \(0, 3\)"):
+        with pytest.raises(
+            ValueError, match=r"\(4, 3\), \(\d, \d\)" if shape[0] else r"\(0, 3\), \(0, 3\)"
+        ):
             sample_moments(jnp.zeros((4, 3) if shape[0] else shape), jnp.zeros(shape))

@@ -35,13 +35,15 @@ def _loss(value: PyTree) -> Array:
 def linear_barrier(
     loss_fn: Callable[[PyTree], Any], params_a: PyTree, params_b: PyTree, *, num_points: int = 25
 ) -> BarrierResult:
-    """The loss along `(1 - t) A + t B` and its barrier `max_t [E(theta_t) - (1 - t) E(A) - t E(B)]`.
+    """The loss along `(1 - t) A + t B` and its barrier `max_t [E(theta_t) - (1 - t) E(A) - t
+    E(B)]`.
 
-    The maximum is over `num_points` equally spaced points and the midpoint, hence a lower bound on the supremum. One
-    point is evaluated at a time, so memory stays flat.
+    The maximum is over `num_points` equally spaced points and the midpoint, hence a lower bound on
+    the supremum. One point is evaluated at a time, so memory stays flat.
 
     Args:
-        loss_fn: static; `loss_fn(params)` returns a scalar loss, or a NamedTuple of scalars, the loss first.
+        loss_fn: static; `loss_fn(params)` returns a scalar loss, or a NamedTuple of scalars, the
+            loss first.
         params_a, params_b: traced; permute B first.
         num_points: static, at least 2. The midpoint is evaluated whatever the grid.
 
@@ -53,7 +55,9 @@ def linear_barrier(
     if num_points < 2:
         raise ValueError(f"a path has at least 2 points, not num_points={num_points}")
     dtype = jnp.result_type(float)
-    points = jnp.asarray(np.arange(num_points) / (num_points - 1), dtype)  # 1/2 exactly, where it is on the grid
+    points = jnp.asarray(
+        np.arange(num_points) / (num_points - 1), dtype
+    )  # 1/2 exactly, where it is on the grid
     on_grid = num_points % 2 == 1
     evaluated = points if on_grid else jnp.append(points, jnp.asarray(0.5, dtype))
     middle = num_points // 2 if on_grid else num_points

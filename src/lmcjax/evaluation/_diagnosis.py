@@ -30,13 +30,19 @@ class Signature(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` finds; `str` of a single one is a report. `vmap` prepends axes to every field."""
+    """What `diagnose` finds; `str` of a single one is a report. `vmap` prepends axes to every
+    field.
+    """
 
     barrier: Signature  # fails above: height of the barrier, the loss's unit
     reduction: Signature  # fails below: by which share the permutations reduce the squared Frobenius distance
     exponent: Signature  # fails above: power of the width with which matched distances fall; nan: not measured
-    group_reduction: dict[str, Float[Array, ""]]  # the same share, of the leaves that each group writes
-    finite: Bool[Array, ""]  # False: the barrier or a distance is nan or inf, and those signatures count as failed
+    group_reduction: dict[
+        str, Float[Array, ""]
+    ]  # the same share, of the leaves that each group writes
+    finite: Bool[
+        Array, ""
+    ]  # False: the barrier or a distance is nan or inf, and those signatures count as failed
 
     def __str__(self) -> str:
         rows = []
@@ -50,10 +56,14 @@ class Diagnosis(NamedTuple):
                 rows.append(f"not measured  {label}: pass the fit of distances at several widths")
                 continue
             sign = ("at least" if name == "reduction" else "at most") + f" {threshold:.3g}"
-            rows.append(f"{'FAILED' if failed else 'passed'}  {label}: {value:.3g}, expected {sign}")
+            rows.append(
+                f"{'FAILED' if failed else 'passed'}  {label}: {value:.3g}, expected {sign}"
+            )
             if failed:
                 rows.append(f"        try: {_ADVICE[name]}")
-        worst = min(self.group_reduction, key=lambda g: float(self.group_reduction[g]), default=None)
+        worst = min(
+            self.group_reduction, key=lambda g: float(self.group_reduction[g]), default=None
+        )
         if worst is not None:
             rows.append(f"least reduced group: {worst}, {float(self.group_reduction[worst]):.3g}")
         return "\n".join(rows)
@@ -71,37 +81,51 @@ def diagnose(
     min_reduction: Num[ArrayLike, ""] = 0.1,
     max_exponent: Num[ArrayLike, ""] = -0.05,
 ) -> Diagnosis:
-    """The three signatures of a failed match: a barrier, distances that stay, measures that do not converge.
+    """The three signatures of a failed match: a barrier, distances that stay, measures that do not
+    converge.
 
     - barrier: `max_t loss(t) - chord(t)` along the path, above `max_barrier`;
-    - reduction: `1 - ||A - P B||_F^2 / ||A - B||_F^2` over all leaves that a group acts on, below `min_reduction`;
-    - exponent: that of the matched squared distance in the width, above `max_exponent`. Theory: -2/d, so that -0.05
-      means 40 dimensions; nan and not failed where no rate is given.
+    - reduction: `1 - ||A - P B||_F^2 / ||A - B||_F^2` over all leaves that a group acts on, below
+        `min_reduction`;
+    - exponent: that of the matched squared distance in the width, above `max_exponent`. Theory:
+      -2/d, so that -0.05 means 40 dimensions; nan and not failed where no rate is given.
 
-    The thresholds are conventions, not proven: `docs/theory.md` shows the numbers of some pairs. A smaller distance
-    need not mean a lower barrier: matching by covariance reduces it less than by weights, and the barrier more.
+    The thresholds are conventions, not proven: `docs/theory.md` shows the numbers of some pairs. A
+        smaller distance
+    need not mean a lower barrier: matching by covariance reduces it less than by weights, and the
+        barrier more.
 
     Args:
         spec: static.
         params_a, params_b: traced; B as it was before it was permuted.
         permutations: of the matching, traced.
         barrier: `linear_barrier` between A and the permuted B, traced.
-        rate: `fit_exponent` over widths of `||A - P B||^2` per neuron, or the `fit` of `calibrate_wasserstein_rate`.
+        rate: `fit_exponent` over widths of `||A - P B||^2` per neuron, or the `fit` of
+            `calibrate_wasserstein_rate`.
         max_barrier: traced, in the loss's unit; 0.1 is meant for nats.
         min_reduction, max_exponent: traced.
 
     Raises:
-        ValueError: shapes that differ between the networks, or permutations that do not fit the spec.
+        ValueError: shapes that differ between the networks, or permutations that do not fit the
+            spec.
 
-    Source: the failure signatures of the paper's summary; distances: Section 4 and Lemma B.3 of the paper.
+    Source: the failure signatures of the paper's summary; distances: Section 4 and Lemma B.3 of the
+        paper.
     """
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
     leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
     leaves_p = named_leaves(permute(spec, permutations, params_b))
-    written = {group: {name for name, _, s in spec.segments(group) if s.role != "reads"} for group in spec.groups}
+    written = {
+        group: {name for name, _, s in spec.segments(group) if s.role != "reads"}
+        for group in spec.groups
+    }
     acted = {name for group in spec.groups for name, _, _ in spec.segments(group)}
-    kept = [n for n in leaves_a if n in acted and jnp.issubdtype(jnp.result_type(leaves_a[n]), jnp.inexact)]
+    kept = [
+        n
+        for n in leaves_a
+        if n in acted and jnp.issubdtype(jnp.result_type(leaves_a[n]), jnp.inexact)
+    ]
     dtype = accumulation_dtype(*(leaves_a[n] for n in kept), least=jnp.result_type(float))
 
     def distance(n: str, other: Mapping[str, ArrayLike]) -> Array:
@@ -110,16 +134,24 @@ def diagnose(
     before, after = ({n: distance(n, other) for n in kept} for other in (leaves_b, leaves_p))
 
     def share(names: set[str]) -> Array:
-        whole, rest = (sum((d[n] for n in kept if n in names), jnp.zeros((), dtype)) for d in (before, after))
+        whole, rest = (
+            sum((d[n] for n in kept if n in names), jnp.zeros((), dtype)) for d in (before, after)
+        )
         # networks that are equal from the start have nothing to reduce
-        return jnp.where(whole > 0, 1 - rest / jnp.where(whole > 0, whole, 1), jnp.where(whole == 0, 1, jnp.nan))
+        return jnp.where(
+            whole > 0, 1 - rest / jnp.where(whole > 0, whole, 1), jnp.where(whole == 0, 1, jnp.nan)
+        )
 
     reduction = share(acted)
     exponent = jnp.asarray(jnp.nan, reduction.dtype) if rate is None else rate.exponent
     height = jnp.asarray(barrier.height, accumulation_dtype(barrier.height))
     limits = [
         jnp.asarray(limit, accumulation_dtype(value))
-        for limit, value in ((max_barrier, height), (min_reduction, reduction), (max_exponent, exponent))
+        for limit, value in (
+            (max_barrier, height),
+            (min_reduction, reduction),
+            (max_exponent, exponent),
+        )
     ]
     return Diagnosis(
         barrier=Signature(height, limits[0], ~(height <= limits[0]) | ~barrier.finite),

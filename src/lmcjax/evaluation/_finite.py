@@ -8,15 +8,18 @@ Result = TypeVar("Result")
 
 
 def require_finite(result: Result) -> Result:
-    """Return `result` if all its `finite` and `converged` flags are set; for those who prefer an error to a flag.
+    """Return `result` if all its `finite` and `converged` flags are set; for those who prefer an
+    error to a flag.
 
     Inside `jit`, results carry flags and nothing raises; call this outside, on the host.
 
     Args:
-        result: any result of this library, alone or batched (a `Matching`, a `BarrierResult`, a `SinkhornPlan`, ...).
+        result: any result of this library, alone or batched (a `Matching`, a `BarrierResult`, a
+            `SinkhornPlan`, ...).
 
     Raises:
-        ValueError: a flag is not set, with the indices in the batch where; or the result has no flag.
+        ValueError: a flag is not set, with the indices in the batch where; or the result has no
+            flag.
     """
     flags = [flag for flag in ("finite", "converged") if hasattr(result, flag)]
     if not flags:
@@ -24,7 +27,12 @@ def require_finite(result: Result) -> Result:
     for flag in flags:
         values = np.asarray(getattr(result, flag))
         if not values.all():
-            indices = [index[0] if len(index) == 1 else tuple(index) for index in np.argwhere(~values).tolist()]
+            indices = [
+                index[0] if len(index) == 1 else tuple(index)
+                for index in np.argwhere(~values).tolist()
+            ]
             where = f" at {indices}" if values.ndim else ""
-            raise ValueError(f"{type(result).__name__}.{flag} is False{where}: {int((~values).sum())} of {values.size}")
+            raise ValueError(
+                f"{type(result).__name__}.{flag} is False{where}: {int((~values).sum())} of {values.size}"
+            )
     return result

@@ -10,7 +10,8 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from lmcjax._cross_entropy import are_classes, cross_entropies
 
 Data: TypeAlias = tuple[ArrayLike, ArrayLike]
-"""`(inputs, labels)`, each with a leading axis of samples; a NamedTuple of the two serves as well."""
+"""`(inputs, labels)`, each with a leading axis of samples; a NamedTuple of the two serves as well.
+"""
 
 
 class LossAndAccuracy(NamedTuple):
@@ -44,17 +45,18 @@ def batched_loss(
 
     Args:
         apply: static; `apply(params, inputs)` gives the outputs.
-        loss: static; `loss(outputs, labels)` gives the mean over the batch: a scalar, or a NamedTuple of scalars like
-            `cross_entropy_and_accuracy`.
+        loss: static; `loss(outputs, labels)` gives the mean over the batch: a scalar, or a
+            NamedTuple of scalars like `cross_entropy_and_accuracy`.
         data: `(inputs, labels)`; arrays, traced or not.
         batch_size: static; the last batch may be short, and counts by its size.
 
     Returns:
-        A pure function of the parameters, for `linear_barrier`; differentiable if `apply` and `loss` are.
+        A pure function of the parameters, for `linear_barrier`; differentiable if `apply` and
+        `loss` are.
 
     Raises:
-        ValueError: no samples, inputs and labels that differ in number, a batch size below 1; from the
-            returned function, a loss that is no scalar.
+        ValueError: no samples, inputs and labels that differ in number, a batch size below 1; from
+            the returned function, a loss that is no scalar.
     """
     inputs, labels = data
     num_samples = jnp.shape(inputs)[0]
@@ -84,7 +86,9 @@ def batched_loss(
             cut = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in (x, y)]
             return mean_of(*cut)
 
-        total = jax.tree.map(lambda v: v.sum(0) * size, jax.lax.map(of_batch, jnp.arange(0, end, size)))
+        total = jax.tree.map(
+            lambda v: v.sum(0) * size, jax.lax.map(of_batch, jnp.arange(0, end, size))
+        )
         if end < num_samples:
             rest = mean_of(x[end:], y[end:])
             total = jax.tree.map(lambda v, last: v + last * (num_samples - end), total, rest)

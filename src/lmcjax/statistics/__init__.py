@@ -2,10 +2,11 @@
 
 from lmcjax.statistics._activations import ActivationMoments as ActivationMoments
 from lmcjax.statistics._activations import activation_moments as activation_moments
-from lmcjax.statistics._activations import activation_sources as activation_sources
-from lmcjax.statistics._activations import bound_group_moments as bound_group_moments
-from lmcjax.statistics._activations import group_moments as group_moments
 from lmcjax.statistics._dimension import approximate_dimension as approximate_dimension
+from lmcjax.statistics._group_moments import ActivationSource as ActivationSource
+from lmcjax.statistics._group_moments import activation_sources as activation_sources
+from lmcjax.statistics._group_moments import bound_group_moments as bound_group_moments
+from lmcjax.statistics._group_moments import group_moments as group_moments
 from lmcjax.statistics._independence import IndependenceTest as IndependenceTest
 from lmcjax.statistics._independence import independence_test as independence_test
 from lmcjax.statistics._independence import neuron_coordinates as neuron_coordinates

@@ -1,33 +1,30 @@
-"""The moments of what a network's kernels see and of its groups of neurons."""
+"""The moments of what two networks' kernels see, by kernel."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import Array, PyTree
 
-from lmcjax.statistics._moments import (
-    Moments,
-    count_samples,
-    merge_moments,
-    over_batch,
-    stream_moments,
+from lmcjax.statistics._joined_axes import (
+    change_layout,
+    input_layout,
+    join_inputs,
+    join_outputs,
+    output_layout,
 )
+from lmcjax.statistics._moments import Moments, count_samples, stream_moments
 from lmcjax.symmetry import (
-    Axis,
     Kernel,
-    Permutations,
+    KernelTap,
     PermutationSpec,
-    Place,
     check_same_shapes,
-    identity_permutations,
-    kernel_inputs,
     kernel_outputs,
     named_leaves,
-    permute_leaf,
 )
 
 _BATCH_BYTES = 2**28  # of activations, where the batch size is left open
@@ -38,23 +35,23 @@ class ActivationMoments(NamedTuple):
     """Moments of networks A and B, by kernel; `vmap` prepends axes to every field.
 
     Features are those of the kernel: a convolution's patches, all heads' channels. Stacked layers
-        and the feature
-    groups of a convolution are leading axes. Where one leaf makes several kernels (a tied
-    embedding), the second is called by the leaf's name and a number, as in `spec.kernels`.
+    and the feature groups of a convolution are leading axes. Where one leaf makes several kernels
+    (a tied embedding), the second is called by the leaf's name and a number, as in `spec.kernels`.
 
-    A kernel with a batch axis that a group permutes (experts side by side, each of which sees data
-    of its own) has in `inputs` the moments of each entry by itself. To compare different entries,
-    `across` has those of all entries together: there the axis is one of the features. In `outputs`
-    it always is.
+    Experts side by side are a batch axis of a kernel that a group permutes: each of them sees data
+    of its own. In `inputs` the moments are of each expert by itself. To compare different experts,
+    `across` has the moments of all of them together: there that axis is one of the features. In
+    `outputs` it always is.
+
+    Attributes:
+        inputs: what each kernel sees.
+        outputs: what a kernel puts out, if it writes a group that no kernel reads.
+        across: what a kernel sees, all experts together; None if there are no experts.
     """
 
-    inputs: dict[str, Moments]  # what each kernel sees
-    outputs: dict[
-        str, Moments
-    ]  # what it says; only where a group that it writes is read by no kernel
-    across: dict[str, Moments] | None = (
-        None  # what it sees, all entries together; None: no group permutes any
-    )
+    inputs: dict[str, Moments]
+    outputs: dict[str, Moments]
+    across: dict[str, Moments] | None = None
 
 
 def activation_moments(
@@ -94,306 +91,125 @@ def activation_moments(
     else:
         PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
     spec = spec.bind(params_a)
-    kernels = {kernel.name: kernel for kernel in spec.kernels}
-    reading, writing = _joined_inputs(spec), _joined_outputs(spec)
-    unread = {k for g in spec.groups if not any(reading.readers(g)) for k, _ in writing.writers(g)}
-    across = [k for k in reading.kernels if k != kernels[k.name]]
+    measured = _measured_kernels(spec)
+    leaves_a = named_leaves(params_a)
+    leaves_b = named_leaves(params_b)
+    tap_a = KernelTap(apply, spec, list(leaves_a))
+    # networks of the same shapes share a tap, so that their program is interpreted once
+    tap_b = tap_a if apply_b is None else KernelTap(apply_b, spec, list(leaves_b))
+    network_a = _Network(tap_a, params_a, leaves_a)
+    network_b = _Network(tap_b, params_b, leaves_b)
+    if batch_size is None:
+        batch_size = _largest_batch(measured, network_a, inputs)
+    found = stream_moments(
+        measured.activations,
+        network_a,
+        network_b,
+        inputs,
+        batch_size=batch_size,
+        one_hot=measured.one_hot(),
+    )
+    return ActivationMoments(
+        inputs=_of_field("inputs", found),
+        outputs=_of_field("outputs", found),
+        across=_of_field("across", found) or None,
+    )
 
-    def activations(side: dict[str, PyTree], x: PyTree) -> dict[str, Array]:
-        ((name, params),) = side.items()
-        program = apply if name == "a" or apply_b is None else apply_b
-        leaves, seen = named_leaves(params), kernel_inputs(program, spec, params, x)
+
+class _Network(NamedTuple):
+    """One network, ready to be run on batch after batch."""
+
+    tap: KernelTap
+    params: PyTree
+    leaves: dict[str, Any]  # the parameters by name
+
+
+@dataclasses.dataclass(frozen=True)
+class _MeasuredKernels:
+    """Which activations are measured, as flat names `"field kernel"` that `stream_moments` takes.
+
+    Attributes:
+        kernels: those of the spec, by name.
+        unread: those that write a group that no kernel reads; experts among the outputs.
+        across: those with experts; these among the inputs.
+    """
+
+    kernels: dict[str, Kernel]
+    unread: list[Kernel]
+    across: list[Kernel]
+
+    def one_hot(self) -> set[str]:
+        """Which of the activations are one-hot vectors."""
+        names = set()
+        for kernel in self.kernels.values():
+            if kernel.lookup:
+                names.add(f"inputs {kernel.name}")
+        return names
+
+    def activations(self, network: _Network, inputs: PyTree) -> dict[str, Array]:
+        """What is measured of one network on one batch, `[*batch, num_samples, features]`."""
+        seen = network.tap(network.params, inputs)
         named = {f"inputs {name}": values for name, values in seen.items()}
-        for joined in unread:
+        for joined in self.unread:
             if joined.name in seen:
-                kernel, leaf = kernels[joined.name], leaves[joined.leaf]
-                said = kernel_outputs(kernel, leaf, seen[kernel.name])
-                num_axes = jnp.ndim(leaf)
-                before, after = ((*k.batch, None, *k.outputs(num_axes)) for k in (kernel, joined))
-                named[f"outputs {kernel.name}"] = _rearrange(said, jnp.shape(leaf), before, after)
-        for joined in across:
+                leaf = network.leaves[joined.leaf]
+                named[f"outputs {joined.name}"] = self._outputs(joined, leaf, seen[joined.name])
+        for joined in self.across:
             if joined.name in seen:
-                before, after = (
-                    (*k.batch, None, *k.inputs) for k in (kernels[joined.name], joined)
-                )
-                shape = jnp.shape(leaves[joined.leaf])
-                named[f"across {joined.name}"] = _rearrange(seen[joined.name], shape, before, after)
+                before = input_layout(self.kernels[joined.name])
+                after = input_layout(joined)
+                shape = jnp.shape(network.leaves[joined.leaf])
+                values = change_layout(seen[joined.name], shape, before, after)
+                named[f"across {joined.name}"] = values
         return named
 
-    if batch_size is None:
-        num_samples = count_samples(inputs)
-        sample = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct((1, *jnp.shape(x)[1:]), jnp.result_type(x)), inputs
-        )
-        arrays = jax.eval_shape(activations, {"a": params_a}, sample).values()
-        per_sample = sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays)
-        batch_size = max(1, min(_LARGEST_BATCH, num_samples, _BATCH_BYTES // max(per_sample, 1)))
-    one_hot = {f"inputs {kernel.name}" for kernel in spec.kernels if kernel.lookup}
-    sides = {"a": params_a}, {"b": params_b}
-    found = stream_moments(activations, *sides, inputs, batch_size=batch_size, one_hot=one_hot)
-
-    def of(field: str) -> dict[str, Moments]:
-        return {
-            n.removeprefix(f"{field} "): m for n, m in found.items() if n.startswith(f"{field} ")
-        }
-
-    return ActivationMoments(of("inputs"), of("outputs"), of("across") or None)
+    def _outputs(self, joined: Kernel, leaf: Array, seen: Array) -> Array:
+        """What a kernel puts out, its experts side by side."""
+        kernel = self.kernels[joined.name]
+        shape = jnp.shape(leaf)
+        before = output_layout(kernel, len(shape))
+        after = output_layout(joined, len(shape))
+        return change_layout(kernel_outputs(kernel, leaf, seen), shape, before, after)
 
 
-def _joined_inputs(spec: PermutationSpec) -> PermutationSpec:
-    """The spec with every batch axis that a group permutes among the inputs of its kernel."""
-    kernels = []
-    for kernel in spec.kernels:
-        permuted = _permuted_batch(spec, kernel)
-        if kernel.feature_groups == 1 and not kernel.lookup:
-            inputs = tuple(sorted((*kernel.inputs, *permuted)))
-            kernel = kernel._replace(inputs=inputs, batch=_without(kernel.batch, permuted))
-        kernels.append(kernel)
-    return dataclasses.replace(spec, kernels=tuple(kernels))
+def _measured_kernels(spec: PermutationSpec) -> _MeasuredKernels:
+    kernels = {kernel.name: kernel for kernel in spec.kernels}
+    joined_inputs = join_inputs(spec)
+    joined_outputs = join_outputs(spec)
+    unread: dict[Kernel, None] = {}  # a set in a fixed order
+    for group in spec.groups:
+        if not any(joined_inputs.readers(group)):
+            for kernel, _ in joined_outputs.writers(group):
+                unread[kernel] = None
+    across = []
+    for kernel in joined_inputs.kernels:
+        if kernel != kernels[kernel.name]:
+            across.append(kernel)
+    return _MeasuredKernels(kernels, list(unread), across)
 
 
-def _joined_outputs(spec: PermutationSpec) -> PermutationSpec:
-    """The spec with every batch axis that a group permutes among the outputs of its kernel."""
-    kernels = (k._replace(batch=_without(k.batch, _permuted_batch(spec, k))) for k in spec.kernels)
-    return dataclasses.replace(spec, kernels=tuple(kernels))
+def _largest_batch(measured: _MeasuredKernels, network: _Network, inputs: PyTree) -> int:
+    """How many samples' activations fit `_BATCH_BYTES`, at most `_LARGEST_BATCH`."""
+    num_samples = count_samples(inputs)
+
+    def one_sample(array: Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((1, *jnp.shape(array)[1:]), jnp.result_type(array))
+
+    # one sample, since that is what stream_moments runs first: the program is interpreted already
+    sample = jax.tree.map(one_sample, inputs)
+    activations = jax.eval_shape(functools.partial(measured.activations, network), sample)
+    bytes_per_sample = 0
+    for array in activations.values():
+        bytes_per_sample += math.prod(array.shape) * array.dtype.itemsize
+    fitting = _BATCH_BYTES // max(bytes_per_sample, 1)
+    return max(1, min(_LARGEST_BATCH, num_samples, fitting))
 
 
-def _permuted_batch(spec: PermutationSpec, kernel: Kernel) -> tuple[int, ...]:
-    """The batch axes of a kernel on which a group acts."""
-    axes = dict(spec.leaves)[kernel.leaf]
-    return tuple(i for i in kernel.batch if axes[i])
-
-
-def _without(axes: tuple[int, ...], some: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(i for i in axes if i not in some)
-
-
-def _rearrange(
-    values: Array, shape: tuple[int, ...], before: Sequence[int | None], after: Sequence[int | None]
-) -> Array:
-    """`[*batch, num_samples, features]`, with some of the batch axes among the features.
-
-    Args:
-        values: what a kernel sees or says.
-        shape: of its leaf.
-        before, after: the leaf's axes in the order in which they are laid out, None for the
-            samples; those that follow it are features.
-    """
-    num_batch, kept = before.index(None), after.index(None)
-    lengths = [shape[i] for i in before[num_batch + 1 :] if i is not None]
-    array = values.reshape(*values.shape[: num_batch + 1], *lengths)
-    array = jnp.transpose(array, [before.index(i) for i in after])
-    return array.reshape(*array.shape[: kept + 1], -1)
-
-
-def group_moments(
-    spec: PermutationSpec,
-    group: str,
-    params: PyTree,
-    moments: ActivationMoments,
-    permutations: Permutations | None = None,
-    *,
-    params_b: PyTree | None = None,
-) -> Moments:
-    """The moments of a group's own activations, `[*batch, n]` and `[*batch, n, n]`, from those of
-    the kernels.
-
-    A group's activations are all that its readers see of it: every reader, place in a window and
-    entry of another axis beside it counts as further samples. Of a group that no kernel reads
-    (queries and keys; also where all its readers are convolutions with feature groups), what its
-    writers put out, before biases, norms and nonlinearities.
-
-    Args:
-        spec: static.
-        group: static.
-        params: of either network, or of A if the two differ in width; read for shapes only.
-        moments: traced.
-        permutations: of the other groups, applied to B first; they matter where a kernel's features
-            are a product of two groups (heads and the channels within them). Default: B as it is.
-        params_b: of network B, if it differs in width; read for shapes only.
-
-    Raises:
-        ValueError: there are no moments of the group's activations, or they are of the wrong size.
-    """
-    unbound = PermutationSpec(spec.leaves, kernels=spec.kernels)
-    network_b = params if params_b is None else params_b
-    specs = (spec.bind(params), unbound.bind(network_b))
-    leaves = (named_leaves(params), named_leaves(network_b))
-    return bound_group_moments(specs, leaves, group, moments, permutations)
-
-
-def bound_group_moments(
-    specs: tuple[PermutationSpec, PermutationSpec],
-    leaves: tuple[dict[str, Any], dict[str, Any]],
-    group: str,
-    moments: ActivationMoments,
-    permutations: Permutations | None = None,
-) -> Moments:
-    """`group_moments` of networks that are bound and named already.
-
-    Args:
-        specs: static; bound to A and to B.
-        leaves: of A and of B; read for shapes only.
-        group, moments, permutations: as for `group_moments`.
-    """
-    spec_a, spec_b = specs
-    known: dict[str, ArrayLike] = {}
-    if permutations is not None:
-        known = {**identity_permutations(spec_a), **permutations}
-    sources_a = activation_sources(spec_a, group, moments)
-    sources_b = activation_sources(spec_b, group, moments)
-    parts = []
-    for source_a, source_b in zip(sources_a, sources_b, strict=True):
-        kernel, place_a, features, measured = source_a
-        place_b = source_b[1]
-        shape_a = jnp.shape(leaves[0][kernel.leaf])
-        shape_b = jnp.shape(leaves[1][kernel.leaf])
-        for shape, mean in ((shape_a, measured.mean_a), (shape_b, measured.mean_b)):
-            num_features = math.prod(shape[i] for i in features)
-            if mean.shape[-1] != num_features:
-                raise ValueError(
-                    f"kernel {kernel.name!r} has {num_features} features, "
-                    f"its moments are of {mean.shape[-1]}"
-                )
-        sides = (_Side(place_a, shape_a), _Side(place_b, shape_b))
-        axes = dict(spec_a.leaves)[kernel.leaf]
-        parts.append(_Features(kernel, sides, features, axes, known).pool(measured))
-    total = parts[0]
-    for part in parts[1:]:
-        total = over_batch(merge_moments, total.num_samples.ndim)(total, part)
-    return total
-
-
-def activation_sources(
-    spec: PermutationSpec, group: str, moments: ActivationMoments
-) -> list[tuple[Kernel, Place, tuple[int, ...], Moments]]:
-    """Where a group's activations are seen: kernel, place, the leaf's axes that the moments'
-    features are, and these.
-
-    Of a kernel with a batch axis that a group permutes, the features are those of all entries
-        together: neurons of
-    one entry are compared with those of every other.
-
-    Raises:
-        ValueError: nowhere.
-    """
-    readers = []
-    for kernel, place in _joined_inputs(spec).readers(group):
-        seen = moments.inputs if kernel in spec.kernels else moments.across or {}
-        if kernel.name in seen:
-            readers.append((kernel, place, kernel.inputs, seen[kernel.name]))
-    if readers:
-        return readers
-    axes = {name: len(leaf) for name, leaf in spec.leaves}
-    writers = [
-        (k, p, k.outputs(axes[k.leaf]), moments.outputs[k.name])
-        for k, p in _joined_outputs(spec).writers(group)
-        if k.name in moments.outputs
-    ]
-    if not writers:
-        have = sorted({*moments.inputs, *moments.outputs})
-        raise ValueError(
-            f"there are no moments of the activations of group {group!r}, only for {have}"
-        )
-    return writers
-
-
-class _Side(NamedTuple):
-    """What may differ between the networks."""
-
-    place: Place
-    shape: tuple[int, ...]  # of the leaf
-
-
-class _Features(NamedTuple):
-    """The features of a kernel, laid out along some axes of its leaf, one of which holds a group's
-    neurons.
-    """
-
-    kernel: Kernel
-    sides: tuple[_Side, _Side]  # A, B
-    features: tuple[int, ...]  # axes of the leaf
-    axes: tuple[Axis, ...]
-    permutations: Permutations
-
-    def pool(self, moments: Moments) -> Moments:
-        """The moments of the group's neurons, all else counting as samples."""
-        a, b = self.sides
-        mean_a = self._rows(self._unflatten(moments.mean_a, a), a)
-        mean_b = self._rows(
-            self._align(self._unflatten(moments.mean_b, b), len(self.kernel.batch)), b
-        )
-        share = mean_a.shape[-1]
-        count = jnp.full(mean_a.shape[:-2], moments.num_samples.reshape(-1)[0])
-        centre_a, centre_b = mean_a.mean(-1, keepdims=True), mean_b.mean(-1, keepdims=True)
-
-        def between(x: Array, y: Array) -> Array:
-            return count[..., None, None] * jnp.matmul(
-                x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST
-            )
-
-        apart_a, apart_b = mean_a - centre_a, mean_b - centre_b
-        return Moments(
-            share * count,
-            centre_a[..., 0],
-            centre_b[..., 0],
-            self._within(moments.centred_aa, a, a) + between(apart_a, apart_a),
-            self._within(moments.centred_bb, b, b, align=(True, True)) + between(apart_b, apart_b),
-            self._within(moments.centred_ab, a, b, align=(False, True)) + between(apart_a, apart_b),
-        )
-
-    def _unflatten(self, array: Array, *sides: _Side) -> Array:
-        """`[*batch, features, ...]`, each axis of features as axes of the leaf."""
-        lengths = [side.shape[i] for side in sides for i in self.features]
-        return array.reshape(*array.shape[: len(self.kernel.batch)], *lengths)
-
-    def _align(self, array: Array, first: int) -> Array:
-        """The other groups' permutations applied to the features that start at axis `first`."""
-        if not self.permutations:
-            return array
-        position = {axis: first + i for i, axis in enumerate(self.features)}
-        position |= {axis: i for i, axis in enumerate(self.kernel.batch)}
-        axes: list[Axis] = [()] * array.ndim
-        for i in self.features:
-            if i != self.sides[1].place.axis:
-                axes[position[i]] = tuple(
-                    dataclasses.replace(
-                        segment, batch_axes=tuple(position[b] for b in segment.batch_axes)
-                    )
-                    for segment in self.axes[i]
-                )
-        return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))
-
-    def _rows(self, mean: Array, side: _Side) -> Array:
-        """`[*batch, n, rest]`"""
-        return side.place.rows(mean, (*self.kernel.batch, *self.features))
-
-    def _within(
-        self,
-        centred: Array | None,
-        first: _Side,
-        second: _Side,
-        *,
-        align: tuple[bool, bool] = (False, False),
-    ) -> Array:
-        """The sum over everything but the group's neurons of the diagonal blocks of `[*batch,
-        features, features]`.
-        """
-        assert centred is not None  # one-hot vectors are no group's activations
-        num_batch, num_features = len(self.kernel.batch), len(self.features)
-        array = self._unflatten(centred, first, second)
-        for side in (0, 1):
-            if align[side]:
-                array = self._align(array, num_batch + side * num_features)
-        axis = first.place.axis
-        position = num_batch + self.features.index(axis)
-        array = second.place.split(first.place.split(array, position), position + num_features + 2)
-        neuron_a, neuron_b, outer, inner = (len(first.shape) + i for i in range(4))
-
-        def labels(neuron: int) -> list[int]:
-            return [
-                j for i in self.features for j in ((outer, neuron, inner) if i == axis else (i,))
-            ]
-
-        kept = [*first.place.segment.batch_axes, neuron_a, neuron_b]
-        return jnp.einsum(array, [*self.kernel.batch, *labels(neuron_a), *labels(neuron_b)], kept)
+def _of_field(field: str, found: dict[str, Moments]) -> dict[str, Moments]:
+    """The moments of one field of the result, by kernel."""
+    prefix = f"{field} "
+    moments = {}
+    for name, value in found.items():
+        if name.startswith(prefix):
+            moments[name.removeprefix(prefix)] = value
+    return moments

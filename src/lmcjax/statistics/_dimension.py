@@ -8,10 +8,10 @@ from lmcjax._dtypes import accumulation_dtype
 
 
 def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
-    """`Dim(M) = (tr M)^2 / tr(M^2)` of a symmetric positive semi-definite matrix: between 1 and its
-    rank.
+    """`Dim(M) = (tr M)^2 / tr(M^2)` of a symmetric positive semi-definite matrix.
 
-    A pure number, unchanged by scaling M; nan for M = 0. Traced, differentiable.
+    A pure number between 1 and the rank of M, unchanged by scaling M; nan for M = 0. Traced,
+    differentiable.
 
     Raises:
         ValueError: not a square matrix.
@@ -24,7 +24,7 @@ def approximate_dimension(matrix: Num[ArrayLike, "n n"]) -> Float[Array, ""]:
             f"matrix has shape {shape}, expected a square one; use jax.vmap for batches"
         )
     matrix = jnp.asarray(matrix, accumulation_dtype(matrix))
-    matrix = matrix / jax.lax.stop_gradient(
-        jnp.max(jnp.abs(matrix))
-    )  # squares neither overflow nor vanish
+    # in this unit, squares neither overflow nor vanish; the result does not depend on the unit
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))
+    matrix = matrix / unit
     return jnp.trace(matrix) ** 2 / jnp.sum(matrix * matrix.T)

@@ -1,6 +1,4 @@
-"""Are a layer's neurons independent? Neurons of many networks, seen in common coordinates, permuted
-over networks.
-"""
+"""Are a layer's neurons independent? A permutation test over the neurons of many networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -10,18 +8,26 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, Num, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
-from lmcjax.symmetry import PermutationSpec, kernel_inputs, kernel_outputs, named_leaves
+from lmcjax.symmetry import (
+    Kernel,
+    PermutationSpec,
+    Place,
+    kernel_inputs,
+    kernel_outputs,
+    named_leaves,
+)
 
-_ENTRIES = 2**20  # numbers: who is in which network, of the permutations that are tried at a time
-_SHARE = 4  # probes that are used per input of a kernel: one for so many, lest their Gram matrix be near singular
+# As many permutations are tried at a time as keep this many numbers: who is in which network.
+_ENTRIES = 2**20
+# One probe is used for so many inputs of a kernel, lest the probes' Gram matrix be near singular.
+_SHARE = 4
 
 
 class IndependenceTest(NamedTuple):
     """The result of `independence_test`; `vmap` prepends axes to every field."""
 
-    effect: Float[
-        Array, ""
-    ]  # within - across, in standard deviations over permutations; > 0: attraction
+    # within - across, in standard deviations over permutations; above 0: attraction
+    effect: Float[Array, ""]
     p_value: Float[Array, ""]  # two-sided
     within: Float[Array, ""]  # mean similarity of two neurons of one network, between 0 and 1
     across: Float[Array, ""]  # of two networks
@@ -34,17 +40,16 @@ def independence_test(
     *,
     num_permutations: int = 999,
 ) -> IndependenceTest:
-    """Do neurons of one network attract or repel each other, more than neurons of different
-    networks do?
+    """Test whether neurons of one network attract or repel each other.
 
     Null hypothesis: all neurons are independent draws from one law, hence exchangeable over
-        networks. The statistic is
-    the mean of `k(z_i, z_j) = exp(-||z_i - z_j||^2 / s)` over pairs within networks less that over
-    pairs across them, coordinates standardised and s the mean squared distance, both over all
-    neurons. Its law under the null comes from permuting neurons over networks:
+    networks. The statistic is the mean of `k(z_i, z_j) = exp(-||z_i - z_j||^2 / s)` over pairs
+    within networks less that over pairs across them, coordinates standardised and s the mean
+    squared distance, both over all neurons. Its law under the null comes from permuting neurons
+    over networks:
 
-        p = min(1, 2 min(P_+, P_-)),   P_+ = (1 + number of permutations with no smaller statistic)
-        / (1 + permutations)
+        p = min(1, 2 min(P_+, P_-))
+        P_+ = (1 + number of permutations with no smaller statistic) / (1 + permutations)
 
     and P_- likewise. At exchangeability the test is exact: it rejects at level a with probability a
     at most. A small p says "not exchangeable": neurons may depend on each other, or on something
@@ -62,13 +67,13 @@ def independence_test(
         ValueError: fewer than 2 networks or 2 neurons, or no permutations.
 
     Source: the permutation test of Gretton et al. (2012), applied to the paper's assumption of
-        independent neurons
-    (Sections 3 and 5).
+        independent neurons (Sections 3 and 5).
     """
     shape = jnp.shape(neurons)
     if len(shape) != 3 or min(shape[:2]) < 2 or shape[2] < 1:
         raise ValueError(
-            f"neurons have shape {shape}, expected [networks, neurons, coordinates], at least [2, 2, 1]"
+            f"neurons have shape {shape}, "
+            "expected [networks, neurons, coordinates], at least [2, 2, 1]"
         )
     if num_permutations < 1:
         raise ValueError(
@@ -79,50 +84,85 @@ def independence_test(
     finite = jnp.isfinite(flat).all()
     flat = jnp.where(finite, flat, 0)
     similarity = _similarities(flat)
-    num_pairs_within, num_pairs = num_networks * n * (n - 1), len(flat) * (len(flat) - 1)
-    total = similarity.sum()  # of all ordered pairs, the diagonal is 0
+    pairs = _Pairs(similarity, similarity.sum(), num_networks, n)
+    own_networks = jnp.repeat(jnp.arange(num_networks), n)
+    within = pairs.mean_within(own_networks)
+    observed = pairs.difference(within)
 
-    def mean_within(networks: Array) -> Array:
-        """When neuron i belongs to network `networks[i]`."""
-        members = jax.nn.one_hot(networks, num_networks, dtype=flat.dtype)
-        inside = members * jnp.matmul(similarity, members, precision=jax.lax.Precision.HIGHEST)
-        return inside.sum() / num_pairs_within
+    def shuffled_difference(key: Key[Array, ""]) -> Array:
+        return pairs.difference(pairs.mean_within(jax.random.permutation(key, own_networks)))
 
-    def difference(within: Array) -> Array:
-        return within - (total - within * num_pairs_within) / (num_pairs - num_pairs_within)
-
-    own = jnp.repeat(jnp.arange(num_networks), n)
-    within = mean_within(own)
-    observed = difference(within)
-    null = jax.lax.map(
-        lambda key: difference(mean_within(jax.random.permutation(key, own))),
+    fitting = _ENTRIES // (num_networks * len(flat))
+    differences = jax.lax.map(
+        shuffled_difference,
         jax.random.split(key, num_permutations),
-        batch_size=max(1, min(num_permutations, _ENTRIES // (num_networks * len(flat)))),
+        batch_size=max(1, min(num_permutations, fitting)),
     )
-    slack = 1e-6  # a permutation that changes nothing is no smaller, whatever the rounding
-    at_least, at_most = (null >= observed - slack).sum(), (null <= observed + slack).sum()
-    smaller = jnp.minimum(at_least, at_most).astype(flat.dtype)
-    p_value = jnp.minimum(1, 2 * (1 + smaller) / (1 + num_permutations))
-    spread = jnp.std(null)
-    effect = jnp.where(spread > 0, (observed - null.mean()) / jnp.where(spread > 0, spread, 1), 0)
-    values = {"effect": effect, "p_value": p_value, "within": within, "across": within - observed}
+    deviation = jnp.std(differences)
+    is_spread = deviation > 0
+    standardised = (observed - differences.mean()) / jnp.where(is_spread, deviation, 1)
+
+    def if_finite(value: Array) -> Array:
+        return jnp.where(finite, value, jnp.nan)
+
     return IndependenceTest(
-        **{name: jnp.where(finite, v, jnp.nan) for name, v in values.items()}, finite=finite
+        effect=if_finite(jnp.where(is_spread, standardised, 0)),
+        p_value=if_finite(_p_value(observed, differences)),
+        within=if_finite(within),
+        across=if_finite(within - observed),
+        finite=finite,
     )
+
+
+class _Pairs(NamedTuple):
+    """All pairs of neurons, whose networks may be assigned anew."""
+
+    similarity: Array  # of two neurons, 0 on the diagonal
+    total: Array  # its sum, over all ordered pairs
+    num_networks: int
+    num_neurons: int  # per network
+
+    def mean_within(self, networks: Array) -> Array:
+        """The mean similarity within networks, neuron i belonging to network `networks[i]`."""
+        dtype = self.similarity.dtype
+        members = jax.nn.one_hot(networks, self.num_networks, dtype=dtype)
+        to_network = jnp.matmul(self.similarity, members, precision=jax.lax.Precision.HIGHEST)
+        return (members * to_network).sum() / self._num_within()
+
+    def difference(self, mean_within: Array) -> Array:
+        """The mean similarity within networks, less that across networks, which the total gives."""
+        num_all = self.num_networks * self.num_neurons
+        num_across = num_all * (num_all - 1) - self._num_within()
+        mean_across = (self.total - mean_within * self._num_within()) / num_across
+        return mean_within - mean_across
+
+    def _num_within(self) -> int:
+        """Ordered pairs within networks."""
+        return self.num_networks * self.num_neurons * (self.num_neurons - 1)
+
+
+def _p_value(observed: Array, differences: Array) -> Array:
+    """The share of permutations with a difference at least as extreme, on both sides."""
+    slack = 1e-6  # a permutation that changes nothing is no smaller, whatever the rounding
+    at_least = (differences >= observed - slack).sum()
+    at_most = (differences <= observed + slack).sum()
+    fewer = jnp.minimum(at_least, at_most).astype(observed.dtype)
+    return jnp.minimum(1, 2 * (1 + fewer) / (1 + len(differences)))
 
 
 def _similarities(points: Array) -> Array:
     """`exp(-||x - y||^2 / s)` of standardised coordinates, 0 of a point with itself."""
     centred = points - points.mean(0)
     scale = jnp.sqrt((centred**2).mean(0))
-    centred = jnp.where(scale > 0, centred / jnp.where(scale > 0, scale, 1), 0)
-    norms = jnp.sum(centred**2, axis=1)
-    inner = jnp.matmul(centred, centred.T, precision=jax.lax.Precision.HIGHEST)
+    varies = scale > 0
+    standardised = jnp.where(varies, centred / jnp.where(varies, scale, 1), 0)
+    norms = jnp.sum(standardised**2, axis=1)
+    inner = jnp.matmul(standardised, standardised.T, precision=jax.lax.Precision.HIGHEST)
     squared = jnp.maximum(norms[:, None] + norms - 2 * inner, 0)
     mean = squared.mean()
-    return jnp.where(
-        jnp.eye(len(points), dtype=bool), 0, jnp.exp(-squared / jnp.where(mean > 0, mean, 1))
-    )
+    similarities = jnp.exp(-squared / jnp.where(mean > 0, mean, 1))
+    is_diagonal = jnp.eye(len(points), dtype=bool)
+    return jnp.where(is_diagonal, 0, similarities)
 
 
 def neuron_coordinates(
@@ -134,17 +174,17 @@ def neuron_coordinates(
     groups: Sequence[str] | None = None,
     common_frame: bool = True,
 ) -> dict[str, Float[Array, "n num_coordinates"]]:
-    """A network's neurons in coordinates that mean the same in every network: what they say to
-    common probe inputs.
+    """A network's neurons in coordinates that mean the same in every network.
 
-    Weights beyond the first layer live in coordinates of their own network; pre-activations `z =
-    Phi w` on P probes, Phi `[P, fan_in]` what the layer sees of them, do not. But all neurons of a
-    network share Phi, which is random: their pre-activations are dependent through it even where
-    their weights are independent, and a test of them rejects fresh networks (how often:
-    `docs/theory.md`). In the common frame a neuron is `(Phi Phi^T)^(-1/2) Phi w`: its weights in an
-    orthonormal basis that belongs to the probes. Independent isotropic Gaussian weights are then
-    independent standard normal in every layer of every network, and `independence_test` is exact.
-    With `common_frame=False`, the pre-activations themselves.
+    The coordinates come from common probe inputs. Weights beyond the first layer live in
+    coordinates of their own network; pre-activations `z = Phi w` on P probes, Phi `[P, fan_in]`
+    what the layer sees of them, do not. But all neurons of a network share Phi, which is random:
+    their pre-activations are dependent through it even where their weights are independent, and a
+    test of them rejects fresh networks (how often: `docs/theory.md`). In the common frame a neuron
+    is `(Phi Phi^T)^(-1/2) Phi w`: its weights in an orthonormal basis that belongs to the probes.
+    Independent isotropic Gaussian weights are then independent standard normal in every layer of
+    every network, and `independence_test` is exact. With `common_frame=False`, the pre-activations
+    themselves.
 
     Of P samples (a convolution's patches count), at most a quarter as many as the kernel has inputs
     are used, evenly spaced. Vectors that write the group (biases) are further coordinates. `vmap`
@@ -164,39 +204,57 @@ def neuron_coordinates(
     """
     spec = spec.bind(params)
     names = spec.groups if groups is None else tuple(groups)
-    if unknown := [name for name in names if name not in spec.groups]:
-        raise ValueError(f"group {unknown[0]!r} is not one of {spec.groups}")
-    leaves, seen = named_leaves(params), kernel_inputs(apply, spec, params, probes)
-    kernel_leaves = {kernel.leaf for kernel in spec.kernels}
-    found = {}
+    for name in names:
+        if name not in spec.groups:
+            raise ValueError(f"group {name!r} is not one of {spec.groups}")
+    leaves = named_leaves(params)
+    seen = kernel_inputs(apply, spec, params, probes)
+    coordinates = {}
     for group in names:
         columns = []
         for kernel, place in spec.writers(group):
-            plain = place.segment.outer == place.segment.inner == 1 and not (
-                kernel.batch or kernel.lookup
-            )
-            others = kernel.outputs(jnp.ndim(leaves[kernel.leaf]))
-            if not plain or len(others) > 1 or kernel.feature_groups > 1 or kernel.name not in seen:
+            leaf = leaves[kernel.leaf]
+            if kernel.name not in seen or not _is_one_axis(kernel, place, jnp.ndim(leaf)):
                 raise ValueError(
-                    f"group {group!r} is not one axis of outputs of kernel {kernel.name!r}: leave it out"
+                    f"group {group!r} is not one axis of outputs of kernel {kernel.name!r}: "
+                    "leave it out"
                 )
-            inputs = _thin(seen[kernel.name])
-            outputs = kernel_outputs(kernel, leaves[kernel.leaf], inputs)
-            outputs = _inverse_root(inputs) @ outputs if common_frame else outputs
-            columns.append(
-                jax.lax.slice_in_dim(outputs, place.offset, place.offset + place.size, axis=1).T
-            )
-        for place in spec.places(group):
-            leaf = jnp.asarray(leaves[place.leaf])
-            if (
-                place.leaf not in kernel_leaves
-                and leaf.ndim == 1
-                and place.segment.role == "writes"
-            ):
-                columns.append(place.rows(leaf, (0,)))
+            outputs = _probe(kernel, leaf, seen[kernel.name], common_frame)
+            stop = place.offset + place.size
+            columns.append(jax.lax.slice_in_dim(outputs, place.offset, stop, axis=1).T)
+        for place in _bias_places(spec, group, leaves):
+            columns.append(place.rows(jnp.asarray(leaves[place.leaf]), (0,)))
         dtype = accumulation_dtype(*columns)
-        found[group] = jnp.concatenate([column.astype(dtype) for column in columns], axis=1)
-    return found
+        columns = [column.astype(dtype) for column in columns]
+        coordinates[group] = jnp.concatenate(columns, axis=1)
+    return coordinates
+
+
+def _probe(kernel: Kernel, leaf: ArrayLike, seen: Array, common_frame: bool) -> Array:
+    """What a kernel puts out on some of its probes, `[num_probes, fan_out]`."""
+    inputs = _thin(seen)
+    outputs = kernel_outputs(kernel, leaf, inputs)
+    if common_frame:
+        outputs = _inverse_root(inputs) @ outputs
+    return outputs
+
+
+def _is_one_axis(kernel: Kernel, place: Place, num_axes: int) -> bool:
+    """Whether the neurons at a place are one axis of a dense kernel or a convolution."""
+    is_whole = place.segment.outer == place.segment.inner == 1
+    is_special = bool(kernel.batch) or kernel.lookup or kernel.feature_groups > 1
+    return is_whole and not is_special and len(kernel.outputs(num_axes)) == 1
+
+
+def _bias_places(spec: PermutationSpec, group: str, leaves: dict[str, Any]) -> list[Place]:
+    """Where vectors that are no kernels write a group."""
+    kernel_leaves = {kernel.leaf for kernel in spec.kernels}
+    places = []
+    for place in spec.places(group):
+        is_vector = place.leaf not in kernel_leaves and jnp.ndim(leaves[place.leaf]) == 1
+        if is_vector and place.segment.role == "writes":
+            places.append(place)
+    return places
 
 
 def _thin(inputs: Array) -> Array:
@@ -211,5 +269,7 @@ def _inverse_root(inputs: Array) -> Array:
     """`(Phi Phi^T)^(-1/2)`; directions that rounding cannot tell from 0 are left out."""
     gram = jnp.matmul(inputs, inputs.T, precision=jax.lax.Precision.HIGHEST)
     values, vectors = jnp.linalg.eigh(gram)
-    used = values > len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
-    return vectors * jnp.where(used, jax.lax.rsqrt(jnp.where(used, values, 1)), 0) @ vectors.T
+    rounding = len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
+    is_used = values > rounding
+    inverse_roots = jnp.where(is_used, jax.lax.rsqrt(jnp.where(is_used, values, 1)), 0)
+    return vectors * inverse_roots @ vectors.T

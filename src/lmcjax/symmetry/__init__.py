@@ -36,6 +36,7 @@ from lmcjax.symmetry._spec import mlp_spec as mlp_spec
 from lmcjax.symmetry._spec import reads as reads
 from lmcjax.symmetry._spec import writes as writes
 from lmcjax.symmetry._table import spec_from_table as spec_from_table
+from lmcjax.symmetry._tap import KernelTap as KernelTap
 from lmcjax.symmetry._tap import Taps as Taps
 from lmcjax.symmetry._tap import from_kernel_matrix as from_kernel_matrix
 from lmcjax.symmetry._tap import kernel_inputs as kernel_inputs

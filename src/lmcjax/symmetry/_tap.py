@@ -1,4 +1,4 @@
-"""Taking activations out of a running network: what its kernels see and say."""
+"""Taking activations out of a running network: what its kernels see and put out."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,26 +17,23 @@ from lmcjax.symmetry._spec import Kernel, PermutationSpec, Place
 
 
 class Taps(NamedTuple):
-    """What the kernels of one network see and say; whatever is not a feature is flattened into
-    samples.
+    """What the kernels of one network see and put out; all that is no feature counts as samples.
 
     With W a kernel whose axes are put in the order `[*batch, inputs, outputs]`, the outputs are
     `inputs @ W`: biases, norms and nonlinearities come later. Convolutions see patches, look-ups
     see one-hot vectors.
     """
 
-    inputs: dict[str, Float[Array, "*batch num_samples fan_in"]]  # per kernel
-    reads: dict[
-        str, dict[str, Float[Array, "*batch num_samples n"]]
-    ]  # per group, per kernel that reads it
-    outputs: dict[
-        str, dict[str, Float[Array, "*batch num_samples n"]]
-    ]  # per group, per kernel that writes it
+    # per kernel
+    inputs: dict[str, Float[Array, "*batch num_samples fan_in"]]
+    # per group, per kernel that reads it
+    reads: dict[str, dict[str, Float[Array, "*batch num_samples n"]]]
+    # per group, per kernel that writes it
+    outputs: dict[str, dict[str, Float[Array, "*batch num_samples n"]]]
 
 
 def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTree, x: Any) -> Taps:
-    """Run a network and keep what its kernels see: the inputs of each, the activations of every
-    group.
+    """Run a network and keep the inputs of every kernel and the activations of every group.
 
     The program of `apply` is run equation by equation. Inside a `scan`, a stack of layers gives a
     batch axis, and steps in time are samples; a kernel inside a branch or a loop of unknown length
@@ -55,58 +52,76 @@ def tap(apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTr
     spec = spec.bind(params)
     leaves = named_leaves(params)
     inputs = kernel_inputs(apply, spec, params, x)
-    said = {
-        k.name: kernel_outputs(k, leaves[k.leaf], inputs[k.name])
-        for k in spec.kernels
-        if k.name in inputs
-    }
-    reads: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
-    outputs: dict[str, dict[str, Array]] = {group: {} for group in spec.groups}
-
-    def activations(
-        kernel: Kernel, place: Place, features: tuple[int, ...], values: Array
-    ) -> Array:
-        """`[*batch, num_samples, features]` to `[*batch, num_samples, n]`."""
-        lengths = [jnp.shape(leaves[kernel.leaf])[i] for i in features]
-        array = values.reshape(*values.shape[: len(kernel.batch)], -1, *lengths)
-        return jnp.swapaxes(place.rows(array, (*kernel.batch, None, *features)), -1, -2)
-
+    all_outputs = {}
+    for kernel in spec.kernels:
+        if kernel.name in inputs:
+            seen = inputs[kernel.name]
+            all_outputs[kernel.name] = kernel_outputs(kernel, leaves[kernel.leaf], seen)
+    reads: dict[str, dict[str, Array]] = {}
+    outputs: dict[str, dict[str, Array]] = {}
     for group in spec.groups:
+        reads[group] = {}
         for kernel, place in spec.readers(group):
             if kernel.name in inputs:
-                reads[group][kernel.name] = activations(
-                    kernel, place, kernel.inputs, inputs[kernel.name]
-                )
+                shape = jnp.shape(leaves[kernel.leaf])
+                values = inputs[kernel.name]
+                neurons = _neurons(kernel, place, kernel.inputs, shape, values)
+                reads[group][kernel.name] = neurons
+        outputs[group] = {}
         for kernel, place in spec.writers(group):
             if kernel.name in inputs:
-                features = kernel.outputs(jnp.ndim(leaves[kernel.leaf]))
-                outputs[group][kernel.name] = activations(
-                    kernel, place, features, said[kernel.name]
-                )
+                shape = jnp.shape(leaves[kernel.leaf])
+                values = all_outputs[kernel.name]
+                neurons = _neurons(kernel, place, kernel.outputs(len(shape)), shape, values)
+                outputs[group][kernel.name] = neurons
     return Taps(inputs, reads, outputs)
 
 
+def _neurons(
+    kernel: Kernel,
+    place: Place,
+    features: tuple[int, ...],
+    shape: tuple[int, ...],
+    values: Array,
+) -> Float[Array, "*batch num_samples n"]:
+    """The activations of one group's neurons, all else counting as samples.
+
+    Args:
+        kernel: whose inputs or outputs these are.
+        place: where the group stands in the kernel's leaf.
+        features: the leaf's axes that make up the features.
+        shape: of the leaf.
+        values: `[*batch, num_samples, features]`.
+    """
+    lengths = [shape[i] for i in features]
+    array = values.reshape(*values.shape[: len(kernel.batch)], -1, *lengths)
+    rows = place.rows(array, (*kernel.batch, None, *features))
+    return jnp.swapaxes(rows, -1, -2)
+
+
 def kernel_matrix(kernel: Kernel, leaf: ArrayLike) -> Array:
-    """A kernel's leaf as matrices `[*batch, fan_in, fan_out]`; with feature groups `[*batch,
-    groups, fan_in, rest]`.
+    """A kernel's leaf as matrices `[*batch, fan_in, fan_out]`.
+
+    With feature groups, `[*batch, groups, fan_in, rest]`.
     """
     leaf = jnp.asarray(leaf)
     outputs = kernel.outputs(leaf.ndim)
-    shape = leaf.shape
     matrix = jnp.transpose(leaf, (*kernel.batch, *kernel.inputs, *outputs))
-    batch, fan_in = [shape[i] for i in kernel.batch], math.prod(shape[i] for i in kernel.inputs)
+    batch = [leaf.shape[i] for i in kernel.batch]
+    fan_in = math.prod(leaf.shape[i] for i in kernel.inputs)
     if kernel.feature_groups == 1:
         return matrix.reshape(*batch, fan_in, -1)
-    return jnp.moveaxis(matrix.reshape(*batch, fan_in, kernel.feature_groups, -1), -2, -3)
+    matrix = matrix.reshape(*batch, fan_in, kernel.feature_groups, -1)
+    return jnp.moveaxis(matrix, -2, -3)
 
 
 def from_kernel_matrix(kernel: Kernel, matrix: Array, shape: Sequence[int]) -> Array:
     """The leaf of which `kernel_matrix` made this."""
     order = (*kernel.batch, *kernel.inputs, *kernel.outputs(len(shape)))
-    matrix = matrix if kernel.feature_groups == 1 else jnp.moveaxis(matrix, -3, -2)
-    return jnp.transpose(
-        matrix.reshape([shape[i] for i in order]), sorted(range(len(order)), key=order.__getitem__)
-    )
+    if kernel.feature_groups > 1:
+        matrix = jnp.moveaxis(matrix, -3, -2)
+    array = matrix.reshape([shape[i] for i in order])
+    return jnp.transpose(array, _inverse(order))
 
 
 def kernel_outputs(
@@ -124,33 +139,70 @@ def kernel_inputs(
     apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, params: PyTree, x: Any
 ) -> dict[str, Float[Array, "*batch num_samples fan_in"]]:
     """What the kernels of a bound spec see, by kernel; arguments and errors as of `tap`."""
-    closed, interpreter, _ = interpret(apply, params, x)
-    at: dict[Path, list[Multiplication]] = {}
-    kernels = {kernel.name: kernel for kernel in spec.kernels}
-    for found in multiplications(interpreter, list(named_leaves(params))):
-        if (kernel := kernels.get(found.kernel.name)) is None:
-            continue
-        if found.kernel != kernel._replace(
-            lookup=found.kernel.lookup
-        ):  # which no spec written by hand says
-            raise ValueError(
-                f"the spec describes {kernel}, but the program has {found.kernel}, as discover would have found"
-            )
-        at.setdefault(found.contact.path, []).append(found)
-    wanted = _Wanted(at, frozenset(path[:depth] for path in at for depth in range(1, len(path))))
-    _, seen = _run(
-        closed.jaxpr, closed.consts, [*jax.tree.leaves(params), *jax.tree.leaves(x)], wanted, ()
-    )
-    samples: dict[str, list[Array]] = {}
-    for found, array in seen:
-        samples.setdefault(found.kernel.name, []).append(array)
-    return {
-        name: jnp.concatenate(samples[name], axis=-2)
-        if len(samples[name]) > 1
-        else samples[name][0]
-        for name in kernels
-        if name in samples
-    }
+    return KernelTap(apply, spec, list(named_leaves(params)))(params, x)
+
+
+class KernelTap:
+    """Runs a network again and again, and gives the inputs of its kernels each time.
+
+    The program is interpreted once for each set of shapes, at the first call that has them. Make
+    one within the function that uses it and let it go with it: `apply` may close over traced
+    values, which must not outlive their trace.
+
+    Args:
+        apply: static; `apply(params, x)`.
+        spec: static, bound.
+        names: static; of the parameters' leaves, in the tree's order.
+    """
+
+    def __init__(
+        self, apply: Callable[[PyTree, Any], Any], spec: PermutationSpec, names: Sequence[str]
+    ):
+        self._apply = apply
+        self._names = names
+        self._kernels = {kernel.name: kernel for kernel in spec.kernels}
+        self._programs: dict[tuple, _Program] = {}
+
+    def __call__(
+        self, params: PyTree, x: Any
+    ) -> dict[str, Float[Array, "*batch num_samples fan_in"]]:
+        """What each kernel sees; arguments and errors as of `tap`."""
+        arguments, structure = jax.tree.flatten((params, x))
+        shapes = tuple((jnp.shape(array), jnp.result_type(array)) for array in arguments)
+        if (structure, shapes) not in self._programs:
+            self._programs[structure, shapes] = self._interpret(params, x)
+        program = self._programs[structure, shapes]
+        _, seen = _run(program.jaxpr, program.consts, arguments, program.wanted, ())
+        samples: dict[str, list[Array]] = {}
+        for multiplication, array in seen:
+            samples.setdefault(multiplication.kernel.name, []).append(array)
+        inputs = {}
+        for name in self._kernels:
+            if name in samples:
+                inputs[name] = _join_samples(samples[name])
+        return inputs
+
+    def _interpret(self, params: PyTree, x: Any) -> "_Program":
+        """The program for these shapes, and where the kernels meet the data in it."""
+        closed, interpreter, _ = interpret(self._apply, params, x)
+        at: dict[Path, list[Multiplication]] = {}
+        for multiplication in multiplications(interpreter, self._names):
+            found = multiplication.kernel
+            kernel = self._kernels.get(found.name)
+            if kernel is None:
+                continue
+            # a spec written by hand doesn't say which kernels are looked up in
+            if found != kernel._replace(lookup=found.lookup):
+                raise ValueError(
+                    f"the spec describes {kernel}, but the program has {found}, "
+                    "as discover would have found"
+                )
+            at.setdefault(multiplication.contact.path, []).append(multiplication)
+        around = set()
+        for path in at:
+            for depth in range(1, len(path)):
+                around.add(path[:depth])
+        return _Program(closed.jaxpr, closed.consts, _Wanted(at, frozenset(around)))
 
 
 class _Wanted(NamedTuple):
@@ -158,6 +210,21 @@ class _Wanted(NamedTuple):
 
     at: Mapping[Path, Sequence[Multiplication]]
     around: frozenset[Path]  # equations that call programs in which something is wanted
+
+
+class _Program(NamedTuple):
+    """An interpreted program."""
+
+    jaxpr: core.Jaxpr
+    consts: Sequence[Any]
+    wanted: _Wanted
+
+
+def _join_samples(arrays: Sequence[Array]) -> Array:
+    """All that one kernel sees, where weights are shared: one use after the other."""
+    if len(arrays) == 1:
+        return arrays[0]
+    return jnp.concatenate(arrays, axis=-2)
 
 
 _Seen: TypeAlias = list[tuple[Multiplication, Array]]
@@ -171,9 +238,9 @@ def _run(
     caller: Path,
 ) -> tuple[list[Any], _Seen]:
     """Run a program and return its results and what was wanted on the way."""
-    environment: dict[Any, Any] = dict(
-        zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
-    )
+    environment: dict[Any, Any] = {}
+    environment.update(zip(jaxpr.constvars, consts, strict=True))
+    environment.update(zip(jaxpr.invars, arguments, strict=True))
     seen: _Seen = []
 
     def read(atom: Any) -> Any:
@@ -182,19 +249,23 @@ def _run(
     for number, equation in enumerate(jaxpr.eqns):
         path = (*caller, number)
         operands = [read(atom) for atom in equation.invars]
-        seen += [(found, _inputs(equation, found, operands)) for found in wanted.at.get(path, ())]
+        for multiplication in wanted.at.get(path, ()):
+            seen.append((multiplication, _inputs(equation, multiplication, operands)))
         if path in wanted.around:
             results, inside = _enter(equation, operands, wanted, path)
             seen += inside
         else:
-            with (
-                equation.ctx.manager
-            ):  # the precision and the like that were set where it was traced
-                params = equation.primitive.get_bind_params(equation.params)
-                results = equation.primitive.bind(*operands, **params)
-            results = results if equation.primitive.multiple_results else [results]
+            results = _evaluate(equation, operands)
         environment.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars], seen
+
+
+def _evaluate(equation: core.JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The results of one equation."""
+    with equation.ctx.manager:  # the precision and the like that were set where it was traced
+        params = equation.primitive.get_bind_params(equation.params)
+        results = equation.primitive.bind(*operands, **params)
+    return list(results) if equation.primitive.multiple_results else [results]
 
 
 def _enter(
@@ -212,68 +283,86 @@ def _enter(
 def _scan(
     equation: core.JaxprEqn, operands: Sequence[Any], wanted: _Wanted, path: Path
 ) -> tuple[list[Any], _Seen]:
-    """A scan whose body also gives out what was wanted: a stack of layers becomes batch axes, other
-    steps samples.
+    """Run a scan whose body also gives out what was wanted.
+
+    A stack of layers becomes batch axes. Where the steps are no stack, they are samples.
     """
     params = equation.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
-    consts, carry, scanned = (
-        operands[:num_consts],
-        operands[num_consts : num_consts + num_carry],
-        operands[num_consts + num_carry :],
-    )
-    inside: list[Multiplication] = []
+    inner = params["jaxpr"]
+    num_consts = params["num_consts"]
+    num_carry = params["num_carry"]
+    consts = operands[:num_consts]
+    carry = operands[num_consts : num_consts + num_carry]
+    scanned = operands[num_consts + num_carry :]
+    multiplications_inside: list[Multiplication] = []
 
     def body(
         state: list[Any], entries: list[Any]
     ) -> tuple[list[Any], tuple[list[Any], list[Array]]]:
-        inner = params["jaxpr"]
         results, seen = _run(inner.jaxpr, inner.consts, [*consts, *state, *entries], wanted, path)
-        inside[:] = [found for found, _ in seen]
-        return results[:num_carry], (results[num_carry:], [array for _, array in seen])
+        # static, so it leaves the body by the side; the body may be traced more than once
+        multiplications_inside[:] = [multiplication for multiplication, _ in seen]
+        arrays = [array for _, array in seen]
+        return results[:num_carry], (results[num_carry:], arrays)
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
     after, (outputs, arrays) = jax.lax.scan(body, list(carry), list(scanned), **options)
     seen = []
-    for found, array in zip(inside, arrays, strict=True):
-        if path not in dict(found.origin.stack):  # not a stack of layers: every step gives samples
+    for multiplication, array in zip(multiplications_inside, arrays, strict=True):
+        is_stack = path in dict(multiplication.origin.stack)
+        if not is_stack:  # every step gives samples
             array = jnp.moveaxis(array, 0, -3)
             array = array.reshape(*array.shape[:-3], -1, array.shape[-1])
-        seen.append((found, array))
+        seen.append((multiplication, array))
     return [*after, *outputs], seen
 
 
-def _inputs(equation: core.JaxprEqn, found: Multiplication, operands: Sequence[Any]) -> Array:
-    """What one equation multiplies a kernel by: `[*batch, num_samples, fan_in]`, but for the batch
-    axes of scans.
+def _inputs(
+    equation: core.JaxprEqn, multiplication: Multiplication, operands: Sequence[Any]
+) -> Array:
+    """What one equation multiplies a kernel by: `[*batch, num_samples, fan_in]`.
+
+    The batch axes are the equation's own; those of scans around it come later.
     """
-    data, kernel = jnp.asarray(operands[found.contact.data]), operands[1 - found.contact.data]
-    if found.kernel.lookup:
-        return jax.nn.one_hot(
-            data.reshape(-1), kernel.shape[found.contact.inputs[0]], dtype=kernel.dtype
-        )
+    contact = multiplication.contact
+    data = jnp.asarray(operands[contact.data])
+    kernel = operands[1 - contact.data]
+    if multiplication.kernel.lookup:
+        num_entries = kernel.shape[contact.inputs[0]]
+        return jax.nn.one_hot(data.reshape(-1), num_entries, dtype=kernel.dtype)
+    features: Sequence[int]
+    batch: Sequence[int]
     if equation.primitive.name == "dot_general":
-        features, batch = (
-            axes[found.contact.data] for axes in equation.params["dimension_numbers"]
-        )
+        contracted, batched = equation.params["dimension_numbers"]
+        features = contracted[contact.data]
+        batch = batched[contact.data]
     else:
         data = _patches(equation, data, kernel.shape)
-        features = tuple(range(data.ndim - len(found.contact.inputs), data.ndim))
-        batch = (0,) if found.kernel.feature_groups > 1 else ()
+        features = range(data.ndim - len(contact.inputs), data.ndim)
+        batch = (0,) if multiplication.kernel.feature_groups > 1 else ()
     samples = [i for i in range(data.ndim) if i not in (*features, *batch)]
     data = jnp.transpose(data, (*batch, *samples, *features))
-    data = data.reshape(*data.shape[: len(batch)], -1, *found.sizes)
-    ascending = sorted(range(len(found.order)), key=found.order.__getitem__)
-    data = jnp.transpose(data, (*range(len(batch) + 1), *(len(batch) + 1 + i for i in ascending)))
-    return data.reshape(*data.shape[: len(batch) + 1], -1)
+    data = data.reshape(*data.shape[: len(batch)], -1, *multiplication.sizes)
+    # the features in the order in which the leaf has them, not the equation
+    num_leading = len(batch) + 1
+    ascending = [num_leading + i for i in _inverse(multiplication.order)]
+    data = jnp.transpose(data, (*range(num_leading), *ascending))
+    return data.reshape(*data.shape[:num_leading], -1)
+
+
+def _inverse(order: Sequence[int]) -> list[int]:
+    """Positions sorted by what stands there: of a permutation, its inverse."""
+    return sorted(range(len(order)), key=order.__getitem__)
 
 
 def _patches(equation: core.JaxprEqn, image: Array, kernel_shape: Sequence[int]) -> Array:
-    """What a convolution's kernel lies on: `[num_images, *places, channels, *window]`; feature
-    groups come first.
+    """What a convolution's kernel lies on: `[num_images, *places, channels, *window]`.
+
+    Feature groups, if there are several, come first.
     """
     params = equation.params
-    numbers, groups = params["dimension_numbers"], params["feature_group_count"]
+    numbers = params["dimension_numbers"]
+    num_groups = params["feature_group_count"]
     window = [kernel_shape[i] for i in numbers.rhs_spec[2:]]
     patches = jax.lax.conv_general_dilated_patches(
         jnp.transpose(image, numbers.lhs_spec),
@@ -285,6 +374,8 @@ def _patches(equation: core.JaxprEqn, image: Array, kernel_shape: Sequence[int])
         precision=jax.lax.Precision.HIGHEST,
     )
     places = patches.shape[2:]
-    patches = patches.reshape(patches.shape[0], groups, -1, *window, *places)
+    patches = patches.reshape(patches.shape[0], num_groups, -1, *window, *places)
     patches = jnp.moveaxis(patches, range(-len(places), 0), range(2, 2 + len(places)))
-    return jnp.moveaxis(patches, 1, 0) if groups > 1 else patches[:, 0]
+    if num_groups == 1:
+        return patches[:, 0]
+    return jnp.moveaxis(patches, 1, 0)
