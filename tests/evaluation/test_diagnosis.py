@@ -1,6 +1,4 @@
-"""The three signatures against NumPy, and what they say of matches that succeed and fail by
-construction.
-"""
+"""The three signatures against NumPy, and on matches that succeed or fail by construction."""
 
 from typing import Any
 
@@ -26,7 +24,7 @@ def run(pair: Any) -> Any:
         loss = lmcjax.batched_loss(
             network.apply, lmcjax.cross_entropy_and_accuracy, (inputs, labels)
         )
-        matching = lmcjax.match_layerwise(spec, a, b, similarity="weights")
+        matching = lmcjax.match_layerwise(spec, a, b, similarity=lmcjax.Weights())
         barrier = lmcjax.linear_barrier(
             loss, a, lmcjax.permute(spec, matching.permutations, b), num_points=5
         )
