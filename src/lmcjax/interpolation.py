@@ -26,20 +26,29 @@ def interpolate(
     Source: Section 2 of the paper, which runs t the other way.
     """
     check_same_shapes(params_a, params_b)
-    leaves_b = named_leaves(params_b)
-    for name, leaf in named_leaves(params_a).items():
-        dtypes = jnp.result_type(leaf), jnp.result_type(leaves_b[name])
-        floating = [jnp.issubdtype(dtype, jnp.inexact) for dtype in dtypes]
-        if floating[0] != floating[1]:
-            raise ValueError(
-                f"leaf {name!r} is {dtypes[0]} in params_a but {dtypes[1]} in params_b: there is no line between them"
-            )
+    _check_floating(params_a, params_b)
 
-    def along(a: ArrayLike, b: ArrayLike) -> Array:
+    def between(a: ArrayLike, b: ArrayLike) -> Array:
         a = jnp.asarray(a)
-        if not jnp.issubdtype(a.dtype, jnp.inexact):
+        if not _is_floating(a):
             return a
         weight = jnp.asarray(t, a.dtype)
         return (1 - weight) * a + weight * jnp.asarray(b)
 
-    return jax.tree.map(along, params_a, params_b)
+    return jax.tree.map(between, params_a, params_b)
+
+
+def _check_floating(params_a: PyTree, params_b: PyTree) -> None:
+    """Check that no leaf is of floating point in one network only."""
+    pairs = zip(jax.tree.leaves(params_a), jax.tree.leaves(params_b), strict=True)
+    for number, (leaf_a, leaf_b) in enumerate(pairs):
+        if _is_floating(leaf_a) != _is_floating(leaf_b):
+            name = list(named_leaves(params_a))[number]
+            raise ValueError(
+                f"leaf {name!r} is {jnp.result_type(leaf_a)} in params_a "
+                f"but {jnp.result_type(leaf_b)} in params_b: there is no line between them"
+            )
+
+
+def _is_floating(leaf: ArrayLike) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)

@@ -1,6 +1,4 @@
-"""The three signatures against NumPy, and what they say of matches that succeed and fail by
-construction.
-"""
+"""The three signatures against NumPy, and on matches that succeed or fail by construction."""
 
 from typing import Any
 

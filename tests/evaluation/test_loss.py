@@ -112,7 +112,7 @@ def test_one_batch_of_activations_at_a_time(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("label", [-1, -3, 4, 100])
 def test_a_label_that_is_no_class_gives_nan(label: int, rng: np.random.Generator) -> None:
-    """Directly, in batches, and as a barrier that is not finite; the network beside it is unspoilt."""
+    """Directly, in batches, and as a barrier that is not finite; its neighbour is unspoilt."""
     w, x, y = classification(rng)
     spoilt = y.copy()
     spoilt[7] = label

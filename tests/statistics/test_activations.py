@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from lmcjax import activation_moments
+from lmcjax import FlaxNetwork, activation_moments, mlp_spec
+from lmcjax.models import MLP
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -37,3 +38,23 @@ def test_errors(measured_pair):
         activation_moments(apply, spec, a, b, x, batch_size=0)
     with pytest.raises(ValueError, match="leading axis of samples"):
         activation_moments(lambda p, x: apply(p, x[0]), spec, a, b, (x, x[:3]))
+
+
+def test_apply_may_close_over_traced_values():
+    """The program is read anew in every call: nothing traced outlives its trace."""
+    network = FlaxNetwork(MLP((5,), 3), (4,))
+    params = network.init(jax.random.key(0))
+    inputs = jax.random.normal(jax.random.key(1), (7, 4))
+
+    @jax.jit
+    @jax.vmap
+    def measure(scale):
+        def scaled(params, x):
+            return network.apply(params, scale * x)
+
+        return activation_moments(scaled, mlp_spec(1), params, params, inputs, batch_size=3)
+
+    found = measure(np.float32([1, 2]))
+    for i, scale in enumerate((1, 2)):
+        mean = found.inputs["Dense_0/kernel"].mean_a[i]
+        np.testing.assert_allclose(mean, scale * inputs.mean(0), rtol=1e-5, atol=1e-6)

@@ -82,14 +82,15 @@ def test_convolutions_see_patches():
         matrix = np.asarray(leaf).reshape(-1, leaf.shape[-1])
         seen = np.asarray(taps.inputs[kernel.name])
         if kernel.feature_groups == 1:
-            said = seen @ matrix
+            found = seen @ matrix
         else:
+            blocks = []
             columns = np.split(matrix, kernel.feature_groups, axis=1)
-            said = np.concatenate([s @ c for s, c in zip(seen, columns, strict=True)], axis=1)
-        expected = outputs[kernel.leaf.split("/")[0]]
-        np.testing.assert_allclose(
-            said, np.asarray(expected).reshape(said.shape), rtol=1e-4, atol=1e-5
-        )
+            for block_inputs, block_columns in zip(seen, columns, strict=True):
+                blocks.append(block_inputs @ block_columns)
+            found = np.concatenate(blocks, axis=1)
+        expected = np.asarray(outputs[kernel.leaf.split("/")[0]]).reshape(found.shape)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     written = taps.outputs["Conv_0"]["Conv_0/kernel"]
     np.testing.assert_allclose(written, outputs["Conv_0"].reshape(-1, 6), rtol=1e-4, atol=1e-5)
 
@@ -98,9 +99,8 @@ def test_a_flatten_is_read_channel_by_channel():
     class Flat(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(3)(
-                nn.tanh(nn.Conv(6, (3, 3), use_bias=False)(x)).reshape(x.shape[0], -1)
-            )
+            x = nn.tanh(nn.Conv(6, (3, 3), use_bias=False)(x))
+            return nn.Dense(3)(x.reshape(x.shape[0], -1))
 
     module = Flat()
     params, _, taps = tapped(module, IMAGES)
@@ -127,7 +127,8 @@ def test_attention_and_embedding():
     np.testing.assert_array_equal(
         taps.outputs["Embed_0"]["Embed_0/embedding"], outputs["Embed_0"].reshape(-1, 8)
     )
-    normed, query = outputs["LayerNorm_0"].reshape(-1, 8), outputs[f"{attention}/query"]
+    normed = outputs["LayerNorm_0"].reshape(-1, 8)
+    query = outputs[f"{attention}/query"]
     np.testing.assert_allclose(
         taps.reads["Embed_0"][f"{attention}/query/kernel"], normed, rtol=1e-5, atol=1e-6
     )
@@ -136,9 +137,9 @@ def test_attention_and_embedding():
     np.testing.assert_allclose(channels, by_head, rtol=1e-4, atol=1e-5)
     heads = taps.outputs[f"{attention}/query/kernel[1]"][f"{attention}/query/kernel"]
     np.testing.assert_allclose(heads, query.swapaxes(-1, -2).reshape(-1, 2), rtol=1e-4, atol=1e-5)
-    said = taps.outputs["Embed_0"][f"{attention}/out/kernel"]
+    written = taps.outputs["Embed_0"][f"{attention}/out/kernel"]
     np.testing.assert_allclose(
-        said, outputs[f"{attention}/out"].reshape(-1, 8), rtol=1e-4, atol=1e-5
+        written, outputs[f"{attention}/out"].reshape(-1, 8), rtol=1e-4, atol=1e-5
     )
 
 
@@ -160,11 +161,8 @@ def test_steps_in_time_are_samples():
 
     states = [np.zeros((2, 6))]
     for t in range(5):
-        states.append(
-            np.tanh(
-                np.asarray(SEQUENCES[:, t] @ params["w"]) + states[-1] @ np.asarray(params["u"])
-            )
-        )
+        from_inputs = np.asarray(SEQUENCES[:, t] @ params["w"])
+        states.append(np.tanh(from_inputs + states[-1] @ np.asarray(params["u"])))
     taps = tap(apply, discover(apply, params, SEQUENCES), params, SEQUENCES)
     np.testing.assert_allclose(taps.inputs["u"], np.concatenate(states[:-1]), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(taps.reads["w"]["v"], states[-1], rtol=1e-5, atol=1e-6)
@@ -207,17 +205,17 @@ def test_gradients_pass_through():
     x = jax.random.normal(jax.random.key(1), (6, 4))
 
     def size(params):
-        return (
-            tap(network.apply, mlp_spec(1), params, x).reads["Dense_0"]["Dense_1/kernel"] ** 2
-        ).sum()
+        taps = tap(network.apply, mlp_spec(1), params, x)
+        return (taps.reads["Dense_0"]["Dense_1/kernel"] ** 2).sum()
 
-    def expected(params):
-        return (nn.relu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]) ** 2).sum()
+    def size_by_hand(params):
+        hidden = nn.relu(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])
+        return (hidden**2).sum()
 
-    for found, right in zip(
-        *(jax.tree.leaves(jax.grad(f)(params)) for f in (size, expected)), strict=True
-    ):
-        np.testing.assert_allclose(found, right, rtol=1e-5, atol=1e-6)
+    found = jax.tree.leaves(jax.grad(size)(params))
+    expected = jax.tree.leaves(jax.grad(size_by_hand)(params))
+    for found_leaf, expected_leaf in zip(found, expected, strict=True):
+        np.testing.assert_allclose(found_leaf, expected_leaf, rtol=1e-5, atol=1e-6)
 
 
 def test_a_spec_that_misreads_a_kernel_is_an_error():
@@ -235,8 +233,7 @@ def test_a_spec_that_misreads_a_kernel_is_an_error():
     assert tap(apply, right, params, SEQUENCES[0]).inputs["v"].shape == (5, 6)
     with pytest.raises(ValueError, match=r"group 'g' has|axis 0 of leaf 'v'"):
         tap(apply, spec, params, SEQUENCES[0])
+    message = r"the spec describes.*inputs=\(0,\).*the program has.*inputs=\(1,\)"
     square = {"w": jnp.ones((4, 6)), "v": jnp.ones((6, 6))}
-    with pytest.raises(
-        ValueError, match=r"the spec describes.*inputs=\(0,\).*the program has.*inputs=\(1,\)"
-    ):
+    with pytest.raises(ValueError, match=message):
         tap(apply, spec, square, SEQUENCES[0])

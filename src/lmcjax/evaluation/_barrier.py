@@ -29,14 +29,16 @@ class BarrierResult(NamedTuple):
 
 
 def _loss(value: PyTree) -> Array:
+    """The loss itself, of what a `loss_fn` returned."""
     return value[0] if isinstance(value, tuple) else value
 
 
 def linear_barrier(
     loss_fn: Callable[[PyTree], Any], params_a: PyTree, params_b: PyTree, *, num_points: int = 25
 ) -> BarrierResult:
-    """The loss along `(1 - t) A + t B` and its barrier `max_t [E(theta_t) - (1 - t) E(A) - t
-    E(B)]`.
+    """The loss along `(1 - t) A + t B` and how far it rises above the chord between its ends.
+
+    The barrier is `max_t [E(theta_t) - (1 - t) E(A) - t E(B)]`.
 
     The maximum is over `num_points` equally spaced points and the midpoint, hence a lower bound on
     the supremum. One point is evaluated at a time, so memory stays flat.
@@ -55,17 +57,25 @@ def linear_barrier(
     if num_points < 2:
         raise ValueError(f"a path has at least 2 points, not num_points={num_points}")
     dtype = jnp.result_type(float)
-    points = jnp.asarray(
-        np.arange(num_points) / (num_points - 1), dtype
-    )  # 1/2 exactly, where it is on the grid
-    on_grid = num_points % 2 == 1
-    evaluated = points if on_grid else jnp.append(points, jnp.asarray(0.5, dtype))
-    middle = num_points // 2 if on_grid else num_points
-    all_values = jax.lax.map(lambda t: loss_fn(interpolate(params_a, params_b, t)), evaluated)
+    # by a division on the host: 1/2 exactly, where it is on the grid
+    points = jnp.asarray(np.arange(num_points) / (num_points - 1), dtype)
+    has_midpoint = num_points % 2 == 1
+    if has_midpoint:
+        evaluated = points
+        middle = num_points // 2
+    else:
+        evaluated = jnp.append(points, jnp.asarray(0.5, dtype))
+        middle = num_points
+
+    def value_at(t: Array) -> PyTree:
+        return loss_fn(interpolate(params_a, params_b, t))
+
+    all_values = jax.lax.map(value_at, evaluated)
     losses = _loss(all_values)
     if losses.ndim != 1:
         raise ValueError(f"loss_fn returned a loss of shape {losses.shape[1:]}, expected a scalar")
-    loss_a, loss_b = losses[0], losses[num_points - 1]
+    loss_a = losses[0]
+    loss_b = losses[num_points - 1]
     weights = evaluated.astype(losses.dtype)
     chord = (1 - weights) * loss_a + weights * loss_b
     return BarrierResult(
@@ -73,7 +83,7 @@ def linear_barrier(
         height_over_mean=jnp.max(losses) - (loss_a + loss_b) / 2,
         midpoint_loss=losses[middle],
         points=points,
-        values=jax.tree.map(lambda v: v[:num_points], all_values),
-        midpoint=jax.tree.map(lambda v: v[middle], all_values),
+        values=jax.tree.map(lambda value: value[:num_points], all_values),
+        midpoint=jax.tree.map(lambda value: value[middle], all_values),
         finite=jnp.isfinite(losses).all(),
     )

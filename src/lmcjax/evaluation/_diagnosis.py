@@ -1,6 +1,7 @@
 """Why a match failed: three signatures, each a number beside its threshold, and what to try."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,16 +9,36 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Num, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.evaluation._barrier import BarrierResult
-from lmcjax.symmetry import Permutations, PermutationSpec, check_same_shapes, named_leaves, permute
+from lmcjax.symmetry import (
+    Permutations,
+    PermutationSpec,
+    check_permutations,
+    check_same_shapes,
+    named_leaves,
+    permute_leaf,
+)
 from lmcjax.theory import ExponentFit
 
 _ADVICE = {
-    "barrier": "wider layers, a larger learning rate, "
-    "similarity=Covariance(moments) or Activations(moments)",
-    "reduction": "another similarity; independence_test, since dependent neurons need not find a partner; "
-    "gaussian_matching_lower_bound, which says how near the best matching of this width can come",
-    "exponent": "approximate_dimensions: more width hardly helps where many dimensions count; "
-    "match in the norm of what the layer sees (similarity=Covariance(moments)), which has fewer",
+    "barrier": (
+        "wider layers, a larger learning rate, "
+        "similarity=Covariance(moments) or Activations(moments)"
+    ),
+    "reduction": (
+        "another similarity; independence_test, since dependent neurons need not find a partner; "
+        "gaussian_matching_lower_bound, "
+        "which says how near the best matching of this width can come"
+    ),
+    "exponent": (
+        "approximate_dimensions: more width hardly helps where many dimensions count; "
+        "match in the norm of what the layer sees (similarity=Covariance(moments)), "
+        "which has fewer"
+    ),
+}
+_LABELS = {
+    "barrier": "loss above the chord",
+    "reduction": "share of the squared distance that permuting removes",
+    "exponent": "power of the width in matched distances",
 }
 
 
@@ -30,43 +51,51 @@ class Signature(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` finds; `str` of a single one is a report. `vmap` prepends axes to every
-    field.
+    """What `diagnose` finds; `str` of a single one is a report. `vmap` prepends axes to fields.
+
+    Attributes:
+        barrier: the height of the barrier, in the loss's unit; fails above its threshold.
+        reduction: by which share the permutations reduce the squared Frobenius distance; fails
+            below.
+        exponent: the power of the width with which matched distances fall; fails above; nan: not
+            measured.
+        group_reduction: by which share the distance of the leaves that each group writes is
+            reduced.
+        finite: False: the barrier or a distance is nan or inf, and those signatures count as
+            failed.
     """
 
-    barrier: Signature  # fails above: height of the barrier, the loss's unit
-    reduction: Signature  # fails below: by which share the permutations reduce the squared Frobenius distance
-    exponent: Signature  # fails above: power of the width with which matched distances fall; nan: not measured
-    group_reduction: dict[
-        str, Float[Array, ""]
-    ]  # the same share, of the leaves that each group writes
-    finite: Bool[
-        Array, ""
-    ]  # False: the barrier or a distance is nan or inf, and those signatures count as failed
+    barrier: Signature
+    reduction: Signature
+    exponent: Signature
+    group_reduction: dict[str, Float[Array, ""]]
+    finite: Bool[Array, ""]
 
     def __str__(self) -> str:
         rows = []
-        for name, label in (
-            ("barrier", "loss above the chord"),
-            ("reduction", "share of the squared distance that permuting removes"),
-            ("exponent", "power of the width in matched distances"),
-        ):
-            value, threshold, failed = (x.item() for x in getattr(self, name))
-            if name == "exponent" and value != value:
-                rows.append(f"not measured  {label}: pass the fit of distances at several widths")
-                continue
-            sign = ("at least" if name == "reduction" else "at most") + f" {threshold:.3g}"
-            rows.append(
-                f"{'FAILED' if failed else 'passed'}  {label}: {value:.3g}, expected {sign}"
-            )
-            if failed:
-                rows.append(f"        try: {_ADVICE[name]}")
-        worst = min(
-            self.group_reduction, key=lambda g: float(self.group_reduction[g]), default=None
-        )
-        if worst is not None:
-            rows.append(f"least reduced group: {worst}, {float(self.group_reduction[worst]):.3g}")
+        for name in ("barrier", "reduction", "exponent"):
+            rows += _report(name, getattr(self, name))
+        reductions = {group: float(value) for group, value in self.group_reduction.items()}
+        if reductions:
+            worst = min(reductions, key=reductions.__getitem__)
+            rows.append(f"least reduced group: {worst}, {reductions[worst]:.3g}")
         return "\n".join(rows)
+
+
+def _report(name: str, signature: Signature) -> list[str]:
+    """One signature in words: a line, and one of advice if it failed."""
+    label = _LABELS[name]
+    value = signature.value.item()
+    if name == "exponent" and math.isnan(value):
+        return [f"not measured  {label}: pass the fit of distances at several widths"]
+    failed = signature.failed.item()
+    verdict = "FAILED" if failed else "passed"
+    bound = "at least" if name == "reduction" else "at most"
+    threshold = f"{signature.threshold.item():.3g}"
+    rows = [f"{verdict}  {label}: {value:.3g}, expected {bound} {threshold}"]
+    if failed:
+        rows.append(f"        try: {_ADVICE[name]}")
+    return rows
 
 
 def diagnose(
@@ -81,19 +110,17 @@ def diagnose(
     min_reduction: Num[ArrayLike, ""] = 0.1,
     max_exponent: Num[ArrayLike, ""] = -0.05,
 ) -> Diagnosis:
-    """The three signatures of a failed match: a barrier, distances that stay, measures that do not
-    converge.
+    """The three signatures of a failed match: a barrier, distances that stay, a slow rate.
 
     - barrier: `max_t loss(t) - chord(t)` along the path, above `max_barrier`;
     - reduction: `1 - ||A - P B||_F^2 / ||A - B||_F^2` over all leaves that a group acts on, below
-        `min_reduction`;
+      `min_reduction`;
     - exponent: that of the matched squared distance in the width, above `max_exponent`. Theory:
       -2/d, so that -0.05 means 40 dimensions; nan and not failed where no rate is given.
 
     The thresholds are conventions, not proven: `docs/theory.md` shows the numbers of some pairs. A
-        smaller distance
-    need not mean a lower barrier: matching by covariance reduces it less than by weights, and the
-        barrier more.
+    smaller distance need not mean a lower barrier: matching by covariance reduces the distance less
+    than matching by weights does, and the barrier more.
 
     Args:
         spec: static.
@@ -114,49 +141,80 @@ def diagnose(
     """
     check_same_shapes(params_a, params_b)
     spec = spec.bind(params_a)
-    leaves_a, leaves_b = named_leaves(params_a), named_leaves(params_b)
-    leaves_p = named_leaves(permute(spec, permutations, params_b))
-    written = {
-        group: {name for name, _, s in spec.segments(group) if s.role != "reads"}
-        for group in spec.groups
-    }
-    acted = {name for group in spec.groups for name, _, _ in spec.segments(group)}
-    kept = [
-        n
-        for n in leaves_a
-        if n in acted and jnp.issubdtype(jnp.result_type(leaves_a[n]), jnp.inexact)
-    ]
-    dtype = accumulation_dtype(*(leaves_a[n] for n in kept), least=jnp.result_type(float))
-
-    def distance(n: str, other: Mapping[str, ArrayLike]) -> Array:
-        return jnp.sum((jnp.asarray(leaves_a[n], dtype) - jnp.asarray(other[n], dtype)) ** 2)
-
-    before, after = ({n: distance(n, other) for n in kept} for other in (leaves_b, leaves_p))
-
-    def share(names: set[str]) -> Array:
-        whole, rest = (
-            sum((d[n] for n in kept if n in names), jnp.zeros((), dtype)) for d in (before, after)
-        )
-        # networks that are equal from the start have nothing to reduce
-        return jnp.where(
-            whole > 0, 1 - rest / jnp.where(whole > 0, whole, 1), jnp.where(whole == 0, 1, jnp.nan)
-        )
-
-    reduction = share(acted)
+    check_permutations(spec, permutations)
+    distances = _distances(spec, named_leaves(params_a), named_leaves(params_b), permutations)
+    group_reduction = {}
+    for group in spec.groups:
+        written = set()
+        for name, _, segment in spec.segments(group):
+            if segment.role != "reads":
+                written.add(name)
+        group_reduction[group] = distances.reduction(written)
+    reduction = distances.reduction(distances.before.keys())
     exponent = jnp.asarray(jnp.nan, reduction.dtype) if rate is None else rate.exponent
     height = jnp.asarray(barrier.height, accumulation_dtype(barrier.height))
-    limits = [
-        jnp.asarray(limit, accumulation_dtype(value))
-        for limit, value in (
-            (max_barrier, height),
-            (min_reduction, reduction),
-            (max_exponent, exponent),
-        )
-    ]
+    max_barrier = jnp.asarray(max_barrier, accumulation_dtype(height))
+    min_reduction = jnp.asarray(min_reduction, accumulation_dtype(reduction))
+    max_exponent = jnp.asarray(max_exponent, accumulation_dtype(exponent))
+    # a value that is nan is not below or above anything: barrier and reduction then fail
+    is_low = height <= max_barrier
+    is_reduced = reduction >= min_reduction
     return Diagnosis(
-        barrier=Signature(height, limits[0], ~(height <= limits[0]) | ~barrier.finite),
-        reduction=Signature(reduction, limits[1], ~(reduction >= limits[1])),
-        exponent=Signature(exponent, limits[2], exponent > limits[2]),
-        group_reduction={group: share(names) for group, names in written.items()},
+        barrier=Signature(height, max_barrier, ~is_low | ~barrier.finite),
+        reduction=Signature(reduction, min_reduction, ~is_reduced),
+        exponent=Signature(exponent, max_exponent, exponent > max_exponent),
+        group_reduction=group_reduction,
         finite=barrier.finite & jnp.isfinite(reduction),
     )
+
+
+class _Distances(NamedTuple):
+    """Squared distances between A and B, by leaf on which a group acts."""
+
+    before: dict[str, Array]  # `||A - B||_F^2`
+    after: dict[str, Array]  # `||A - P B||_F^2`
+    dtype: jnp.dtype
+
+    def reduction(self, names: Collection[str]) -> Array:
+        """By which share the permutations reduce the distance of some leaves."""
+        before = self._total(self.before, names)
+        after = self._total(self.after, names)
+        share = 1 - after / jnp.where(before > 0, before, 1)
+        # networks that are equal from the start have nothing to reduce; the rest is nan
+        without_distance = jnp.where(before == 0, 1, jnp.nan)
+        return jnp.where(before > 0, share, without_distance)
+
+    def _total(self, distances: dict[str, Array], names: Collection[str]) -> Array:
+        total = jnp.zeros((), self.dtype)
+        for name, distance in distances.items():
+            if name in names:
+                total = total + distance
+        return total
+
+
+def _distances(
+    spec: PermutationSpec,
+    leaves_a: dict[str, ArrayLike],
+    leaves_b: dict[str, ArrayLike],
+    permutations: Permutations,
+) -> _Distances:
+    """The distances of all leaves of floating point on which a group acts."""
+    axes = dict(spec.leaves)
+    compared = []
+    for name, leaf in leaves_a.items():
+        is_acted_on = any(segment.group for axis in axes[name] for segment in axis)
+        if is_acted_on and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+            compared.append(name)
+    dtype = accumulation_dtype(*[leaves_a[name] for name in compared], least=jnp.result_type(float))
+
+    def distance(leaf_a: ArrayLike, leaf_b: ArrayLike) -> Array:
+        difference = jnp.asarray(leaf_a, dtype) - jnp.asarray(leaf_b, dtype)
+        return jnp.sum(difference**2)
+
+    before = {}
+    after = {}
+    for name in compared:
+        permuted = permute_leaf(axes[name], permutations, leaves_b[name])
+        before[name] = distance(leaves_a[name], leaves_b[name])
+        after[name] = distance(leaves_a[name], permuted)
+    return _Distances(before, after, dtype)

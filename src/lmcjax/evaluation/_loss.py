@@ -10,8 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from lmcjax._cross_entropy import are_classes, cross_entropies
 
 Data: TypeAlias = tuple[ArrayLike, ArrayLike]
-"""`(inputs, labels)`, each with a leading axis of samples; a NamedTuple of the two serves as well.
-"""
+"""`(inputs, labels)`, each with a leading axis of samples; or a NamedTuple of the two."""
 
 
 class LossAndAccuracy(NamedTuple):
@@ -66,32 +65,34 @@ def batched_loss(
         raise ValueError(f"{num_samples} inputs but {jnp.shape(labels)[0]} labels")
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1, not {batch_size}")
-    size = min(batch_size, num_samples)
-    end = num_samples - num_samples % size
+    batch_size = min(batch_size, num_samples)
+    end = num_samples - num_samples % batch_size  # of the whole batches
+
+    def mean_loss(params: PyTree, x: Array, y: Array) -> Any:
+        values = loss(apply(params, x), y)
+        for value in jax.tree.leaves(values):
+            if jnp.shape(value) != ():
+                raise ValueError(
+                    f"loss returned an array of shape {jnp.shape(value)}, expected a scalar: "
+                    "the mean over the batch"
+                )
+        return values
 
     def loss_fn(params: PyTree) -> Any:
-        x, y = jnp.asarray(inputs), jnp.asarray(labels)
-
-        def mean_of(x: Array, y: Array) -> Any:
-            values = loss(apply(params, x), y)
-            for value in jax.tree.leaves(values):
-                if jnp.shape(value) != ():
-                    raise ValueError(
-                        f"loss returned an array of shape {jnp.shape(value)}, expected a scalar: "
-                        "the mean over the batch"
-                    )
-            return values
+        x = jnp.asarray(inputs)
+        y = jnp.asarray(labels)
 
         def of_batch(start: Array) -> Any:
-            cut = [jax.lax.dynamic_slice_in_dim(array, start, size) for array in (x, y)]
-            return mean_of(*cut)
+            batch_x = jax.lax.dynamic_slice_in_dim(x, start, batch_size)
+            batch_y = jax.lax.dynamic_slice_in_dim(y, start, batch_size)
+            return mean_loss(params, batch_x, batch_y)
 
-        total = jax.tree.map(
-            lambda v: v.sum(0) * size, jax.lax.map(of_batch, jnp.arange(0, end, size))
-        )
-        if end < num_samples:
-            rest = mean_of(x[end:], y[end:])
-            total = jax.tree.map(lambda v, last: v + last * (num_samples - end), total, rest)
-        return jax.tree.map(lambda v: v / num_samples, total)
+        means = jax.lax.map(of_batch, jnp.arange(0, end, batch_size))
+        total = jax.tree.map(lambda mean: mean.sum(0) * batch_size, means)
+        num_rest = num_samples - end
+        if num_rest > 0:
+            rest = mean_loss(params, x[end:], y[end:])
+            total = jax.tree.map(lambda whole, mean: whole + mean * num_rest, total, rest)
+        return jax.tree.map(lambda value: value / num_samples, total)
 
     return loss_fn

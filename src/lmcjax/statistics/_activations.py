@@ -192,7 +192,7 @@ def _largest_batch(measured: _MeasuredKernels, network: _Network, inputs: PyTree
     """How many samples' activations fit `_BATCH_BYTES`, at most `_LARGEST_BATCH`."""
     num_samples = count_samples(inputs)
 
-    def one_sample(array: Array) -> jax.ShapeDtypeStruct:
+    def one_sample(array: ArrayLike) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((1, *jnp.shape(array)[1:]), jnp.result_type(array))
 
     # one sample, since that is what stream_moments runs first: the program is interpreted already
