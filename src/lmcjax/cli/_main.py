@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import tyro
 
@@ -16,6 +16,8 @@ from lmcjax.cli._match import Match
 from lmcjax.cli._plot import Plot
 from lmcjax.cli._sweep import Status, SweepCommand
 
+Command: TypeAlias = Figure2 | SweepCommand | Status | Plot | Match | Claims
+
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "figure2": Figure2,
     "sweep": SweepCommand,
@@ -24,25 +26,25 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "match": Match,
     "claims": Claims,
 }
+_MISTAKE = 2  # exit codes, as other programs have them
+_INTERRUPTED = 130
+_BY_SIGNAL = 128  # plus the signal's number
 
 
-def _one_line(message: str) -> str:
-    """An error box of several lines as one line of text, without the reference to the help."""
-    lines = [line.strip("│╭╰╮╯─ ") for line in message.splitlines()]
-    body: list[str] = []
-    for line in lines[1:]:
-        if not line and body:
-            break
-        body.append(line)
-    return re.sub(r"\s+", " ", " ".join(body)).strip()
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a user's mistake ends it with one line of error and exit code 2."""
+    logging.basicConfig(format="lmcjax: %(message)s", level=logging.WARNING)
+    command = _parse(arguments)
+    try:
+        command.run()
+    except (ValueError, OSError) as error:
+        _fail(" ".join(str(error).split()))
+    except KeyboardInterrupt as stop:
+        _end_interrupted(command, stop)
 
 
-def _parse(
-    arguments: Sequence[str] | None,
-) -> Figure2 | SweepCommand | Status | Plot | Match | Claims:
-    """The chosen command with its options; a mistake ends the program with one line and exit code
-    2.
-    """
+def _parse(arguments: Sequence[str] | None) -> Command:
+    """The chosen command with its options; a mistake ends the program as in `main`."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
@@ -56,25 +58,35 @@ def _parse(
     except SystemExit as stop:
         if stop.code:
             _fail(f"{_one_line(errors.getvalue())} (see lmcjax --help)")
-        raise
+        raise  # --help
+
+
+def _one_line(box: str) -> str:
+    """The first paragraph of a box that tyro draws around an error, as one line of text.
+
+    What comes after it refers to the help.
+    """
+    lines = [line.strip("│╭╰╮╯─ ") for line in box.splitlines()]
+    paragraph: list[str] = []
+    for line in lines[1:]:  # without the title
+        if not line and paragraph:
+            break
+        paragraph.append(line)
+    return re.sub(r"\s+", " ", " ".join(paragraph)).strip()
 
 
 def _fail(message: str) -> None:
     """End with one line of error and exit code 2."""
     print(f"lmcjax: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(_MISTAKE)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; mistakes of the user end with one line of error and exit code 2."""
-    logging.basicConfig(format="lmcjax: %(message)s", level=logging.WARNING)
-    command = _parse(arguments)
-    try:
-        command.run()
-    except (ValueError, OSError) as error:
-        _fail(" ".join(str(error).split()))
-    except KeyboardInterrupt as stop:
-        signal = getattr(stop, "signal", None)
-        how = f"; go on with: {command.again()}" if signal is not None else ", nothing was written"
-        print(f"lmcjax: {stop if signal is not None else 'interrupted'}{how}", file=sys.stderr)
-        raise SystemExit(130 if signal is None else 128 + signal) from None
+def _end_interrupted(command: Command, stop: KeyboardInterrupt) -> None:
+    """End with a line on what was stored and how to go on, and the exit code that shells expect."""
+    # A sweep that is stopped by a signal stores what is finished, and says which signal it was.
+    signal = getattr(stop, "signal", None)
+    if signal is None:
+        print("lmcjax: interrupted, nothing was written", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None
+    print(f"lmcjax: {stop}; go on with: {command.again()}", file=sys.stderr)
+    raise SystemExit(_BY_SIGNAL + signal) from None

@@ -28,13 +28,20 @@ def describe(progress: "SweepProgress") -> str:
     return ", ".join(parts)
 
 
+def duration(seconds: float | None) -> str:
+    """Hours, minutes and seconds; None is unknown."""
+    if seconds is None:
+        return "unknown"
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
 @contextlib.contextmanager
 def show_progress() -> Iterator[Callable[["SweepProgress"], None]]:
-    """Networks done, losses so far, time left."""
+    """Show networks done, losses so far and time left; yields the function to tell them to."""
     from rich.console import Console
 
-    console = Console()
-    with _bar() if console.is_terminal else _lines() as on_progress:
+    shown = _bar() if Console().is_terminal else _lines()
+    with shown as on_progress:
         yield on_progress
 
 
@@ -54,8 +61,10 @@ def show_stage(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def show_steps(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields what counts one step, from any thread: a bar on a terminal, a line every half minute
-    in a log.
+    """Show how many of a number of steps are done; yields the function that counts one.
+
+    It may be called from any thread. On a terminal there is a bar, in a log a line every half
+    minute.
     """
     from rich.console import Console
     from rich.progress import Progress
@@ -64,46 +73,59 @@ def show_steps(what: str, total: int) -> Iterator[Callable[[], None]]:
         with Progress() as bar:
             task = bar.add_task(what, total=total)
             yield lambda: bar.advance(task)
-        return
-    clock, done, last = _Clock(), 0, time.monotonic()
-    print(f"{what}, {total} steps", flush=True)
-
-    def step() -> None:
-        nonlocal done, last
-        done = min(done + 1, total)
-        left = clock.left(done / total)
-        if time.monotonic() - last >= _LINE_EVERY:
-            last = time.monotonic()
-            print(
-                f"{duration(last - clock.start)} {done}/{total} steps, {duration(left)} left",
-                flush=True,
-            )
-
-    yield step
+    else:
+        print(f"{what}, {total} steps", flush=True)
+        yield _StepLines(total).count
 
 
 class _Clock:
-    """Time left, from the share that was done since the start."""
+    """Time spent, and time left as the share of the work that was done since the start tells."""
 
     def __init__(self) -> None:
         self.start = time.monotonic()
-        self.first: float | None = None
+        self.first_share: float | None = None
+
+    def spent(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.start
 
     def left(self, share: float) -> float | None:
-        """Seconds, or None where it can't be said yet."""
-        self.first = share if self.first is None else self.first
-        if share <= self.first:
-            return 0.0 if share >= 1 else None
-        return (time.monotonic() - self.start) * (1 - share) / (share - self.first)
+        """Seconds, or None where it can't be said yet.
+
+        Args:
+            share: of all the work, that is done by now.
+        """
+        if self.first_share is None:
+            # what an earlier run has done took none of this one's time
+            self.first_share = share
+        if share > self.first_share:
+            return self.spent() * (1 - share) / (share - self.first_share)
+        return 0.0 if share >= 1 else None
 
 
-def duration(seconds: float | None) -> str:
-    """Hours, minutes and seconds."""
-    return "unknown" if seconds is None else str(datetime.timedelta(seconds=round(seconds)))
+class _StepLines:
+    """Lines in a log that count steps."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.done = 0
+        self.clock = _Clock()
+        self.last_line = time.monotonic()
+
+    def count(self) -> None:
+        """Count a step, and print a line if the last one is old."""
+        self.done = min(self.done + 1, self.total)
+        left = self.clock.left(self.done / self.total)
+        if time.monotonic() - self.last_line < _LINE_EVERY:
+            return
+        self.last_line = time.monotonic()
+        spent = duration(self.clock.spent())
+        print(f"{spent} {self.done}/{self.total} steps, {duration(left)} left", flush=True)
 
 
 @contextlib.contextmanager
 def _bar() -> Iterator[Callable[["SweepProgress"], None]]:
+    """The progress of a sweep as a bar."""
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     columns = (
@@ -131,18 +153,22 @@ def _bar() -> Iterator[Callable[["SweepProgress"], None]]:
 
 @contextlib.contextmanager
 def _lines() -> Iterator[Callable[["SweepProgress"], None]]:
+    """The progress of a sweep as lines: one when networks are done, or when the last is old."""
     clock = _Clock()
-    last, done = -math.inf, -1
+    last_line = -math.inf
+    networks_done = -1
 
     def on_progress(progress: "SweepProgress") -> None:
-        nonlocal last, done
+        nonlocal last_line, networks_done
         left = clock.left(progress.share)
-        if progress.networks_done == done and time.monotonic() - last < _LINE_EVERY:
+        is_recent = time.monotonic() - last_line < _LINE_EVERY
+        if progress.networks_done == networks_done and is_recent:
             return
-        last, done = time.monotonic(), progress.networks_done
+        last_line = time.monotonic()
+        networks_done = progress.networks_done
         print(
-            f"{duration(last - clock.start)} {done}/{progress.num_networks} networks, {progress.share:.0%}, "
-            f"{duration(left)} left; {describe(progress)}",
+            f"{duration(clock.spent())} {networks_done}/{progress.num_networks} networks, "
+            f"{progress.share:.0%}, {duration(left)} left; {describe(progress)}",
             flush=True,
         )
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import tyro
 
@@ -13,14 +13,15 @@ from lmcjax.cli._progress import duration, show_progress
 
 if TYPE_CHECKING:
     from lmcjax.data import Dataset
-    from lmcjax.sweep import Programs, Sweep
+    from lmcjax.sweep import Plan, Programs, Sweep, SweepFolder
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepCommand:
-    """Train, match and measure a grid of networks: seeds x widths x depths x optimizers x learning
-    rates. What is
-    finished is stored at once; started again, only what is missing is computed.
+    """Train, match and measure a grid of networks.
+
+    The grid is seeds x widths x depths x optimizers x learning rates. What is finished is stored
+    at once. Started again, the command computes only what is missing.
 
     CONFIG.toml holds the options of lmcjax.Sweep, for example:
 
@@ -39,37 +40,29 @@ class SweepCommand:
     out: Path | None = None
     """Folder for the results (default: runs/ and the name of the TOML file)."""
     resume: Path | None = None
-    """Go on with the sweep in this folder; no CONFIG is needed, and damaged batches are computed
-    again.
-    """
+    """Go on with the sweep in this folder. No CONFIG is needed. Damaged batches are computed
+    again."""
     dry_run: bool = False
-    """Print the plan, groups of networks that share a program, padding, memory, compilations, and
-    stop.
-    """
+    """Print the plan and stop: groups of networks that share a program, padding, memory,
+    compilations."""
     join: bool = False
-    """Share the folder with other processes started with --join: each takes what nobody else is at.
-    """
+    """Share the folder with other processes started with --join. Each takes a batch that no other
+    is at work on."""
     checkpoint_minutes: float = 3.0
     """Minutes between checkpoints of a training call."""
     distributed: bool = False
-    """Run as one of several processes of one job, each with its share; on Slurm, Open MPI and TPU
-    pods they find
-    each other, elsewhere say how with the next three."""
+    """Run as one of several processes of one job, each with its share. On Slurm, Open MPI and TPU
+    pods they find each other. Elsewhere, the next three options say how."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Where process 0 listens."""
     num_processes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """How many there are."""
+    """Number of processes."""
     process_id: Annotated[int | None, tyro.conf.arg(metavar="I")] = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
 
     def run(self) -> None:
         """Compute what is missing, store, print."""
-        if (self.config is None) == (self.resume is None):
-            raise ValueError("sweep needs either CONFIG.toml or --resume FOLDER")
-        if self.resume is not None and self.out is not None:
-            raise ValueError("--resume names the folder already: leave out --out")
-        if self.checkpoint_minutes <= 0:
-            raise ValueError(f"--checkpoint-minutes is positive, not {self.checkpoint_minutes}")
+        self._check_options()
         from lmcjax.batching import use_all_cores
 
         self._start_distributed()  # before anything else of JAX
@@ -108,7 +101,21 @@ class SweepCommand:
         """The command that goes on with this sweep."""
         return shlex.join(["lmcjax", "sweep", "--resume", str(self.folder())])
 
+    def _check_options(self) -> None:
+        """Check options that need no file.
+
+        Raises:
+            ValueError: some do not go together, or a value is out of range.
+        """
+        if (self.config is None) == (self.resume is None):
+            raise ValueError("sweep needs either CONFIG.toml or --resume FOLDER")
+        if self.resume is not None and self.out is not None:
+            raise ValueError("--resume names the folder already: leave out --out")
+        if self.checkpoint_minutes <= 0:
+            raise ValueError(f"--checkpoint-minutes is positive, not {self.checkpoint_minutes}")
+
     def _load(self) -> tuple["Sweep", "Dataset"]:
+        """The sweep and its data, as the folder or the TOML file says."""
         from lmcjax.data import load_dataset
         from lmcjax.sweep import SweepFolder, read_sweep
 
@@ -116,13 +123,18 @@ class SweepCommand:
             folder = SweepFolder(self.resume)
             return folder.sweep(), load_dataset(folder.source())
         assert self.config is not None
-        sweep, name = read_sweep(self.config)
-        return sweep, load_dataset(name)
+        sweep, dataset_name = read_sweep(self.config)
+        return sweep, load_dataset(dataset_name)
 
     def _start_distributed(self) -> None:
-        given = (self.coordinator, self.num_processes, self.process_id)
+        """Connect with the other processes of the job, if this is one of several.
+
+        Raises:
+            ValueError: options that do not go together, or processes that do not find each other.
+        """
+        connection = (self.coordinator, self.num_processes, self.process_id)
         if not self.distributed:
-            if any(value is not None for value in given):
+            if any(value is not None for value in connection):
                 raise ValueError(
                     "--coordinator, --num-processes and --process-id belong to --distributed"
                 )
@@ -136,7 +148,7 @@ class SweepCommand:
         import jax
 
         try:
-            jax.distributed.initialize(*given)
+            jax.distributed.initialize(*connection)
         except RuntimeError as error:
             raise ValueError(f"the processes did not find each other: {error}") from error
 
@@ -153,46 +165,27 @@ class Status:
         from lmcjax.sweep import SweepFolder
 
         folder = SweepFolder(self.folder)
-        about, sweep, plan = folder.identity(), folder.sweep(), folder.plan()
-        done = diverged = 0
-        seconds = 0.0
-        damaged, left = [], []
-        for batch in range(len(plan.batches)):
-            try:
-                stored = folder.read_batch(batch)
-            except FileNotFoundError:
-                left.append(batch)
-                continue
-            except ValueError as error:
-                damaged.append(str(error))
-                left.append(batch)
-                continue
-            finite = stored.arrays["training_finite"]
-            done += len(finite)
-            diverged += int((~finite).sum())
-            seconds += sum(stored.seconds.values())
-        missing = sum(len(plan.networks(sweep, batch)) for batch in left)
-        who = folder.locks.holder()
+        dataset_name = folder.identity()["data"]["name"]
+        sweep = folder.sweep()
+        plan = folder.plan()
+        stored = _read_batches(folder, plan)
+        num_batches = len(plan.batches)
+        num_left = sum(len(plan.networks(sweep, batch)) for batch in stored.left)
+        computing = folder.locks.holder()
         print(
-            f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs on {about['data']['name']}"
+            f"{self.folder}: {sweep.num_networks} networks, {sweep.num_pairs} pairs "
+            f"on {dataset_name}"
         )
-        print(
-            f"  done      {done} networks in {len(plan.batches) - len(left)} of {len(plan.batches)} batches"
-        )
-        print(f"  diverged  {diverged} of these")
-        print(f"  left      {missing} networks in {len(left)} batches")
-        for message in damaged:
+        num_done = num_batches - len(stored.left)
+        print(f"  done      {stored.networks} networks in {num_done} of {num_batches} batches")
+        print(f"  diverged  {stored.diverged} of these")
+        print(f"  left      {num_left} networks in {len(stored.left)} batches")
+        for message in stored.damaged:
             print(f"  damaged   {message}")
-        print(f"  computing {who or 'nobody'}")
-        if left and done:
-            to_do = sum(plan.batches[batch].operations for batch in left)
-            rate = seconds / (sum(batch.operations for batch in plan.batches) - to_do)
-            print(
-                f"  time      {duration(seconds)} of computing so far, about {duration(rate * to_do)} to go"
-            )
-        elif done:
-            print(f"  time      {duration(seconds)} of computing; results in {folder.results}")
-        if left and who is None:
+        print(f"  computing {computing or 'nobody'}")
+        if stored.networks:
+            print(f"  time      {_describe_time(stored, plan, folder)}")
+        if stored.left and computing is None:
             print(f"  go on     lmcjax sweep --resume {shlex.quote(str(self.folder))}")
 
     def again(self) -> str:
@@ -200,53 +193,110 @@ class Status:
         return shlex.join(["lmcjax", "status", str(self.folder)])
 
 
+class _StoredBatches(NamedTuple):
+    """What a sweep has stored so far."""
+
+    networks: int
+    diverged: int
+    seconds: float  # of computing, in all
+    left: list[int]  # batches that are missing or damaged
+    damaged: list[str]  # what is wrong with those that are
+
+
+def _read_batches(folder: "SweepFolder", plan: "Plan") -> _StoredBatches:
+    """Count what is stored of the batches of a plan."""
+    networks = 0
+    diverged = 0
+    seconds = 0.0
+    left: list[int] = []
+    damaged: list[str] = []
+    for batch in range(len(plan.batches)):
+        try:
+            stored = folder.read_batch(batch)
+        except FileNotFoundError:
+            left.append(batch)
+            continue
+        except ValueError as error:
+            damaged.append(str(error))
+            left.append(batch)
+            continue
+        finite = stored.arrays["training_finite"]
+        networks += len(finite)
+        diverged += int((~finite).sum())
+        seconds += sum(stored.seconds.values())
+    return _StoredBatches(networks, diverged, seconds, left, damaged)
+
+
+def _describe_time(stored: _StoredBatches, plan: "Plan", folder: "SweepFolder") -> str:
+    """The time spent, and the time to go or where the results are."""
+    spent = f"{duration(stored.seconds)} of computing"
+    if not stored.left:
+        return f"{spent}; results in {folder.results}"
+    # Networks differ in size, so time goes by operations, not by networks.
+    all_operations = sum(batch.operations for batch in plan.batches)
+    operations_left = sum(plan.batches[batch].operations for batch in stored.left)
+    seconds_per_operation = stored.seconds / (all_operations - operations_left)
+    return f"{spent} so far, about {duration(seconds_per_operation * operations_left)} to go"
+
+
+_PLAN_COLUMNS = (
+    "layers",
+    "optimizer",
+    "widths",
+    "networks",
+    "batches",
+    "networks per call",
+    "MB per call",
+    "padding",
+    "waste",
+)
+
+
 def print_plan(programs: "Programs") -> None:
-    """Groups, padding, memory, compilations: what a sweep would do here."""
+    """Print what a sweep would do here: groups, padding, memory, compilations."""
     import jax
     from rich import box
     from rich.table import Table
 
     from lmcjax.sweep import make_plan
 
-    sweep, devices = programs.sweep, jax.local_devices()
+    sweep = programs.sweep
+    devices = jax.local_devices()
     plan = make_plan(programs, devices)
-    columns = (
-        "layers",
-        "optimizer",
-        "widths",
-        "networks",
-        "batches",
-        "networks per call",
-        "MB per call",
-        "padding",
-        "waste",
-    )
     table = Table(
-        *columns, box=box.SIMPLE_HEAD, title=f"\n{summary(programs)}", title_justify="left"
+        *_PLAN_COLUMNS,
+        box=box.SIMPLE_HEAD,
+        title=f"\n{summary(programs)}",
+        title_justify="left",
     )
     for number, group in enumerate(plan.groups):
         batches = [batch for batch in plan.batches if batch.group == number]
         per_call = plan.per_call(sweep, batches[0], len(devices))
-        widths = " ".join(map(str, group.widths))
-        memory = f"{per_call * group.bytes_per_network / 1e6:,.0f}"
-        cells = (
-            group.num_hidden_layers,
+        megabytes = per_call * group.bytes_per_network / 1e6
+        table.add_row(
+            str(group.num_hidden_layers),
             group.optimizer,
-            widths,
-            group.num_networks,
-            len(batches),
-            per_call,
-            memory,
+            " ".join(map(str, group.widths)),
+            str(group.num_networks),
+            str(len(batches)),
+            str(per_call),
+            f"{megabytes:,.0f}",
+            group.padding,
+            f"{group.waste:.0%}",
         )
-        table.add_row(*map(str, cells), group.padding, f"{group.waste:.0%}")
     console = wide_console()
     console.print(table)
-    architectures = len(sweep.widths) * len(sweep.num_hidden_layers)
-    programs_compiled = len(plan.groups) + architectures * (1 + len(sweep.optimizers))
+
+    # Training takes a program per group, comparison one per architecture, initial weights one per
+    # architecture and optimizer.
+    num_training = len(plan.groups)
+    num_comparison = len(sweep.widths) * len(sweep.num_hidden_layers)
+    num_initial = num_comparison * len(sweep.optimizers)
+    num_compilations = num_training + num_comparison + num_initial
     operations = sum(batch.operations for batch in plan.batches)
     console.print(
-        f"{len(devices)} x {devices[0].device_kind}; {programs_compiled} compilations: training {len(plan.groups)}, "
-        f"initial weights {architectures * len(sweep.optimizers)}, comparison {architectures}; "
+        f"{len(devices)} x {devices[0].device_kind}; {num_compilations} compilations: "
+        f"training {num_training}, initial weights {num_initial}, comparison {num_comparison}; "
         f"{operations:.2g} floating-point operations"
     )
     for refusal in programs.refusals:
@@ -255,8 +305,10 @@ def print_plan(programs: "Programs") -> None:
 
 def summary(programs: "Programs") -> str:
     """The size of a sweep in a line."""
-    sweep, dataset = programs.sweep, programs.dataset
+    sweep = programs.sweep
+    dataset = programs.dataset
+    num_images = len(dataset.train.labels)
     return (
         f"{sweep.num_networks} networks ({sweep.model}), {sweep.num_pairs} pairs on {dataset.name} "
-        f"({len(dataset.train.labels):,} training images), {programs.num_steps:,} steps each"
+        f"({num_images:,} training images), {programs.num_steps:,} steps each"
     )

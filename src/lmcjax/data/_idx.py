@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_GZIP_START = b"\x1f\x8b"
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """One array from an IDX file, gzipped or not.
+    """Read one array from an IDX file, gzipped or not.
+
+    An IDX file has two zero bytes, a type code, the number of axes, the length of each axis as a
+    big-endian integer of four bytes, and the entries.
 
     Raises:
         FileNotFoundError: no such file.
@@ -22,17 +26,14 @@ def read_idx(path: str | Path) -> np.ndarray:
     Source: the format's description at the end of LeCun, Cortes and Burges, "The MNIST database".
     """
     path = Path(path)
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path}: damaged gzip file: {error}") from error
+    content = _read_plain(path)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
         raise ValueError(
-            f"{path}: not an IDX file: expected two zero bytes and a type code, found {content[:4].hex()!r}"
+            f"{path}: not an IDX file: expected two zero bytes and a type code, "
+            f"found {content[:4].hex()!r}"
         )
-    dtype, ndim = np.dtype(_DTYPES[content[2]]), content[3]
+    dtype = np.dtype(_DTYPES[content[2]])
+    ndim = content[3]
     start = 4 + 4 * ndim
     if len(content) < start:
         raise ValueError(
@@ -42,24 +43,39 @@ def read_idx(path: str | Path) -> np.ndarray:
     expected = start + math.prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise ValueError(
-            f"{path}: holds {len(content)} bytes, expected {expected} for {dtype.name} of shape {shape}"
+            f"{path}: holds {len(content)} bytes, expected {expected} "
+            f"for {dtype.name} of shape {shape}"
         )
-    return (
-        np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
-    )
+    array = np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return array.astype(dtype.newbyteorder("="))
 
 
 def find_idx(folder: Path, stem: str) -> Path:
-    """The file `stem` of a folder, gzipped or not, with a dash or (as some mirrors have it) a dot
-    before `idx`.
+    """The file `stem` of a folder, gzipped or not, with a dash or a dot before `idx`.
+
+    Some mirrors have the dot.
 
     Raises:
         FileNotFoundError: none of these; says which names were looked for.
     """
-    names = [
-        name + ending for name in (stem, stem.replace("-idx", ".idx")) for ending in ("", ".gz")
-    ]
+    with_dot = stem.replace("-idx", ".idx")
+    names = [stem, f"{stem}.gz", with_dot, f"{with_dot}.gz"]
     for name in names:
         if (folder / name).is_file():
             return folder / name
     raise FileNotFoundError(f"{folder}: expected one of the files {names}")
+
+
+def _read_plain(path: Path) -> bytes:
+    """The bytes of a file, decompressed if it is gzipped.
+
+    Raises:
+        ValueError: the compression is damaged.
+    """
+    content = path.read_bytes()
+    if not content.startswith(_GZIP_START):
+        return content
+    try:
+        return gzip.decompress(content)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path}: damaged gzip file: {error}") from error
