@@ -4,8 +4,8 @@
     python notebooks/make.py               # all of them, about a minute each on 2 cores
     python notebooks/make.py 02_width      # these
 
-What is written holds no time stamps, versions or random ids: a run that shows the same gives the same file (03 shows
-seconds, so it never quite does).
+What is written holds no time stamps, versions or random ids: a run that shows the same gives the
+same file (03 shows seconds, so it never quite does).
 """
 
 import argparse

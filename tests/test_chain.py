@@ -1,4 +1,4 @@
-"""The whole chain, train two, discover, match, permute, barrier, as one function: jitted, vmapped, differentiated."""
+"""The whole chain, from training to the barrier, as one function: jit, vmap, grad."""
 
 import chex
 import jax
@@ -86,7 +86,9 @@ def test_sixteen_pairs_of_seeds_in_one_call_are_a_loop():
 
 
 def test_the_batch_of_chains_has_no_callback_and_no_float64_on_other_platforms(exported_text):
-    """Lowered here, on a CPU, for a GPU and a TPU, where SciPy is not at hand; for the CPU it is called."""
+    """Lowered here, on a CPU, for a GPU and a TPU, where SciPy is not at hand; for the CPU it is
+    called.
+    """
     batch = jax.jit(jax.vmap(chain, in_axes=(0, None, None)))
     arguments = (jax.random.split(jax.random.key(0), NUM_PAIRS), 0.3, dataset())
     plain = jax.jit(lambda *arguments: jax.tree.leaves(batch(*arguments)))
@@ -109,7 +111,9 @@ def soft_midpoint(params_a, params_b, temperature, data):
 
 
 def learned_midpoint(params_a, params_b, temperature, data):
-    """The same after three steps of learning soft permutations: derivatives of derivatives of the fixed point."""
+    """The same after three steps of learning soft permutations: derivatives of derivatives of the
+    fixed point.
+    """
     spec = discover(apply, params_a, data[0])
     options = {"optimizer": optax.sgd(0.1), "num_iterations": 3, "temperature": temperature}
     found = match_sinkhorn(spec, params_a, params_b, threshold=1e-12, **options)

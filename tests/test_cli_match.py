@@ -1,4 +1,4 @@
-"""`lmcjax match`: two checkpoints in, an aligned one out; nothing is written where something is wrong."""
+"""`lmcjax match`: two checkpoints in, an aligned one out, or nothing if something is wrong."""
 
 import json
 import pickle
@@ -152,7 +152,9 @@ DTYPES = (
 
 
 def random_entries(dtype, shape, rng):
-    """Values that need every bit of a 64-bit dtype, and stay finite when they are squared in float32."""
+    """Values that need every bit of a 64-bit dtype, and stay finite when they are squared in
+    float32.
+    """
     dtype = np.dtype(dtype)
     if dtype == np.bool_:
         return rng.random(shape) < 0.5

@@ -38,7 +38,7 @@ PACKAGES = (
     "theory",
 )
 NOT_TRANSFORMED = {
-    "symmetry.check_permutations": "static: looks at names, shapes and concrete values, returns nothing",
+    "symmetry.check_permutations": "static: looks at names, shapes and concrete values",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
     "symmetry.discover": "static: reads a program and shapes, makes a spec",
     "symmetry.mlp_spec": "static: makes a spec",
@@ -417,7 +417,7 @@ CASES: dict[str, Callable[[], Case]] = {
 
 
 def public_functions() -> Iterator[str]:
-    """`package.function` of everything that can be called, but is neither a class nor a type alias."""
+    """`package.function` of all that can be called, and is neither a class nor a type alias."""
     for package in PACKAGES:
         module = importlib.import_module(f"lmcjax.{package}")
         for name, value in vars(module).items():
@@ -458,7 +458,7 @@ def test_jit_is_eager_and_vmap_is_a_loop(name: str) -> None:
 
 
 def cast(tree: Any, dtype: Any) -> Any:
-    """The shapes of one example with another float type; moments have JAX's default one, whatever the activations."""
+    """The shapes of one example with another float type; moments always have JAX's default one."""
     if isinstance(tree, statistics.Moments):
         dtype = jnp.result_type(float)
 

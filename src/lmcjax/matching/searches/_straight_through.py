@@ -87,7 +87,7 @@ def match_straight_through(
     if optimizer is None:
         optimizer = optax.adam(optax.cosine_decay_schedule(0.01, num_iterations))
     project = functools.partial(
-        _project, pair, num_passes=iterations_per_projection, backend=backend
+        _project, pair, num_iterations=iterations_per_projection, backend=backend
     )
 
     def advance(state: _State, step: Array) -> tuple[_State, Array]:
@@ -138,14 +138,14 @@ def _project(
     target: dict[str, Array],
     permutations: dict[str, Array],
     *,
-    num_passes: int,
+    num_iterations: int,
     backend: AssignmentBackend,
 ) -> dict[str, Array]:
     """Coordinate descent on `<C, P B>`: each group by one assignment, the others in place."""
     towards = pair._replace(leaves_a={**pair.leaves_a, **target})
     inner_product = compare_weights(towards, Weights())
     permutations = dict(permutations)
-    for _ in range(num_passes):
+    for _ in range(num_iterations):
         for group in pair.spec.groups:
             matrix = inner_product.similarity(group, permutations)
             permutations[group] = assign(matrix, backend)
