@@ -12,19 +12,9 @@ from lmcjax import cli
 from lmcjax.cli._figure2 import ModelName
 from lmcjax.models import MODELS
 
-TINY = [
-    "figure2",
-    "--scale",
-    "tiny",
-    "--dataset",
-    "digits",
-    "--num-hidden-layers",
-    "1",
-    "--num-points",
-    "3",
-    "--repetitions",
-    "1",
-]
+TINY = shlex.split(
+    "figure2 --scale tiny --dataset digits --num-hidden-layers 1 --num-points 3 --repetitions 1"
+)
 
 
 def fails(capsys: pytest.CaptureFixture, *arguments: str) -> str:
@@ -55,37 +45,36 @@ def refuse_to_draw(
 
 def test_figure2(tmp_path, capsys, monkeypatch):
     """Tables on the screen, three files; again nothing is computed, another is refused."""
-    command = [*TINY, "--out", str(tmp_path / "out")]
+    out = tmp_path / "out"
+    command = [*TINY, "--out", str(out)]
     cli.main(command)
     done = capsys.readouterr().out
     assert "4 networks (mlp), 2 pairs on digits (1,442 training images), 56 steps each" in done
     for expected in ("no matching", "covariance", "4/4 networks, 100%", "Approximate dimension"):
         assert expected in done
     for name in ("results.nc", "figure2.png", "figure2.pdf"):
-        assert (tmp_path / "out" / name).stat().st_size > 1000
-        assert str(tmp_path / "out" / name) in done.replace("\n", "")
-    before = (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns
+        assert (out / name).stat().st_size > 1000
+        assert str(out / name) in done.replace("\n", "")
+    batch = out / "batches" / "00000.safetensors"
+    before = batch.stat().st_mtime_ns
     cli.main(command)
-    assert (tmp_path / "out" / "batches" / "00000.safetensors").stat().st_mtime_ns == before
+    assert batch.stat().st_mtime_ns == before
     assert capsys.readouterr().out.splitlines()[-10:] == done.splitlines()[-10:]
     other = fails(capsys, *command, "--width", "8")
     assert "holds another sweep: sweep.widths: [16] there, [8] here" in other
 
-    refuse_to_draw(monkeypatch, "plot_figure2", tmp_path / "out" / "results.nc", capsys)
+    refuse_to_draw(monkeypatch, "plot_figure2", out / "results.nc", capsys)
     cli.main(command)
-    again = shlex.join(["lmcjax", "plot", str(tmp_path / "out")])
-    assert (
-        capsys.readouterr().err
-        == f"lmcjax: no picture figure2: TypeError: no ink; to draw it again: {again}\n"
-    )
+    again = shlex.join(["lmcjax", "plot", str(out)])
+    complaint = f"lmcjax: no picture figure2: TypeError: no ink; to draw it again: {again}\n"
+    assert capsys.readouterr().err == complaint
 
 
 @pytest.mark.slow
 def test_overwrite_and_plot(tmp_path, capsys):
     (tmp_path / "results.nc").write_text("old")
-    assert "not the folder of a sweep, it holds ['results.nc']" in fails(
-        capsys, *TINY, "--out", str(tmp_path)
-    )
+    error = fails(capsys, *TINY, "--out", str(tmp_path))
+    assert "not the folder of a sweep, it holds ['results.nc']" in error
     fails(capsys, *TINY, "--out", str(tmp_path), "--overwrite", "--batch-size", "5000")
     assert (tmp_path / "results.nc").read_text() == "old"
     cli.main([*TINY, "--out", str(tmp_path), "--overwrite"])
@@ -120,11 +109,12 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     assert "compilations" in plan
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small.toml"]
 
+    def stop_the_sweep(_: object) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return ""
+
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "lmcjax.cli._progress.describe",
-            lambda progress: signal.raise_signal(signal.SIGTERM) or "",
-        )
+        patch.setattr("lmcjax.cli._progress.describe", stop_the_sweep)
         with pytest.raises(SystemExit) as stop:
             cli.main(["sweep", "small.toml"])
     assert stop.value.code == 143
@@ -135,11 +125,8 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "8/8 networks, 100%" in printed
     assert "Test loss half-way" in printed
-    assert {path.name for path in Path("runs/small").iterdir()} >= {
-        "results.nc",
-        "sweep.png",
-        "sweep.pdf",
-    }
+    for name in ("results.nc", "sweep.png", "sweep.pdf"):
+        assert (Path("runs/small") / name).exists()
     cli.main(["status", "runs/small"])
     status = capsys.readouterr().out
     assert "done      8 networks in 1 of 1 batches" in status
@@ -166,20 +153,22 @@ def test_a_sweep_from_its_plan_to_its_picture(tmp_path, capsys, monkeypatch):
 
 def test_options_override_the_scale():
     sweep = cli.Figure2(scale="paper", width=64, learning_rates=("0.1", "1e-3:1e-2:2")).sweep()
-    assert (sweep.widths, sweep.epochs, sweep.batch_size, len(sweep.pairs)) == ((64,), 50, 500, 4)
+    assert sweep.widths == (64,)
+    assert sweep.epochs == 50
+    assert sweep.batch_size == 500
+    assert len(sweep.pairs) == 4
     assert sweep.learning_rates == (0.1, 0.001, 0.01)
     assert cli.Figure2().sweep().learning_rates == (0.0001, 0.000398, 0.00158, 0.00631, 0.0251, 0.1)
 
 
 def test_other_models_have_scales_of_their_own():
     sweep = cli.Figure2(model="vgg", epochs=2).sweep()
-    assert (sweep.widths, sweep.epochs, sweep.optimizers, sweep.moment_samples) == (
-        (8,),
-        2,
-        ("adam",),
-        500,
-    )
-    assert cli.Figure2(model="transformer", num_hidden_layers=2).sweep().num_hidden_layers == (2,)
+    assert sweep.widths == (8,)
+    assert sweep.epochs == 2
+    assert sweep.optimizers == ("adam",)
+    assert sweep.moment_samples == 500
+    transformer = cli.Figure2(model="transformer", num_hidden_layers=2).sweep()
+    assert transformer.num_hidden_layers == (2,)
     own = "docs.examples.row_reader:apply"
     assert cli.Figure2(apply=own).sweep().model == own
 

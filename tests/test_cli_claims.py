@@ -68,14 +68,10 @@ def test_the_page_alone(stored, capsys):
     assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
     page = written[0].read_text("utf-8")
     assert "(small size, 12 s on 2 x cpu.)" in page
-    assert (
-        "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |"
-        in page
-    )
+    row = "| Twelve is much. | ours | x | 10 to 20 | 12 [11, 13] | 5 | small | **reproduced** |"
+    assert row in page
     assert page.count("Not run yet.") == 1
-    assert sorted(path.name for path in stored.parent.iterdir()) == sorted(
-        p.name for p in (stored, *written[1:])
-    )
+    assert set(stored.parent.iterdir()) == {stored, *written[1:]}
 
 
 def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
@@ -92,30 +88,25 @@ def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
     stored.with_name("two-small.nc").write_bytes(stored.read_bytes())
     cli.main(["claims", "--page-only", "--out", str(out)])
     printed = capsys.readouterr()
-    assert printed.out.splitlines() == [
-        str(page),
-        *(str(stored.with_name(f"two.{kind}")) for kind in ("png", "pdf")),
-    ]
+    pictures = [stored.with_name("two.png"), stored.with_name("two.pdf")]
+    assert printed.out.splitlines() == [str(path) for path in (page, *pictures)]
     again = shlex.join(["lmcjax", "claims", "--page-only", "--out", str(out)])
     assert printed.err == f"lmcjax: no picture one: TypeError: no ink; to draw it again: {again}\n"
 
 
 def test_an_experiment_that_there_is_not(tmp_path, capsys):
     out = tmp_path / "out"
-    assert "no experiment 'figure9'; there are " in fails(
-        capsys, "claims", "--only", "figure9", "--out", str(out)
-    )
+    error = fails(capsys, "claims", "--only", "figure9", "--out", str(out))
+    assert "no experiment 'figure9'; there are " in error
     assert not out.exists()
 
 
 def test_a_damaged_file_is_named(stored, capsys):
+    command = ["claims", "--page-only", "--out", str(stored.parents[1])]
     stored.write_bytes(stored.read_bytes()[:100])
-    found = fails(capsys, "claims", "--page-only", "--out", str(stored.parents[1]))
-    assert f"{stored}: not a readable netCDF file" in found
+    assert f"{stored}: not a readable netCDF file" in fails(capsys, *command)
     stored.write_bytes(b"not netCDF")
-    assert f"{stored}: not a readable" in fails(
-        capsys, "claims", "--page-only", "--out", str(stored.parents[1])
-    )
+    assert f"{stored}: not a readable" in fails(capsys, *command)
 
 
 @pytest.mark.parametrize(

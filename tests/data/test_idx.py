@@ -11,9 +11,11 @@ from lmcjax.data import load_dataset, read_idx
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    code = {np.uint8: 0x08, np.int8: 0x09, np.int32: 0x0C, np.float32: 0x0D}[array.dtype.type]
-    header = bytes([0, 0, code, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
-    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
+    codes = {np.uint8: 0x08, np.int8: 0x09, np.int32: 0x0C, np.float32: 0x0D}
+    kind = bytes([0, 0, codes[array.dtype.type], array.ndim])
+    lengths = struct.pack(f">{array.ndim}I", *array.shape)
+    entries = array.astype(array.dtype.newbyteorder(">")).tobytes()
+    return kind + lengths + entries
 
 
 @pytest.fixture
@@ -26,9 +28,8 @@ def folder(tmp_path: Path, images: np.ndarray) -> Path:
     labels = (np.arange(12) % 3).astype(np.uint8)
     for prefix, count in (("train", 12), ("t10k", 6)):
         (tmp_path / f"{prefix}-images-idx3-ubyte").write_bytes(idx_bytes(images[:count]))
-        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(
-            gzip.compress(idx_bytes(labels[:count]))
-        )
+        compressed = gzip.compress(idx_bytes(labels[:count]))
+        (tmp_path / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(compressed)
     return tmp_path
 
 
@@ -53,9 +54,8 @@ def test_folder_of_plain_and_gzipped_files(folder, images):
 def test_truncated(folder):
     path = folder / "train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(
-        ValueError, match=r"train-images-idx3-ubyte: holds 249 bytes, expected 256 for uint8"
-    ):
+    message = r"train-images-idx3-ubyte: holds 249 bytes, expected 256 for uint8"
+    with pytest.raises(ValueError, match=message):
         load_dataset(folder)
 
 
@@ -94,10 +94,8 @@ def test_images_and_labels_differ_in_number(folder):
 
 def test_labels_in_place_of_images(folder):
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros(12, np.uint8)))
-    with pytest.raises(
-        ValueError,
-        match=r"train-images-idx3-ubyte: expected images \[n, h, w\] of uint8, found uint8",
-    ):
+    message = r"train-images-idx3-ubyte: expected images \[n, h, w\] of uint8, found uint8"
+    with pytest.raises(ValueError, match=message):
         load_dataset(folder)
 
 
@@ -113,25 +111,21 @@ def test_negative_labels(folder, name, dtype):
     labels = np.zeros(12 if name.startswith("train") else 6, dtype)
     labels[[2, 4]] = -7, -1
     (folder / name).write_bytes(idx_bytes(labels))
-    with pytest.raises(
-        ValueError, match=rf"{name}: the label of sample 2 is -7, expected 0 or more"
-    ):
+    message = rf"{name}: the label of sample 2 is -7, expected 0 or more"
+    with pytest.raises(ValueError, match=message):
         load_dataset(folder)
 
 
 def test_labels_of_the_test_set_alone_count_as_classes(folder):
-    """A class that only the test set has is a class: the number of classes is one more than the
-    largest label.
-    """
+    """The number of classes is one more than the largest label of both sets."""
     (folder / "t10k-labels-idx1-ubyte.gz").write_bytes(idx_bytes(np.full(6, 8, np.int8)))
     assert load_dataset(folder).num_classes == 9
 
 
 def test_train_and_test_of_different_shapes(folder):
     (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(np.zeros((6, 5, 5), np.uint8)))
-    with pytest.raises(
-        ValueError, match=r"training images are \(5, 4, 1\), test images \(5, 5, 1\)"
-    ):
+    message = r"training images are \(5, 4, 1\), test images \(5, 5, 1\)"
+    with pytest.raises(ValueError, match=message):
         load_dataset(folder)
 
 
@@ -144,14 +138,12 @@ def test_no_images(folder):
 
 def test_missing_file(folder):
     (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"expected one of the files .*t10k-labels-idx1-ubyte"
-    ):
+    message = r"expected one of the files .*t10k-labels-idx1-ubyte"
+    with pytest.raises(FileNotFoundError, match=message):
         load_dataset(folder)
 
 
 def test_unknown_name_or_missing_folder():
-    with pytest.raises(
-        FileNotFoundError, match="unknown data set 'no-such-thing': expected mnist5k"
-    ):
+    message = "unknown data set 'no-such-thing': expected mnist5k"
+    with pytest.raises(FileNotFoundError, match=message):
         load_dataset("no-such-thing")

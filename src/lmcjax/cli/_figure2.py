@@ -94,15 +94,19 @@ class Figure2:
     model: ModelName = "mlp"
     """mlp, or scaled down for small images: vgg (3 convolutions, 2 dense layers), resnet20,
     transformer (patches)."""
-    apply: str | None = None
+    apply: Annotated[
+        str | None, tyro.conf.arg(metavar="MODULE:FUNCTION", help_behavior_hint="")
+    ] = None
     """A network of your own, package.module:function. function(params, inputs) gives logits, and
     init(key) beside it gives params. What may be permuted is read off its program. Other defaults
     are those of --model vgg."""
     width: Annotated[int | None, _by_scale("width")] = None
     """Neurons in each hidden layer. Channels of the first stage or features of the stream, in
     other models (there 8)."""
-    num_hidden_layers: int | None = None
-    """Hidden layers of the mlp, layers of the transformer (default: 3)."""
+    num_hidden_layers: Annotated[
+        int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 3)")
+    ] = None
+    """Hidden layers of the mlp, layers of the transformer."""
     epochs: Annotated[int | None, _by_scale("epochs")] = None
     """Passes over the training set."""
     batch_size: Annotated[int | None, _by_scale("batch_size")] = None

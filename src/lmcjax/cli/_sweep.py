@@ -35,11 +35,19 @@ class SweepCommand:
         epochs = 20
     """
 
-    config: tyro.conf.Positional[Path | None] = None
+    config: Annotated[
+        tyro.conf.Positional[Path | None],
+        tyro.conf.arg(metavar="[CONFIG.toml]", help_behavior_hint=""),
+    ] = None
     """TOML file that says what to compute."""
-    out: Path | None = None
-    """Folder for the results (default: runs/ and the name of the TOML file)."""
-    resume: Path | None = None
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(
+            metavar="FOLDER", help_behavior_hint="(default: runs/ and the name of the TOML file)"
+        ),
+    ] = None
+    """Folder for the results."""
+    resume: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Go on with the sweep in this folder. No CONFIG is needed. Damaged batches are computed
     again."""
     dry_run: bool = False
