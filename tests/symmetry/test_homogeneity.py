@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmcjax import discover, match_layerwise, mlp_spec, permute, random_permutations
+from lmcjax import Weights, discover, match_layerwise, mlp_spec, permute, random_permutations
 from lmcjax.symmetry import canonical_scales, homogeneous_groups, invert, rescale
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -153,7 +153,7 @@ def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
     draws = np.random.default_rng(2).uniform(-1, 1, (2, 8))
     factors = {"Dense_0": jnp.float32(30 ** draws[0]), "Dense_1": jnp.float32(30 ** draws[1, :7])}
     copy = permute(spec, invert(spec, planted), rescale(spec, exponents, factors, params))
-    match = jax.jit(functools.partial(match_layerwise, spec, similarity="weights"))
+    match = jax.jit(functools.partial(match_layerwise, spec, similarity=Weights()))
     raw = match(params, copy).permutations
     scaled = (canonical_scales(spec, exponents, p).params for p in (params, copy))
     found = match(*scaled).permutations
@@ -163,8 +163,9 @@ def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
 
 
 def test_canonical_scales_leave_out_what_reads_itself():
-    """A linear residual stream is homogeneous as far as its exponents go, but its kernels would
-    change its own norm.
+    """Rescaling a linear residual stream to norm 1 would change its norm, because it reads itself.
+
+    As far as its exponents go, it is homogeneous.
     """
     spec = discover(
         lambda p, x: (x @ p["in"] + nn.relu(x @ p["in"] @ p["up"]) @ p["down"]) @ p["out"],
