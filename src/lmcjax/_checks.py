@@ -1,4 +1,4 @@
-"""Checks of numbers that may be traced: where the value is known, a bad one is an error at once."""
+"""Check numbers that may be traced: a known value that is bad is an error at once."""
 
 import jax
 import numpy as np
@@ -11,7 +11,10 @@ def check_positive(name: str, value: ArrayLike) -> None:
     Raises:
         ValueError: it is 0, negative or nan.
     """
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) > 0):
+    if isinstance(value, jax.core.Tracer):
+        return
+    # Not `<= 0`: a comparison with nan is false.
+    if not np.all(np.asarray(value) > 0):
         raise ValueError(f"{name} is above 0, not {value}")
 
 
@@ -21,5 +24,8 @@ def check_not_negative(name: str, value: ArrayLike) -> None:
     Raises:
         ValueError: it is negative or nan.
     """
-    if not isinstance(value, jax.core.Tracer) and not np.all(np.asarray(value) >= 0):
+    if isinstance(value, jax.core.Tracer):
+        return
+    # Not `< 0`: a comparison with nan is false.
+    if not np.all(np.asarray(value) >= 0):
         raise ValueError(f"{name} is at least 0, not {value}")

@@ -163,8 +163,9 @@ def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
 
 
 def test_canonical_scales_leave_out_what_reads_itself():
-    """A linear residual stream is homogeneous as far as its exponents go, but its kernels would
-    change its own norm.
+    """Rescaling a linear residual stream to norm 1 would change its norm, because it reads itself.
+
+    As far as its exponents go, it is homogeneous.
     """
     spec = discover(
         lambda p, x: (x @ p["in"] + nn.relu(x @ p["in"] @ p["up"]) @ p["down"]) @ p["out"],

@@ -81,10 +81,10 @@ def test_blocks_and_fixed_stretches_by_hand():
     rows = np.asarray(padded["w"][:, 0])
     source = np.asarray(params["narrow"]["w"][:, 0])
     expected = np.zeros(24)
-    expected[[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]] = source[
-        :12
-    ]  # two blocks of three neurons, three entries each
-    expected[18:20], expected[20] = source[12:14], source[14]
+    # two blocks of three neurons, three entries each
+    expected[[0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13, 14]] = source[:12]
+    expected[18:20] = source[12:14]
+    expected[20] = source[14]
     np.testing.assert_array_equal(rows, expected)
 
 

@@ -1,6 +1,4 @@
-"""Permutations of neurons: the group they form, and the networks they act on, against NumPy
-indexing.
-"""
+"""Permutations of neurons, alone and acting on networks, against NumPy indexing."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -77,9 +75,9 @@ def test_permuting_twice_is_permuting_by_the_composition(
     drawn: tuple[tuple[int, ...], int],
 ) -> None:
     spec, params = dense_stack(*drawn)
-    p, q = (
-        random_permutations(key, spec, params) for key in jax.random.split(jax.random.key(drawn[1]))
-    )
+    key_p, key_q = jax.random.split(jax.random.key(drawn[1]))
+    p = random_permutations(key_p, spec, params)
+    q = random_permutations(key_q, spec, params)
     assert_same_bits(
         permute(spec, compose(spec, p, q), params), permute(spec, p, permute(spec, q, params))
     )
@@ -119,7 +117,7 @@ def test_the_networks_outputs_stay(pair: Any) -> None:
 
 
 def test_any_pytree() -> None:
-    """A NamedTuple in a list in a tuple in a dict; leaves of any dtype; the structure comes back."""
+    """A NamedTuple in a list in a tuple in a dict, leaves of any dtype: the structure stays."""
     p = {"g": jnp.array([2, 0, 1])}
     tree = {
         "net": (
@@ -178,11 +176,10 @@ def test_a_batch_axis_permutes_each_layer_by_its_own(batch_axis: int, axis: int)
     """Layers stacked by `scan`, against a loop over the layers."""
     rng = np.random.default_rng(0)
     shape = [5, 5, 5]
-    shape[batch_axis], shape[axis] = 3, 2 * 4
-    x, p = (
-        rng.normal(size=shape).astype(np.float32),
-        np.stack([rng.permutation(4) for _ in range(3)]),
-    )
+    shape[batch_axis] = 3
+    shape[axis] = 2 * 4
+    x = rng.normal(size=shape).astype(np.float32)
+    p = np.stack([rng.permutation(4) for _ in range(3)])
     axes = [None, None, None]
     axes[axis] = writes("g", inner=2, batch_axes=(batch_axis,))
     permuted = np.asarray(permute(PermutationSpec.from_axes({"w": axes}), {"g": p}, {"w": x})["w"])
@@ -210,9 +207,7 @@ def test_two_batch_axes_in_any_order() -> None:
 
 
 def test_random_permutations_are_uniform_and_independent() -> None:
-    """The six orders of three neurons, in two groups, 36 outcomes: chi-squared below its 99.9 %
-    point.
-    """
+    """Three neurons in each of two groups have 36 outcomes: chi-squared below its 99.9 % point."""
     spec = PermutationSpec.from_axes({"a": (writes("g"),), "b": (writes("h"),)}).bind(
         {"a": np.zeros(3), "b": np.zeros(3)}
     )
@@ -235,10 +230,8 @@ def test_random_permutations_of_a_batch_are_independent() -> None:
 
 
 def test_a_draw_depends_on_its_own_group_only() -> None:
-    narrow, wide = (
-        random_permutations(jax.random.key(1), *dense_stack(widths))
-        for widths in ((2, 6, 4, 3), (2, 6, 9, 3))
-    )
+    narrow = random_permutations(jax.random.key(1), *dense_stack((2, 6, 4, 3)))
+    wide = random_permutations(jax.random.key(1), *dense_stack((2, 6, 9, 3)))
     np.testing.assert_array_equal(narrow["Dense_0"], wide["Dense_0"])
     other = random_permutations(jax.random.key(2), *dense_stack((2, 6, 4, 3)))
     assert not np.array_equal(narrow["Dense_0"], other["Dense_0"])
@@ -278,9 +271,7 @@ def test_what_is_no_permutation_is_an_error(permutation: list, message: str) -> 
 def test_what_is_no_permutation_is_neither_composed_nor_inverted(
     permutation: list, message: str
 ) -> None:
-    """The length is known where the spec is bound; without it a short one is seen if it names
-    neurons it lacks.
-    """
+    """A bound spec knows the length; else a short one shows if it names neurons it lacks."""
     free, params = dense_stack((2, 4, 3))
     spec = free.bind(params) if "shape" in message else free
     array = np.array(permutation, np.float32 if isinstance(permutation[0], float) else np.int32)
@@ -336,9 +327,7 @@ def test_stretches_of_one_axis_may_vary_along_others() -> None:
 
 
 def heads_and_channels() -> tuple[PermutationSpec, dict[str, jax.Array]]:
-    """Channels of their own in each of three heads, the channels' axis first in one leaf; layers in
-    another.
-    """
+    """Each of three heads permutes its own channels; another leaf is a stack of layers."""
     axes = {
         "q": (None, writes("head"), writes("channel", batch_axes=(1,))),
         "o": (reads("channel", batch_axes=(1,)), reads("head"), None),
@@ -379,7 +368,9 @@ def test_channels_are_permuted_within_the_heads_where_they_arrive() -> None:
 
 def test_heads_and_channels_are_a_group() -> None:
     spec, params = heads_and_channels()
-    p, q, r = (random_permutations(jax.random.key(i), spec) for i in (1, 2, 3))
+    p = random_permutations(jax.random.key(1), spec)
+    q = random_permutations(jax.random.key(2), spec)
+    r = random_permutations(jax.random.key(3), spec)
     assert_same_bits(
         permute(spec, compose(spec, p, q), params), permute(spec, p, permute(spec, q, params))
     )

@@ -1,6 +1,4 @@
-"""Alignments by matrices: permutations are a special case; networks of split neurons keep their
-function.
-"""
+"""Alignments by matrices, of which permutations are a special case."""
 
 import jax
 import jax.numpy as jnp
@@ -93,9 +91,7 @@ def test_the_papers_formula_with_another_number_of_neurons(rng):
 @pytest.mark.parametrize("split", [2, 3])
 @pytest.mark.slow
 def test_splitting_neurons_and_joining_them_keeps_the_function(split, pair):
-    """Neuron by neuron `split` equal copies with outgoing weights divided; joined, the network
-    itself to rounding.
-    """
+    """Each neuron becomes `split` equal copies with outgoing weights divided, and one again."""
     copies = {
         group: np.repeat(np.eye(shape[-1], dtype=np.float32), split, axis=0)
         for group, shape in pair.spec.bind(pair.params_b).group_shapes().items()

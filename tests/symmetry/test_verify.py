@@ -1,4 +1,4 @@
-"""Trying a spec out: how far rounding may go, groups that fail only together, and what it costs."""
+"""Specs tried out: how far rounding may go, groups that fail only together, and what it costs."""
 
 import functools
 import logging
@@ -51,9 +51,7 @@ def in_a_branch(params: Any, x: Any) -> Any:
 
 @pytest.mark.parametrize("inner", [in_float32, jax.jit(in_float32), in_a_scan, in_a_branch])
 def test_float64_results_of_a_float32_computation(inner: Callable, x64: None) -> None:
-    """As of Keras with x64 on; wherever in the program the narrow numbers stand. The wrong spec
-    fails.
-    """
+    """Keras computes so with x64 on; narrow numbers may stand anywhere. The wrong spec fails."""
 
     def apply(params: Any, x: Any) -> Any:
         return inner(params, x).astype(jnp.float64)
@@ -73,9 +71,7 @@ def test_float32_parameters_and_inputs_count(side: str, x64: None) -> None:
 
 
 def off_by(params: Any, x: Any, share: Any) -> Any:
-    """A network that looks at the order of its neurons, by as little as is asked for; in float64
-    where that is on.
-    """
+    """A network that looks at the order of its neurons, a little; in float64 where that is on."""
     params, x = jax.tree.map(lambda leaf: leaf.astype(jnp.result_type(float)), (params, x))
     order = 1 + share * jnp.arange(params["w"].shape[1], dtype=x.dtype)
     return (jnp.tanh(x @ params["w"]) * order) @ params["v"]
@@ -109,9 +105,7 @@ def test_the_tolerance_is_that_of_the_least_precise_numbers(
 
 
 def test_a_bfloat16_network_that_returns_float32() -> None:
-    """Sums of bfloat16 numbers in another order differ by units in the last place, of which the
-    result has no word.
-    """
+    """In another order, sums differ in their last place, which the result's dtype does not show."""
 
     def apply(params: Any, x: Any) -> Any:
         hidden = jnp.tanh(x @ params["w"])
@@ -132,9 +126,11 @@ def test_a_bfloat16_network_that_returns_float32() -> None:
 
 
 def test_groups_that_fail_only_together() -> None:
-    """Three copies of an integer kernel and a vote. A spec that permutes each copy by itself is
-    wrong, but two copies
-    outvote any third. One that permutes all three alike is right."""
+    """Three copies of an integer kernel vote.
+
+    A spec that permutes each copy by itself is wrong, but two copies outvote any third. One that
+    permutes all three alike is right.
+    """
     kernel = np.random.default_rng(0).integers(-9, 9, (4, 40)).astype(np.int8)
     params = {**{f"copy {i}": kernel for i in range(3)}, "v": parameters()["v"]}
     wrong = {f"copy {i}": (None, writes(f"g{i}")) for i in range(3)}
@@ -195,9 +191,7 @@ def test_the_network_is_traced_and_compiled_once(caplog: pytest.LogCaptureFixtur
 
 
 def test_products_are_taken_in_full_precision() -> None:
-    """Accelerators would round the factors of a float32 product to fewer digits than the tolerance
-    has.
-    """
+    """Accelerators would round a product's factors to fewer digits than the tolerance has."""
     seen = []
 
     def apply(params: Any, x: Any) -> Any:

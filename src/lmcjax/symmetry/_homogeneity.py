@@ -1,6 +1,4 @@
-"""Which neurons may be rescaled: units whose nonlinearity is positively homogeneous (ReLU, leaky
-ReLU, linear).
-"""
+"""Rescaling neurons whose nonlinearity is positively homogeneous: ReLU, leaky ReLU, linear."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -16,11 +14,15 @@ from lmcjax.symmetry._spec import PermutationSpec, Place
 from lmcjax.symmetry._verify import perturb
 
 Exponents: TypeAlias = Mapping[tuple[str, int], int]
-"""Leaf and axis to the power of the neuron's scale that they carry: 1 for incoming weights, -1 for
-outgoing ones.
+"""Powers by leaf name and axis: scaling a neuron by `c` multiplies its entries there by `c^power`.
+
+The power is 1 for incoming weights and -1 for outgoing ones.
 """
 
-_PROBES = 8
+_NUM_PROBES = 8
+# Where Euler's identity has no solution, the nearest one may be of any size: it is cut off here.
+_LARGEST_EXPONENT = 9
+_LARGEST_FACTOR = 30  # the smallest is 1 / 30
 
 
 def homogeneous_groups(
@@ -67,62 +69,109 @@ def homogeneous_groups(
         return jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(apply(params, x))])
 
     before = outputs(params)
-    probes = jax.random.normal(jax.random.fold_in(key, 1), (_PROBES, before.size), before.dtype)
-    gradients = jax.jit(
-        lambda params: jax.vmap(lambda probe: jax.vjp(outputs, params)[1](probe)[0])(probes)
-    )(params)
-    powers = jax.tree.map(lambda leaf, gradient: leaf * gradient, params, gradients)
-    found: dict[str, Exponents] = {}
+    largest_output = jnp.max(jnp.abs(before))
+    euler_products = _euler_products(outputs, params, before, jax.random.fold_in(key, 1))
+    homogeneous: dict[str, Exponents] = {}
     for i, group in enumerate(spec.groups):
         if any(place.segment.batch_axes for place in spec.places(group)):
             continue
-        exponents = _exponents(spec, group, named_leaves(powers))
+        exponents = _solve_exponents(spec, group, euler_products)
         size = spec.group_shapes()[group][-1]
-        draw = jax.random.uniform(jax.random.fold_in(key, 2 + i), (size,), before.dtype, -1, 1)
-        after = outputs(rescale(spec, {group: exponents}, {group: 30**draw}, params))
-        if jnp.max(jnp.abs(after - before)) <= tolerance * jnp.max(jnp.abs(before)):
-            found[group] = exponents
-    return found
+        group_key = jax.random.fold_in(key, 2 + i)
+        logarithms = jax.random.uniform(group_key, (size,), before.dtype, -1, 1)
+        factors = _LARGEST_FACTOR**logarithms
+        after = outputs(rescale(spec, {group: exponents}, {group: factors}, params))
+        if jnp.max(jnp.abs(after - before)) <= tolerance * largest_output:
+            homogeneous[group] = exponents
+    return homogeneous
 
 
-def _exponents(
-    spec: PermutationSpec, group: str, powers: Mapping[str, Array]
-) -> dict[tuple[str, int], int]:
-    """The exponents nearest to solving Euler's identity; `powers` hold `w df/dw`, with an axis of
-    probes in front.
+def _euler_products(
+    outputs: Callable[[PyTree], Array], params: PyTree, before: Array, key: Key[Array, ""]
+) -> dict[str, Array]:
+    """The products `w df/dw` per leaf, `[probe, *shape]`, for random combinations f of outputs.
+
+    Args:
+        outputs: all outputs of the network in one vector, as a function of its parameters.
+        params: the parameters w.
+        before: the outputs at `params`.
+        key: of the combinations.
     """
-    known = {
-        (place.leaf, place.axis): 1
-        for kernel, place in spec.writers(group)
-        if kernel.feature_groups == 1
-    }
-    known |= {(place.leaf, place.axis): -1 for _, place in spec.readers(group)}
-    columns: dict[tuple[str, int], np.ndarray] = {}
+    probes = jax.random.normal(key, (_NUM_PROBES, before.size), before.dtype)
+
+    @jax.jit
+    def gradients(params: PyTree) -> PyTree:
+        _, pull_back = jax.vjp(outputs, params)
+
+        def gradient(probe: Array) -> PyTree:
+            return pull_back(probe)[0]
+
+        return jax.vmap(gradient)(probes)
+
+    products = jax.tree.map(lambda leaf, gradient: leaf * gradient, params, gradients(params))
+    return named_leaves(products)
+
+
+def _solve_exponents(
+    spec: PermutationSpec, group: str, euler_products: Mapping[str, Array]
+) -> dict[tuple[str, int], int]:
+    """The exponents of a group that come nearest to solving Euler's identity.
+
+    Those of kernels are known. Those of the other leaves are the rounded least squares solution of
+    `sum_p e_p terms_p = 0`, with one equation per neuron and probe.
+    """
+    terms = _euler_terms(spec, group, euler_products)
+    known = _kernel_exponents(spec, group)
+    known_sum = np.zeros(1)
+    for at, exponent in known.items():
+        if at in terms:
+            known_sum = known_sum + exponent * terms[at]
+
+    exponents = {at: known.get(at, 0) for at in terms}
+    unknown = [at for at in terms if at not in known]
+    if unknown:
+        matrix = np.stack([terms[at] for at in unknown], axis=1)
+        solution = _least_squares(matrix, np.broadcast_to(-known_sum, matrix.shape[:1]))
+        for at, exponent in zip(unknown, solution, strict=True):
+            exponents[at] = int(np.rint(np.clip(exponent, -_LARGEST_EXPONENT, _LARGEST_EXPONENT)))
+    return exponents
+
+
+def _kernel_exponents(spec: PermutationSpec, group: str) -> dict[tuple[str, int], int]:
+    """The exponents that are chosen: 1 where a kernel writes the group, -1 where one reads it."""
+    exponents: dict[tuple[str, int], int] = {}
+    for kernel, place in spec.writers(group):
+        # A depthwise kernel may also read the neurons that it writes: its exponent is to be found.
+        if kernel.feature_groups == 1:
+            exponents[place.leaf, place.axis] = 1
+    for _, place in spec.readers(group):
+        exponents[place.leaf, place.axis] = -1
+    return exponents
+
+
+def _euler_terms(
+    spec: PermutationSpec, group: str, euler_products: Mapping[str, Array]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Euler's `<w_p, df/dw_p>` by leaf and axis p: one number per probe and neuron of the group."""
+    terms: dict[tuple[str, int], np.ndarray] = {}
     for place in spec.places(group):
-        rows = jax.vmap(lambda power, place=place: place.rows(power, range(power.ndim)).sum(-1))(
-            powers[place.leaf]
-        )
+
+        def sum_per_neuron(products: Array, place: Place = place) -> Array:
+            return place.rows(products, range(products.ndim)).sum(-1)
+
+        sums = jax.vmap(sum_per_neuron)(euler_products[place.leaf])
         at = (place.leaf, place.axis)
-        columns[at] = columns.get(at, 0) + np.asarray(rows, np.float64).ravel()
-    free = [at for at in columns if at not in known]
-    target = -sum(
-        (power * columns[at] for at, power in known.items() if at in columns), np.zeros(1)
-    )
-    solved = {}
-    if free:
-        matrix = np.stack([columns[at] for at in free], axis=1)
-        scale = np.maximum(np.linalg.norm(matrix, axis=0), np.finfo(float).tiny)
-        solution = (
-            np.linalg.lstsq(matrix / scale, np.broadcast_to(target, matrix.shape[:1]), rcond=1e-6)[
-                0
-            ]
-            / scale
-        )
-        solved = {
-            at: int(np.rint(np.clip(e, -9, 9)))
-            for at, e in zip(free, np.nan_to_num(solution), strict=True)
-        }
-    return {at: known.get(at, solved.get(at, 0)) for at in columns}
+        # An axis may hold the group at several places.
+        terms[at] = terms.get(at, 0) + np.asarray(sums, np.float64).ravel()
+    return terms
+
+
+def _least_squares(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Solve for numbers of the order of 1, with columns of any size; 0 in place of nan."""
+    column_norms = np.linalg.norm(matrix, axis=0)
+    scale = np.maximum(column_norms, np.finfo(float).tiny)  # a leaf may have no influence at all
+    scaled_solution, *_ = np.linalg.lstsq(matrix / scale, target, rcond=1e-6)
+    return np.nan_to_num(scaled_solution / scale)
 
 
 def rescale(
@@ -131,8 +180,7 @@ def rescale(
     factors: Mapping[str, Float[ArrayLike, " n"]],
     params: PyTree,
 ) -> PyTree:
-    """Multiply the neurons of homogeneous groups by positive factors; the network computes the
-    same.
+    """Multiply the neurons of homogeneous groups by positive factors, keeping the function.
 
     Args:
         spec: static.
@@ -149,9 +197,9 @@ def rescale(
         if group not in exponents:
             raise ValueError(f"group {group!r} has no exponents, only {sorted(exponents)}")
         for place in spec.places(group):
-            leaves[place.leaf] = _scale(
-                leaves[place.leaf], place, jnp.asarray(factor), exponents[group]
-            )
+            exponent = exponents[group][place.leaf, place.axis]
+            leaf = jnp.asarray(leaves[place.leaf])
+            leaves[place.leaf] = _scale(leaf, place, jnp.asarray(factor), exponent)
     return rebuild(params, leaves)
 
 
@@ -165,15 +213,14 @@ class CanonicalScales(NamedTuple):
 def canonical_scales(
     spec: PermutationSpec, exponents: Mapping[str, Exponents], params: PyTree
 ) -> CanonicalScales:
-    """Give each homogeneous neuron incoming weights of norm 1; its outgoing weights take the
-    factor, the outputs stay.
+    """Rescale each homogeneous neuron so that its incoming weights have norm 1.
 
-    Group by group in the spec's order, `w_i / ||w_i||` for a neuron's rows of all kernels that
-    write it (biases follow but do not count), so that two networks that differ by scales become
-    equal, and matchings by weights see directions. A neuron whose incoming weights are all 0 is
-    left as it is. Left out are groups whose scale would spoil a norm: those read by a kernel whose
-    norms are 1 already, or by their own (residual streams). Jittable, vmappable, differentiable
-    where no norm is 0.
+    Its outgoing weights take the factor, so the outputs stay. Group by group in the spec's order,
+    `w_i / ||w_i||` for a neuron's rows of all kernels that write it (biases follow but do not
+    count). Two networks that differ by scales become equal, and matchings by weights see
+    directions. A neuron whose incoming weights are all 0 is left as it is. Left out are groups
+    whose scale would spoil a norm: those read by a kernel whose norms are 1 already, or by their
+    own (residual streams). Jittable, vmappable, differentiable where no norm is 0.
 
     Args:
         spec: static; groups in the order of the computation.
@@ -181,8 +228,8 @@ def canonical_scales(
         params: any pytree of arrays that fits the spec, traced.
 
     Returns:
-        The rescaled parameters, and by group the factors of the incoming weights: what stands there
-            was rescaled.
+        The rescaled parameters, and the factors of the incoming weights, of the rescaled groups
+            alone.
 
     Raises:
         ValueError: the spec does not fit the parameters.
@@ -191,39 +238,65 @@ def canonical_scales(
     """
     spec = spec.bind(params)
     factors: dict[str, Array] = {}
-    settled: set[str] = set()  # leaves whose norms are 1
-    for group in (group for group in spec.groups if group in exponents):
-        moved = [
-            place.leaf for place in spec.places(group) if exponents[group][place.leaf, place.axis]
-        ]
-        counted = [p for kernel, p in spec.writers(group) if exponents[group][p.leaf, p.axis] == 1]
-        own = {place.leaf for place in counted}
-        if not counted or settled & {*moved} or any(moved.count(leaf) > 1 for leaf in own):
+    normalised: set[str] = set()  # leaves whose norms are 1
+    for group in spec.groups:
+        if group not in exponents:
             continue
-        leaves = named_leaves(params)
-        norm = _row_norms(
-            [p.rows(jnp.asarray(leaves[p.leaf]), range(jnp.ndim(leaves[p.leaf]))) for p in counted]
-        )
-        factors[group] = 1 / jnp.where(norm == 0, 1, norm)
+        incoming = _incoming_places(spec, group, exponents[group])
+        own_leaves = {place.leaf for place in incoming}
+        changed_leaves = _changed_leaves(spec, group, exponents[group])
+        spoils_a_norm = not normalised.isdisjoint(changed_leaves)
+        reads_itself = any(changed_leaves.count(leaf) > 1 for leaf in own_leaves)
+        if not incoming or spoils_a_norm or reads_itself:
+            continue
+        norms = _incoming_norms(incoming, params)
+        factors[group] = 1 / jnp.where(norms == 0, 1, norms)
         params = rescale(spec, exponents, {group: factors[group]}, params)
-        settled |= own
+        normalised |= own_leaves
     return CanonicalScales(params, factors)
 
 
-def _row_norms(rows: list[Array]) -> Array:
-    """Of matrices `[n, rest]` side by side; nan where a row is."""
+def _incoming_places(spec: PermutationSpec, group: str, exponents: Exponents) -> list[Place]:
+    """Where kernels write the group in proportion to its scale."""
+    places = []
+    for _, place in spec.writers(group):
+        if exponents[place.leaf, place.axis] == 1:
+            places.append(place)
+    return places
+
+
+def _changed_leaves(spec: PermutationSpec, group: str, exponents: Exponents) -> list[str]:
+    """The leaves that change with the scale of a group, once for each place where they do."""
+    leaves = []
+    for place in spec.places(group):
+        if exponents[place.leaf, place.axis] != 0:
+            leaves.append(place.leaf)
+    return leaves
+
+
+def _incoming_norms(places: list[Place], params: PyTree) -> Array:
+    """The norm of each neuron's incoming weights, `[n]`; nan where one of them is."""
+    leaves = named_leaves(params)
+    rows = []
+    for place in places:
+        leaf = jnp.asarray(leaves[place.leaf])
+        rows.append(place.rows(leaf, range(leaf.ndim)))
     dtype = accumulation_dtype(*rows)
-    squared = sum((jnp.sum(row.astype(dtype) ** 2, axis=1) for row in rows), jnp.zeros((), dtype))
-    return jnp.where(squared == 0, 0, jnp.sqrt(jnp.where(squared == 0, 1, squared)))
+    squared_norms = jnp.zeros((), dtype)
+    for row in rows:
+        squared_norms = squared_norms + jnp.sum(row.astype(dtype) ** 2, axis=1)
+    # The square root has an infinite derivative at 0, so it never gets to see a 0.
+    is_zero = squared_norms == 0
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared_norms)))
 
 
-def _scale(leaf: ArrayLike, place: Place, factor: Array, exponents: Exponents) -> Array:
-    """One place of one leaf times a power of the factors."""
-    leaf = jnp.asarray(leaf)
-    power = jnp.power(factor.astype(leaf.dtype), exponents[place.leaf, place.axis])
-    repeated = jnp.tile(jnp.repeat(power, place.segment.inner), place.segment.outer)
+def _scale(leaf: Array, place: Place, factor: Array, exponent: int) -> Array:
+    """Multiply one place of a leaf by a power of the group's factors."""
+    power = jnp.power(factor.astype(leaf.dtype), exponent)
+    # One factor per neuron becomes one per entry, laid out as [outer, n, inner].
+    power_of_entry = jnp.tile(jnp.repeat(power, place.segment.inner), place.segment.outer)
     shape = [1] * leaf.ndim
-    shape[place.axis] = repeated.size
-    stop = place.offset + repeated.size
-    index = (slice(None),) * place.axis + (slice(place.offset, stop),)
-    return leaf.at[index].multiply(repeated.reshape(shape))
+    shape[place.axis] = power_of_entry.size
+    stretch = slice(place.offset, place.offset + power_of_entry.size)
+    index = (slice(None),) * place.axis + (stretch,)
+    return leaf.at[index].multiply(power_of_entry.reshape(shape))

@@ -1,8 +1,5 @@
-"""Acting on a network with matrices instead of permutations: mixing neurons, or changing their
-number.
-"""
+"""Matrices in the place of permutations: they mix neurons, and may change their number."""
 
-import math
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -15,26 +12,28 @@ from lmcjax.symmetry._permutations import Permutations, axes_in_turn
 from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
 
 Alignments: TypeAlias = Mapping[str, Float[ArrayLike, "*batch n_a n_b"]]
-"""Group to matrices; `alignments[g][i, j]` is the share of B's neuron `j` in what takes the place
-of A's neuron `i`.
+"""Matrices by group name.
+
+`alignments[g][i, j]` is the share of B's neuron `j` in what takes the place of A's neuron `i`.
 """
 
 
 def as_alignments(permutations: Permutations, dtype: jnp.dtype = jnp.float32) -> dict[str, Array]:
-    """Permutations as matrices with one 1 per row: `P[i, p[i]] = 1`, `[*batch, n]` to `[*batch, n,
-    n]`.
-    """
-    return {g: jax.nn.one_hot(p, jnp.shape(p)[-1], dtype=dtype) for g, p in permutations.items()}
+    """Write permutations `[*batch, n]` as matrices `[*batch, n, n]`, with `P[i, p[i]] = 1`."""
+    alignments: dict[str, Array] = {}
+    for group, permutation in permutations.items():
+        size = jnp.shape(permutation)[-1]
+        alignments[group] = jax.nn.one_hot(permutation, size, dtype=dtype)
+    return alignments
 
 
 def apply_soft(spec: PermutationSpec, alignments: Alignments, params: PyTree) -> PyTree:
-    """Mix the neurons of a network: linear in every alignment, and `permute` where they are
-    permutations.
+    """Mix the neurons of a network by matrices; the same as `permute` if they are permutations.
 
-    For a dense stack with kernels `W_l` of shape `[m_l, m_{l-1}]` this is `T_l W_l T_{l-1}^T n_b /
-    n_a` and `T_l b_l`: what writes a group takes the matrix as it is, what reads it takes `n_b /
-    n_a` times the matrix. So a network whose neurons are each split in two keeps its function, and
-    the result has A's widths.
+    For a dense stack with kernels `W_l` of shape `[m_l, m_{l-1}]` this is
+    `T_l W_l T_{l-1}^T n_b / n_a` and `T_l b_l`: what writes a group takes the matrix as it is, what
+    reads it takes `n_b / n_a` times the matrix. So a network whose neurons are each split in two
+    keeps its function, and the result has A's widths. Linear in every alignment.
 
     Args:
         spec: static; of the parameters that are given, or of any network of the same architecture.
@@ -51,28 +50,41 @@ def apply_soft(spec: PermutationSpec, alignments: Alignments, params: PyTree) ->
 
     Source: Singh and Jaggi (2020), with the scales of readers so that functions are kept.
     """
+    # Without the sizes that the spec may be bound to: these parameters may have others.
     spec = PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params)
-    shapes = spec.group_shapes()
-    if unknown := sorted(alignments.keys() ^ shapes.keys()):
+    _check_alignments(spec, alignments)
+    leaves = named_leaves(params)
+    for name, axes in spec.leaves:
+        leaves[name] = mix_leaf(axes, alignments, leaves[name])
+    return rebuild(params, leaves)
+
+
+def _check_alignments(spec: PermutationSpec, alignments: Alignments) -> None:
+    """Check that the alignments are of the spec's groups, `[*batch, n_a, n_b]` for any n_a."""
+    group_shapes = spec.group_shapes()
+    if in_one_only := sorted(alignments.keys() ^ group_shapes.keys()):
         raise ValueError(
-            f"group {unknown[0]!r} is not in both: alignments have {sorted(alignments)}, spec has {sorted(shapes)}"
+            f"group {in_one_only[0]!r} is not in both: alignments have {sorted(alignments)}, "
+            f"spec has {sorted(group_shapes)}"
         )
     for group, matrix in alignments.items():
-        shape, (*batch, size) = jnp.shape(matrix), shapes[group]
-        if len(shape) != len(batch) + 2 or (*shape[:-2], shape[-1]) != (*batch, size):
+        shape = jnp.shape(matrix)
+        *batch, n_b = group_shapes[group]
+        num_axes = len(batch) + 2
+        if len(shape) != num_axes or shape[:-2] != tuple(batch) or shape[-1] != n_b:
             raise ValueError(
-                f"the alignment of group {group!r} has shape {shape}, expected {(*batch, 'n_a', size)}"
+                f"the alignment of group {group!r} has shape {shape}, "
+                f"expected {(*batch, 'n_a', n_b)}"
             )
-    leaves = named_leaves(params)
-    return rebuild(
-        params, {name: mix_leaf(axes, alignments, leaves[name]) for name, axes in spec.leaves}
-    )
 
 
 def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) -> Array:
-    """One leaf of `apply_soft`, unchecked: `axes` as the spec has them for this leaf.
+    """Mix one leaf, as `apply_soft` does, without checks.
 
-    Axes along which others' alignments vary go first, as in `permute_leaf`.
+    Args:
+        axes: of this leaf, as the spec has them.
+        alignments: per group, as for `apply_soft`.
+        leaf: traced.
     """
     mixed = jnp.asarray(leaf)
     for i in axes_in_turn(axes):
@@ -81,34 +93,49 @@ def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) ->
 
 
 def _mix_axis(leaf: Array, i: int, axis: Axis, alignments: Alignments) -> Array:
-    parts, offset = [], 0
+    mixed = []
+    offset = 0
     for segment in axis:
-        matrix = None if segment.group is None else jnp.asarray(alignments[segment.group])
-        length = segment.length(1 if matrix is None else matrix.shape[-1])
-        part = jax.lax.slice_in_dim(leaf, offset, offset + length, axis=i)
-        parts.append(part if matrix is None else _mix_stretch(part, i, segment, matrix))
+        if segment.group is None:
+            length = segment.length(1)
+            mixed.append(jax.lax.slice_in_dim(leaf, offset, offset + length, axis=i))
+        else:
+            matrix = jnp.asarray(alignments[segment.group])
+            length = segment.length(matrix.shape[-1])
+            entries = jax.lax.slice_in_dim(leaf, offset, offset + length, axis=i)
+            mixed.append(_mix_segment(entries, i, segment, matrix))
         offset += length
-    return jnp.concatenate(parts, axis=i)
+    return jnp.concatenate(mixed, axis=i)
 
 
-def _mix_stretch(part: Array, i: int, segment: Segment, matrix: Array) -> Array:
-    """`sum_j T[i, j] part[..., j, ...]`, with a matrix per batch entry where there are any."""
+def _mix_segment(entries: Array, i: int, segment: Segment, matrix: Array) -> Array:
+    """`sum_j T[i, j] entries[..., j, ...]`, with a matrix per batch entry where there are any.
+
+    Args:
+        entries: the segment's stretch of a leaf.
+        i: the axis of the leaf that the segment is a part of.
+        segment: says how axis `i` holds the neurons.
+        matrix: T, `[*batch, n_a, n_b]`.
+    """
     *_, n_a, n_b = matrix.shape
     scale = n_b / n_a if segment.role == "reads" else 1.0
-    before, after = part.shape[:i], part.shape[i + 1 :]
-    blocks = part.reshape(*before, segment.outer, n_b, segment.inner, *after)
-    axes = [
-        *range(i),
-        part.ndim,
-        part.ndim + 1,
-        part.ndim + 2,
-        *range(i + 1, part.ndim),
-    ]  # one number per index
-    result = [part.ndim + 3 if axis == part.ndim + 1 else axis for axis in axes]
-    weights = (matrix * scale).astype(jnp.promote_types(part.dtype, matrix.dtype))
-    mixed = jnp.einsum(
-        weights, [*segment.batch_axes, part.ndim + 3, part.ndim + 1], blocks, axes, result
-    )
-    return mixed.reshape(*before, math.prod((segment.outer, n_a, segment.inner)), *after).astype(
-        part.dtype
-    )
+    weights = (matrix * scale).astype(jnp.promote_types(entries.dtype, matrix.dtype))
+    before = entries.shape[:i]
+    after = entries.shape[i + 1 :]
+    blocks = entries.reshape(*before, segment.outer, n_b, segment.inner, *after)
+
+    # The labels of an einsum. The leaf's axes have their own numbers, so that the matrix's batch
+    # axes meet those of the leaf; axis `i` has become three, and these have the next numbers.
+    outer = entries.ndim
+    neuron_b = entries.ndim + 1
+    inner = entries.ndim + 2
+    neuron_a = entries.ndim + 3
+    labels_before = list(range(i))
+    labels_after = list(range(i + 1, entries.ndim))
+    matrix_labels = [*segment.batch_axes, neuron_a, neuron_b]
+    block_labels = [*labels_before, outer, neuron_b, inner, *labels_after]
+    mixed_labels = [*labels_before, outer, neuron_a, inner, *labels_after]
+    mixed = jnp.einsum(weights, matrix_labels, blocks, block_labels, mixed_labels)
+
+    mixed_length = segment.outer * n_a * segment.inner
+    return mixed.reshape(*before, mixed_length, *after).astype(entries.dtype)

@@ -1,22 +1,26 @@
 """A permutation spec written as text, as it stands in a TOML or JSON file."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast, get_args
 
-from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment, fixed
+from lmcjax.symmetry._spec import Axis, PermutationSpec, Role, Segment, fixed
 
 _FORM = (
-    '"" where nothing acts, "writes GROUP", "reads GROUP", "both GROUP", each optionally with outer=N, inner=N and '
-    'batch=I,J, or "fixed N"; a list of these for a concatenation'
+    '"" where nothing acts, "writes GROUP", "reads GROUP", "both GROUP", each optionally with '
+    'outer=N, inner=N and batch=I,J, or "fixed N"; a list of these for a concatenation'
 )
 
 
 def spec_from_table(table: Mapping[str, Any]) -> PermutationSpec:
-    """A spec from a table of texts, the written form of `PermutationSpec.from_axes`.
+    """Read a spec from a table of texts, the written form of `PermutationSpec.from_axes`.
 
-    >>> spec_from_table({"axes": {
-    ...     "w1": ["", "writes hidden"], "b1": ["writes hidden"], "w2": ["reads hidden outer=4",
-    ""]}}).groups ('hidden',)
+    >>> axes = {
+    ...     "w1": ["", "writes hidden"],
+    ...     "b1": ["writes hidden"],
+    ...     "w2": ["reads hidden outer=4", ""],
+    ... }
+    >>> spec_from_table({"axes": axes}).groups
+    ('hidden',)
 
     Args:
         table: `"axes"`: leaf name to one entry per axis: `""` where nothing acts, `"writes GROUP"`,
@@ -25,7 +29,7 @@ def spec_from_table(table: Mapping[str, Any]) -> PermutationSpec:
             `"inputs"`, optional: see `from_axes`.
 
     Raises:
-        ValueError: something else is written there; names the leaf. Or as of `from_axes`.
+        ValueError: something else is written there (names the leaf), or `from_axes` refuses it.
     """
     if unknown := sorted(table.keys() - {"axes", "inputs"}):
         raise ValueError(f"a spec's table has axes and perhaps inputs, not {unknown[0]!r}")
@@ -40,24 +44,46 @@ def spec_from_table(table: Mapping[str, Any]) -> PermutationSpec:
 
 
 def _axis(leaf: str, entry: Any) -> Axis:
-    parts = [entry] if isinstance(entry, str) else entry
-    if not isinstance(parts, Sequence) or not all(isinstance(part, str) for part in parts):
+    texts = [entry] if isinstance(entry, str) else entry
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"leaf {leaf!r}: {entry!r} is not {_FORM}")
-    return tuple(_segment(leaf, part) for part in parts if part)
+    segments = []
+    for text in texts:
+        if not text:
+            continue
+        try:
+            segments.append(_segment(text))
+        except ValueError as error:
+            raise ValueError(f"leaf {leaf!r}: {text!r} is not {_FORM}") from error
+    return tuple(segments)
 
 
-def _segment(leaf: str, text: str) -> Segment:
+def _segment(text: str) -> Segment:
+    """Read one segment.
+
+    Raises:
+        ValueError: the text is not of the form.
+    """
     role, _, rest = text.partition(" ")
-    name, *options = rest.split() or [""]
-    try:
-        if role == "fixed" and not options:
-            return fixed(int(name))
-        given = dict(option.split("=") for option in options)
-        batch = tuple(int(axis) for axis in given.pop("batch", "").split(",") if axis)
-        if not name or given.keys() - {"outer", "inner"}:
-            raise ValueError(text)
-        return Segment(
-            name, role, batch_axes=batch, **{key: int(value) for key, value in given.items()}
-        )  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"leaf {leaf!r}: {text!r} is not {_FORM}") from error
+    words = rest.split()
+    if not words:
+        raise ValueError("no group is named")
+    name = words[0]
+    options = words[1:]
+    if role == "fixed" and not options:
+        return fixed(int(name))
+    if role not in get_args(Role):
+        raise ValueError(f"there is no role {role!r}")
+    values = {"outer": "1", "inner": "1", "batch": ""}
+    for option in options:
+        key, value = option.split("=")
+        if key not in values:
+            raise ValueError(f"there is no option {key!r}")
+        values[key] = value
+    return Segment(
+        name,
+        cast(Role, role),
+        outer=int(values["outer"]),
+        inner=int(values["inner"]),
+        batch_axes=tuple(int(axis) for axis in values["batch"].split(",") if axis),
+    )

@@ -1,11 +1,10 @@
-"""Trying a spec out: permuting neurons must not change what the network computes."""
+"""Try a spec out: permuting neurons must not change what the network computes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
@@ -16,9 +15,8 @@ from lmcjax.symmetry._spec import PermutationSpec
 class Verification(NamedTuple):
     """The result of `verify`; `vmap` prepends axes to every field."""
 
-    difference: dict[
-        str, Float[Array, ""]
-    ]  # per group: largest output difference, relative to the largest output
+    # per group: the largest difference of an output, relative to the largest output
+    difference: dict[str, Float[Array, ""]]
     holds: dict[str, Bool[Array, ""]]  # per group: the difference is within the tolerance
     finite: Bool[Array, ""]  # False: some output is nan or inf, and nothing was verified
     joint_difference: Float[Array, ""]  # the same with all groups permuted at once
@@ -26,38 +24,40 @@ class Verification(NamedTuple):
 
 
 def perturb(key: Key[Array, ""], params: PyTree) -> PyTree:
-    """Every floating-point leaf moved away from special values, its sign kept.
+    """Move every floating-point leaf away from special values, keeping the signs.
 
     Fresh parameters hide false symmetries: biases are 0 and scales are 1, the same for every
-        neuron. Each entry is
-    multiplied by `exp(z / 4)` and moved away from 0 by up to a tenth of the leaf's root mean square
-    (0.1 if it is 0).
+    neuron. Each entry is multiplied by `exp(z / 4)`, z standard normal, and moved away from 0 by up
+    to a tenth of the leaf's root mean square (by up to 0.1 if that is 0).
     """
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
-    moved = [
-        i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.size
-    ]
-    ends = np.cumsum([leaves[i].size for i in moved])
-    # one draw for all leaves: a draw compiles for seconds per shape
-    stretch, shift = jax.random.normal(
-        key, (2, int(ends[-1]) if moved else 0), jnp.result_type(float)
-    )
-    for i, end in zip(moved, ends, strict=True):
-        start = end - leaves[i].size
-        leaves[i] = _perturb_leaf(leaves[i], stretch[start:end], shift[start:end])
-    return jax.tree.unflatten(structure, leaves)
+    num_entries = sum(leaf.size for leaf in leaves if _is_floating(leaf))
+    # One draw for all leaves, because a draw compiles for seconds per shape.
+    stretch, shift = jax.random.normal(key, (2, num_entries), jnp.result_type(float))
+    perturbed = []
+    start = 0
+    for leaf in leaves:
+        if _is_floating(leaf) and leaf.size > 0:
+            stop = start + leaf.size
+            leaf = _perturb_leaf(leaf, stretch[start:stop], shift[start:stop])
+            start = stop
+        perturbed.append(leaf)
+    return jax.tree.unflatten(structure, perturbed)
+
+
+def _is_floating(leaf: Array) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 @jax.jit
 def _perturb_leaf(leaf: Array, stretch: Array, shift: Array) -> Array:
-    stretch, shift = (draw.reshape(leaf.shape).astype(leaf.dtype) for draw in (stretch, shift))
-    size = jnp.sqrt(jnp.mean(leaf**2))
-    away = (
-        jnp.where(leaf < 0, -1, 1).astype(leaf.dtype)
-        * jnp.where(size == 0, jnp.ones_like(size), size)
-        / 10
-    )
-    return leaf * jnp.exp(stretch / 4) + away * jnp.abs(jnp.tanh(shift))
+    stretch = stretch.reshape(leaf.shape).astype(leaf.dtype)
+    shift = shift.reshape(leaf.shape).astype(leaf.dtype)
+    root_mean_square = jnp.sqrt(jnp.mean(leaf**2))
+    size = jnp.where(root_mean_square == 0, jnp.ones_like(root_mean_square), root_mean_square)
+    sign = jnp.where(leaf < 0, -1, 1).astype(leaf.dtype)
+    largest_shift = sign * size / 10
+    return leaf * jnp.exp(stretch / 4) + largest_shift * jnp.abs(jnp.tanh(shift))
 
 
 def verify(
@@ -99,10 +99,8 @@ def verify(
     key = jax.random.key(0) if key is None else key
     spec = spec.bind(params)
     perturbed = perturb(jax.random.fold_in(key, 0), params)
-    identity, drawn = (
-        identity_permutations(spec),
-        random_permutations(jax.random.fold_in(key, 1), spec),
-    )
+    identity = identity_permutations(spec)
+    drawn = random_permutations(jax.random.fold_in(key, 1), spec)
 
     with jax.default_matmul_precision("highest"):
         program = jax.make_jaxpr(apply)(perturbed, x)
@@ -116,23 +114,38 @@ def verify(
 
     before = outputs(identity, perturbed, x)
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in before]))
+    unit = jnp.where(largest == 0, 1, largest)
 
     def difference_of(permutations: dict[str, Array]) -> Array:
         after = outputs(permutations, perturbed, x)
-        apart = [jnp.max(jnp.abs(a - b)) for a, b in zip(before, after, strict=True)]
-        return jnp.max(jnp.stack(apart)) / jnp.where(largest == 0, 1, largest)
+        differences = []
+        for leaf_before, leaf_after in zip(before, after, strict=True):
+            differences.append(jnp.max(jnp.abs(leaf_before - leaf_after)))
+        return jnp.max(jnp.stack(differences)) / unit
 
-    # a loop over one compiled function: memory does not grow with the number of groups
-    difference = {group: difference_of({**identity, group: drawn[group]}) for group in spec.groups}
-    holds = {group: value <= tolerance for group, value in difference.items()}
-    joint = difference_of(drawn)
-    return Verification(difference, holds, jnp.isfinite(largest), joint, joint <= tolerance)
+    # A loop over one compiled function: memory does not grow with the number of groups.
+    difference: dict[str, Array] = {}
+    holds: dict[str, Array] = {}
+    for group in spec.groups:
+        this_group_alone = {**identity, group: drawn[group]}
+        difference[group] = difference_of(this_group_alone)
+        holds[group] = difference[group] <= tolerance
+    joint_difference = difference_of(drawn)
+    return Verification(
+        difference=difference,
+        holds=holds,
+        finite=jnp.isfinite(largest),
+        joint_difference=joint_difference,
+        jointly_holds=joint_difference <= tolerance,
+    )
 
 
 def _tolerance(program: core.ClosedJaxpr) -> float:
     """How far outputs may lie apart, relative to the largest; `verify` says why."""
-    inexact = {dtype for dtype in _dtypes(program.jaxpr) if jnp.issubdtype(dtype, jnp.inexact)}
-    eps = max((float(jnp.finfo(dtype).eps) for dtype in inexact), default=0.0)
+    eps = 0.0
+    for dtype in set(_dtypes(program.jaxpr)):
+        if jnp.issubdtype(dtype, jnp.inexact):
+            eps = max(eps, float(jnp.finfo(dtype).eps))
     if eps <= jnp.finfo(jnp.float64).eps:
         return 1e-9
     if eps <= jnp.finfo(jnp.float32).eps:
@@ -141,15 +154,19 @@ def _tolerance(program: core.ClosedJaxpr) -> float:
 
 
 def _dtypes(jaxpr: core.Jaxpr) -> Iterator[Any]:
-    """Of all values of a program and of the programs that it calls, with repetitions."""
-    results = [variable for equation in jaxpr.eqns for variable in equation.outvars]
-    for variable in (*jaxpr.constvars, *jaxpr.invars, *results):
+    """The dtypes of all values of a program and of the programs that it calls, repeated as met."""
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    for equation in jaxpr.eqns:
+        variables.extend(equation.outvars)
+    for variable in variables:
         if hasattr(variable.aval, "dtype"):  # tokens have none
             yield variable.aval.dtype
     for equation in jaxpr.eqns:
         for value in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
-            if _is_program(value):
-                yield from _dtypes(value.jaxpr if isinstance(value, core.ClosedJaxpr) else value)
+            if isinstance(value, core.ClosedJaxpr):
+                yield from _dtypes(value.jaxpr)
+            elif isinstance(value, core.Jaxpr):
+                yield from _dtypes(value)
 
 
 def _is_program(value: Any) -> bool:
