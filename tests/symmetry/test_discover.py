@@ -84,9 +84,7 @@ def test_resnet20(norm, size):
 
 @pytest.mark.slow
 def test_group_norm_leaves_whole_groups_of_channels():
-    """Six channels in three groups: the groups may be permuted (and, another group, channels within
-    all of them).
-    """
+    """Of six channels in three groups, the groups may be permuted, and channels in all alike."""
 
     class Network(nn.Module):
         @nn.compact
@@ -187,9 +185,7 @@ class Transformer(nn.Module):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.slow
 def test_transformer(tied):
-    """Per layer heads, in each the channels in which queries meet keys and those of values, and
-    hidden neurons.
-    """
+    """Each layer has heads, hidden neurons, and in each head channels of queries and of values."""
     expected = {"Embed_0": (8,)}
     for layer in range(2):
         attention = f"MultiHeadDotProductAttention_{layer}"

@@ -124,8 +124,9 @@ class Plan:
         *,
         keep: bool | None = None,
     ) -> None:
-        """A step `function(leaves, *inputs)` that gives values of the layouts, wrapped or not;
-        inputs may be kept.
+        """Add a step `function(leaves, *inputs)` that gives values of the layouts.
+
+        It may be wrapped, and its inputs may be kept.
         """
         if keep is None:
             keep = self.draw(st.booleans())
@@ -175,9 +176,7 @@ class Plan:
         return PermutationSpec.from_axes(axes).bind(self.params())
 
     def groups(self) -> set[int]:
-        """Index sets that are not pinned. As documented, of several in one product the largest
-        stays.
-        """
+        """Index sets that are not pinned; of several in one product the largest, as documented."""
         free = {i for i in map(self.find, range(len(self.sizes))) if not self.is_pinned(i)}
         for piece in (piece for leaf in self.leaves.values() for axis in leaf for piece in axis):
             inside = sorted(
@@ -658,9 +657,7 @@ def swapped(spec: PermutationSpec, params: dict[str, np.ndarray], i: int) -> dic
 
 
 def check_pinned(p: Plan) -> None:
-    """Some transposition of neighbours, out of those that generate all permutations, changes the
-    outputs.
-    """
+    """Some transposition of neighbours changes the outputs; they generate all permutations."""
     params, x, outputs = p.params(), inputs(), jax.jit(p.apply)
     before = jax.tree.leaves(outputs(params, x))
     largest = max(np.abs(leaf).max() for leaf in before)
@@ -719,16 +716,12 @@ def test_what_was_planted_is_found_in_many_programs(seed):
 
 
 def low_rank(params: dict[str, Any], x: Any) -> Any:
-    """A factorised linear map beside a skip connection: its rows and its columns are the same index
-    set.
-    """
+    """A factorised linear map beside a skip connection: rows and columns are one index set."""
     return x + x @ (params["a"] @ params["b"])
 
 
 def positions_meet(params: dict[str, Any], x: Any) -> Any:
-    """Queries and keys with kernels of their own at every position: all positions share their
-    channels.
-    """
+    """Every position has its own kernels of queries and keys; all positions share the channels."""
     q, k = (jnp.einsum("bti,tic->btc", x, params[name]) for name in "ab")
     return jnp.einsum("btc,bsc->bts", q, k)
 

@@ -75,9 +75,7 @@ class Program:
         return tuple(int(i) for i in self.rng.permutation(num_axes))
 
     def leaf(self, shape: Shape) -> Callable[[ModuleType, Params], Any]:
-        """A leaf seen in this shape; it may be stored regrouped or transposed, or be one that is
-        used elsewhere.
-        """
+        """A leaf seen in this shape; it may be stored otherwise, or be used elsewhere too."""
         size = math.prod(shape)
         shared = [name for name, stored in self.leaves.items() if math.prod(stored) == size]
         if shared and self.chance(0.25):
@@ -99,9 +97,7 @@ class Program:
         return lambda xp, params: params[name]
 
     def rearrangement(self, shape: Shape) -> Callable[[ModuleType, Any], Any]:
-        """A function on `[batch, *shape]` that regroups and transposes, and comes back to the
-        shape.
-        """
+        """A function on `[batch, *shape]` that regroups, transposes, and restores the shape."""
         turns = []
         for _ in range(int(self.rng.integers(1, 3))):
             factors = self.factorise(math.prod(shape))

@@ -1,6 +1,4 @@
-"""Discovery on well-known networks and in every neural network library, against groups written by
-hand.
-"""
+"""Discovery on well-known networks of every library, against groups written by hand."""
 
 import functools
 from collections.abc import Callable
@@ -54,9 +52,7 @@ def test_resnet50(verified_spec, generic_like):
 
 
 def check_batch_norm(verified_spec, generic_like):
-    """ResNet-20 in evaluation mode: the running statistics are permuted with the channels that they
-    describe.
-    """
+    """ResNet-20 in evaluation mode: running statistics are permuted with their channels."""
     module = resnet20(4, norm=functools.partial(nn.BatchNorm, use_running_average=True))
     variables = generic_like(jax.eval_shape(module.init, jax.random.key(0), IMAGES))
     spec = verified_spec(module.apply, variables, IMAGES)
@@ -88,9 +84,7 @@ def test_batch_norm_in_float64(x64, verified_spec, generic_like):
 
 
 def angles_like(x):
-    """An angle per token and pair of channels of `[num_samples, tokens, heads, channels]`, with a
-    speed per pair.
-    """
+    """Angles per token and pair of channels of `[num_samples, tokens, heads, channels]`."""
     return jnp.arange(x.shape[1])[:, None, None] * 10.0 ** -jnp.arange(
         x.shape[-1] // 2, dtype=x.dtype
     )
@@ -141,9 +135,7 @@ class Rotary(nn.Module):
 
 
 def check_rotary(rotate, verified_spec, generic_like):
-    """Pairs of channels of queries and keys turn at their own speeds and stay; heads, values and
-    the rest are free.
-    """
+    """Pairs of channels of queries and keys turn at their own speeds and stay; the rest is free."""
     module = Rotary(rotate)
     params = generic_like(jax.eval_shape(module.init, jax.random.key(0), TOKENS))["params"]
     spec = verified_spec(lambda p, x: module.apply({"params": p}, x), params, TOKENS)
@@ -182,7 +174,7 @@ def test_rotary_positions_in_float64(x64, verified_spec, generic_like):
 
 
 def test_branches_of_one_layer(verified_spec, generic_like):
-    """Two groups that share every axis: four neurons with one activation beside six with another."""
+    """Two groups share every axis: four neurons with one activation beside six with another."""
 
     class Branches(nn.Module):
         @nn.compact
@@ -199,9 +191,7 @@ def test_branches_of_one_layer(verified_spec, generic_like):
 
 
 def test_heads_that_share_an_axis_with_their_channels(verified_spec, generic_like):
-    """Equinox keeps heads and channels in one axis, on which one group acts: the channels, alike in
-    all heads.
-    """
+    """Equinox keeps heads and channels in one axis: one group, the channels alike in all heads."""
 
     def make(key):
         return eqx.nn.MultiheadAttention(2, 8, key=key), eqx.nn.Linear(8, 3, key=key)
@@ -330,9 +320,7 @@ def mlp_axes(layers, kernel, bias, *, groups=None, outputs_first=False):
 
 
 def cnn_axes(layers, kernel, bias, *, groups=None, channels_first=False):
-    """The hand-written spec of the CNN: two groups; four pixels hold channels inside, or lie inside
-    channels.
-    """
+    """The hand-written spec of the CNN; four pixels hold channels, or lie inside channels."""
     first, second = groups or layers[:2]
     if channels_first:  # as in Equinox: kernels [out, in, height, width], biases [out, 1, 1]
         axes = {

@@ -1,6 +1,4 @@
-"""The algebra of index sets: no equation between permutations is lost, whatever the order of merges
-and splits.
-"""
+"""The algebra of index sets: merges and splits in any order lose no equation."""
 
 import itertools
 
@@ -11,7 +9,7 @@ from lmcjax.symmetry._nodes import Nodes
 
 
 def permutations_of(nodes, axis, drawn):
-    """The permutation of an axis, entry by entry, from one drawn for each atom that is not split."""
+    """The permutation of an axis, entry by entry, from those drawn for the atoms not split."""
     pieces, offset = [], 0
     for piece in nodes.expand(axis):
         numbers = np.zeros(1, int)

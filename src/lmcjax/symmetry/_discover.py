@@ -60,8 +60,10 @@ def discover(
 def interpret(
     apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any
 ) -> tuple[core.ClosedJaxpr, Interpreter, list[Value]]:
-    """The program of `apply`, what interpreting it has found, and the parameters' leaves as it saw
-    them.
+    """Trace `apply` and interpret its program.
+
+    Returns:
+        The program, what interpreting it has found, and the parameters' leaves as it saw them.
     """
     params, x = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x)
@@ -170,8 +172,9 @@ class _Reader:
         return roles
 
     def _batch_atoms(self) -> dict[int, list[int]]:
-        """Per group, the other index sets beside which it always stands: along those, permutations
-        may differ.
+        """Per group, the index sets along which its permutation may differ.
+
+        These are the other index sets beside which it always stands.
         """
         together: dict[int, set[int]] = {}
         for value in self.interpreter.values:
@@ -185,8 +188,8 @@ class _Reader:
             for atom in filter(self._is_group, set(atoms)):
                 others = single - {atom} if atom in single else set()
                 together[atom] = together.get(atom, others) & others
-        # of two groups that always stand together, either may vary along the other: the first does
-        # not
+        # Of two groups that always stand together, either may vary along the other: the first does
+        # not.
         hosts = {
             atom: {b for b in others if atom not in together.get(b, ()) or b < atom}
             for atom, others in together.items()
@@ -237,8 +240,9 @@ class _Reader:
         names: Mapping[int, str],
         batches: Mapping[int, list[int]],
     ) -> Axis:
-        """One axis of a leaf as segments; stretches that nothing permutes are joined, an axis of
-        them only is empty.
+        """One axis of a leaf as segments.
+
+        Stretches that nothing permutes are joined; an axis of such stretches only is empty.
         """
         segments: list[Segment] = []
         for piece in axes[i]:

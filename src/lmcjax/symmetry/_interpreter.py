@@ -1,10 +1,9 @@
-"""Abstract interpretation of a jaxpr: every axis of every value becomes an index set (see
-`_nodes`).
+"""Abstract interpretation of a jaxpr: every axis of every value becomes an index set.
 
-The invariant: if a permutation acts on an index set wherever it occurs in the parameters, every
-    value of the program is
-permuted along the axes that carry it, and along no other. A rule per primitive keeps it, by merging
-index sets or by pinning them. A primitive without a rule pins everything that it touches.
+Index sets are those of `_nodes`. The invariant: if a permutation acts on an index set wherever it
+occurs in the parameters, every value of the program is permuted along the axes that carry it, and
+along no other. A rule per primitive keeps it, by merging index sets or by pinning them. A primitive
+without a rule pins everything that it touches.
 """
 
 import contextlib
@@ -18,21 +17,17 @@ from jax.extend import core, source_info_util
 from lmcjax.symmetry._nodes import NodeAxis, Nodes
 
 Path: TypeAlias = tuple[int, ...]
-"""Where an equation stands: its number in the program, and so on into the programs that equations
-call.
-"""
+"""Where an equation stands: its number, and so on into the programs that equations call."""
 
 
 class Origin(NamedTuple):
     """A value carries the entries of a leaf, in order, moved about but not mixed."""
 
     leaf: int
-    axes: tuple[
-        tuple[int, ...] | None, ...
-    ]  # per axis of the value: the leaf's axes that it runs over; None: unknown
-    stack: tuple[
-        tuple[Path, int], ...
-    ] = ()  # scans of whose stacks this is one entry, and the leaf's axis of each
+    # per axis of the value: the leaf's axes that it runs over; None: unknown
+    axes: tuple[tuple[int, ...] | None, ...]
+    # scans of whose stacks this is one entry, and the leaf's axis of each
+    stack: tuple[tuple[Path, int], ...] = ()
 
 
 class Value(NamedTuple):
@@ -40,9 +35,8 @@ class Value(NamedTuple):
 
     axes: tuple[NodeAxis, ...]
     leaves: frozenset[int] | None  # the parameter leaves it is made of alone; None: the data enter
-    stacked: frozenset[int] = (
-        frozenset()
-    )  # index sets of a `scan` over stacked layers, of which this is one entry
+    # index sets of a `scan` over stacked layers, of which this is one entry
+    stacked: frozenset[int] = frozenset()
     origins: tuple[Origin, ...] = ()
 
 
@@ -71,23 +65,19 @@ class Interpreter:
     """State of one discovery; `run` a jaxpr on values."""
 
     nodes: Nodes = dataclasses.field(default_factory=Nodes)
-    values: list[Value] = dataclasses.field(
-        default_factory=list
-    )  # every value seen, in the program's order
+    # every value seen, in the program's order
+    values: list[Value] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
-    order: dict[int, None] = dataclasses.field(
-        default_factory=dict
-    )  # parameter leaves, in order of first use
+    # parameter leaves, in order of first use
+    order: dict[int, None] = dataclasses.field(default_factory=dict)
     contacts: list[Contact] = dataclasses.field(default_factory=list)
-    unknown: list[tuple[str, str]] = dataclasses.field(
-        default_factory=list
-    )  # primitive, source line
+    # primitive, source line
+    unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     source: str = "unknown line"  # of the equation at hand
     path: Path = ()  # of the equation at hand
     leaf_shapes: Sequence[tuple[int, ...]] = ()
-    repeatable: bool = (
-        True  # False: inside a branch or a loop of unknown length, whose values cannot be taken out
-    )
+    # False: inside a branch or a loop of unknown length, whose values cannot be taken out
+    repeatable: bool = True
 
     def run(
         self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
@@ -119,9 +109,8 @@ class Interpreter:
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.source
-        self.source = (
-            source_info_util.summarize(equation.source_info) or caller
-        )  # JAX's own programs name no line
+        # JAX's own programs name no line
+        self.source = source_info_util.summarize(equation.source_info) or caller
         rule = RULES.get(equation.primitive.name)
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
@@ -162,8 +151,9 @@ class Interpreter:
         feature_groups: int = 1,
         lookup: bool = False,
     ) -> None:
-        """Note that the data, operand `data` of the equation at hand, are multiplied by a kernel,
-        or look it up.
+        """Note that the data are multiplied by a kernel, or look it up.
+
+        The data are operand `data` of the equation at hand.
         """
         if self.repeatable:
             contact = Contact(
@@ -179,12 +169,11 @@ class Interpreter:
         self.repeatable = before
 
     def mix(self, value: Value, axes: Sequence[int]) -> None:
-        """Note that entries along some axes of a value are mixed: no permutation of its other axes
-        varies along these.
+        """Note that entries along some axes of a value are mixed.
 
-        The other axes by themselves count as a value seen. The result's own axes do not tell: they
-        may be merged with the mixed ones later, as where a sum over a stack of layers is added to
-        the stack.
+        No permutation of its other axes varies along these. The other axes by themselves count as a
+        value seen. The result's own axes do not tell: they may be merged with the mixed ones later,
+        as where a sum over a stack of layers is added to the stack.
         """
         rest = tuple(axis for i, axis in enumerate(value.axes) if i not in axes)
         self.values.append(value._replace(axes=rest, origins=()))
@@ -199,8 +188,9 @@ class Interpreter:
 def combine(
     axes: Sequence[NodeAxis], operands: Sequence[Value], origins: tuple[Origin, ...] = ()
 ) -> Value:
-    """A result with these axes: made of the operands' leaves, inside the scans that any of them is
-    inside of.
+    """A result with these axes, made of the operands' leaves.
+
+    It is inside the scans that any of the operands is inside of.
     """
     leaves: frozenset[int] | None = frozenset()
     stacked: frozenset[int] = frozenset()
@@ -210,13 +200,8 @@ def combine(
     return Value(tuple(axes), leaves, stacked, origins)
 
 
-PROGRAMS = (
-    "jaxpr",
-    "call_jaxpr",
-    "fun_jaxpr",
-    "branches",
-    "body_jaxpr",
-)  # parameters of equations that hold programs
+# parameters of equations that hold programs
+PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")
 
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}

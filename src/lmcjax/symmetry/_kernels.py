@@ -8,8 +8,9 @@ from lmcjax.symmetry._spec import Kernel
 
 
 class Multiplication(NamedTuple):
-    """One equation in which the data meet one kernel; several share a kernel where weights are
-    shared.
+    """One equation in which the data meet one kernel.
+
+    Several share a kernel where weights are shared.
     """
 
     kernel: Kernel
@@ -20,7 +21,7 @@ class Multiplication(NamedTuple):
 
 
 def multiplications(interpreter: Interpreter, names: Sequence[str]) -> list[Multiplication]:
-    """Every kernel in the program's order; those whose entries were mixed on the way are left out."""
+    """Every kernel in the program's order, except those whose entries were mixed on the way."""
     found: list[Multiplication] = []
     kernels: dict[tuple, Kernel] = {}
     for contact in interpreter.contacts:
@@ -43,8 +44,6 @@ def multiplications(interpreter: Interpreter, names: Sequence[str]) -> list[Mult
 def _flatten(origin: Origin, axes: Sequence[int]) -> tuple[int, ...] | None:
     """The leaf's axes that some axes of the value run over."""
     runs = [origin.axes[i] for i in axes]
-    return (
-        None
-        if any(run is None for run in runs)
-        else tuple(axis for run in runs if run for axis in run)
-    )
+    if any(run is None for run in runs):
+        return None
+    return tuple(axis for run in runs if run for axis in run)

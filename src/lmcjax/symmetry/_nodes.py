@@ -24,8 +24,9 @@ NodeAxis: TypeAlias = tuple[Piece, ...]
 
 
 class Nodes:
-    """Union-find over index sets. Merging and splitting only ever adds constraints, so it may
-    happen in any order.
+    """Union-find over index sets.
+
+    Merging and splitting only ever adds constraints, so it may happen in any order.
     """
 
     def __init__(self) -> None:
@@ -83,8 +84,9 @@ class Nodes:
         return tuple(itertools.chain.from_iterable(self._expand_piece(piece) for piece in axis))
 
     def _expand_piece(self, piece: Piece) -> NodeAxis:
-        """One piece; a concatenation inside a product is distributed where it is outermost, and
-        pinned elsewhere.
+        """Expand one piece.
+
+        A concatenation inside a product is distributed where it is outermost, and pinned elsewhere.
         """
         for i, node in enumerate(piece):
             root = self.find(node)
@@ -124,9 +126,7 @@ class Nodes:
             self.pin(tuple(rest), "axes that are cut differently in two places")
 
     def _cut(self, piece: Piece, length: int) -> bool:
-        """Split a piece after `length` entries, if that falls between elements of its outermost
-        atom.
-        """
+        """Split a piece after `length` entries, if that is between elements of its first atom."""
         if not piece:
             return False
         root, inner = self.find(piece[0]), self._product(piece[1:])
@@ -137,8 +137,9 @@ class Nodes:
         return True
 
     def cut(self, axis: NodeAxis, start: int, stop: int) -> NodeAxis | None:
-        """The entries `start .. stop` of an axis, splitting atoms where need be; None where that
-        can't be said.
+        """The entries `start .. stop` of an axis, splitting atoms where need be.
+
+        None where that can't be said.
         """
         for boundary in (start, stop):
             offset = 0
@@ -156,8 +157,9 @@ class Nodes:
         return tuple(inside) if self.length(tuple(inside)) == stop - start else None
 
     def _merge_products(self, first: Piece, second: Piece) -> None:
-        """Two products of equal length, factor by factor from the outermost; factors are split
-        where sizes divide.
+        """Merge two products of equal length, factor by factor from the outermost.
+
+        Factors are split where sizes divide.
         """
         while first and second:
             left, right = self.expand((first,)), self.expand((second,))
@@ -179,9 +181,7 @@ class Nodes:
             self.pin((rest,), "axes that are reshaped differently in two places")
 
     def _factor(self, node: int, outer: int) -> bool:
-        """Split an atom into a product whose outermost factor has `outer` elements, if its size can
-        be divided so.
-        """
+        """Split an atom into a product whose outermost factor has `outer` elements, if possible."""
         rest, remainder = divmod(self._size[node], outer)
         if remainder:
             return False

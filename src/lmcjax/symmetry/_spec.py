@@ -15,8 +15,9 @@ Role: TypeAlias = Literal["writes", "reads", "both"]
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """A stretch of one axis of one leaf, `outer * n * inner` entries long, of which a group
-    permutes the middle factor.
+    """A stretch of one axis of one leaf, in which a group permutes blocks of entries.
+
+    It is `outer * n * inner` entries long, and the group permutes the middle factor.
 
     Attributes:
         group: name of the group that acts; None for a stretch that nothing permutes, `outer *
@@ -60,12 +61,12 @@ class Place(NamedTuple):
     segment: Segment
 
     def split(self, array: Array, position: int) -> Array:
-        """The stretch of axis `position` of an array that is laid out like the leaf's axis: three
-        axes in its place,
-        `[outer, size, inner]`."""
-        part = jax.lax.slice_in_dim(
-            array, self.offset, self.offset + self.segment.length(self.size), axis=position
-        )
+        """Cut the place out of an array and split its axis into `[outer, size, inner]`.
+
+        Axis `position` of the array is laid out like the leaf's axis.
+        """
+        stop = self.offset + self.segment.length(self.size)
+        part = jax.lax.slice_in_dim(array, self.offset, stop, axis=position)
         before, after = array.shape[:position], array.shape[position + 1 :]
         return part.reshape(*before, self.segment.outer, self.size, self.segment.inner, *after)
 
@@ -89,19 +90,18 @@ class Place(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """A leaf that the data are multiplied by; `[*batch, inputs, outputs]` once its axes are put in
-    that order.
+    """A leaf that the data are multiplied by.
+
+    It is `[*batch, inputs, outputs]` once its axes are put in that order.
     """
 
     name: str  # that of the leaf; a second kernel made of the same leaf has a number
     leaf: str
     inputs: tuple[int, ...]  # the leaf's axes that meet the data's features, ascending
-    batch: tuple[
-        int, ...
-    ] = ()  # the leaf's axes along which every entry meets data of its own (stacked layers)
-    feature_groups: int = (
-        1  # of a convolution: the outputs are so many blocks, each with inputs of its own
-    )
+    # the leaf's axes along which every entry meets data of its own (stacked layers)
+    batch: tuple[int, ...] = ()
+    # of a convolution: the outputs are so many blocks, each with inputs of its own
+    feature_groups: int = 1
     lookup: bool = False  # the data are positions along the one input axis, as in an embedding
 
     def outputs(self, num_axes: int) -> tuple[int, ...]:
@@ -135,9 +135,7 @@ def both(
 
 
 def fixed(length: int) -> Segment:
-    """A stretch of `length` entries that nothing permutes, for concatenations with something that
-    stays put.
-    """
+    """A stretch of `length` entries that nothing permutes, for use in concatenations."""
     return Segment(None, outer=length)
 
 
@@ -192,8 +190,10 @@ class PermutationSpec:
                 apart).
 
         >>> spec = PermutationSpec.from_axes({
-        ...     "w1": (None, writes("hidden")), "b1": (writes("hidden"),), "w2": (reads("hidden"),
-        None)})
+        ...     "w1": (None, writes("hidden")),
+        ...     "b1": (writes("hidden"),),
+        ...     "w2": (reads("hidden"), None),
+        ... })
         >>> spec.groups
         ('hidden',)
 
@@ -217,7 +217,8 @@ class PermutationSpec:
                 raise ValueError(f"group {group!r} has readers but nothing writes it")
             if len({len(segment.batch_axes) for segment in used}) > 1:
                 raise ValueError(
-                    f"group {group!r} has different numbers of batch axes in different leaves: {used}"
+                    f"group {group!r} has different numbers of batch axes in different leaves: "
+                    f"{used}"
                 )
         return spec
 
@@ -247,8 +248,9 @@ class PermutationSpec:
                     offset += segment.length(sizes.get(segment.group or "", 1))
 
     def readers(self, group: str) -> Iterator[tuple[Kernel, Place]]:
-        """The kernels that see the activations of `group`; a convolution with feature groups is not
-        said to.
+        """The kernels that see the activations of `group`.
+
+        A convolution with feature groups is not counted as one.
         """
         for place in self.places(group):
             for kernel in self.kernels:
@@ -267,8 +269,9 @@ class PermutationSpec:
                     yield kernel, place
 
     def frame(self, group: str) -> tuple[Axis, ...]:
-        """What acts on each of the batch axes of `group`: nothing on a stack of layers, on heads
-        who permutes them.
+        """What acts on each of the batch axes of `group`.
+
+        On a stack of layers that is nothing, on heads it is the group that permutes them.
 
         Raises:
             ValueError: the axis is not permuted as a whole by one group, or that group's own batch
@@ -305,13 +308,15 @@ class PermutationSpec:
         """
         if not self.shapes and self.groups:
             raise ValueError(
-                f"the spec does not know the sizes of its groups {self.groups}: use spec.bind(params), or pass params"
+                f"the spec does not know the sizes of its groups {self.groups}: use "
+                "spec.bind(params), or pass params"
             )
         return dict(self.shapes)
 
     def bind(self, params: PyTree) -> "PermutationSpec":
-        """Check the spec against parameters and read the groups' sizes off them. Only shapes are
-        looked at.
+        """Check the spec against parameters and read the groups' sizes off them.
+
+        Only shapes are looked at.
 
         Returns:
             The same spec with `shapes` filled in.
@@ -329,8 +334,8 @@ class PermutationSpec:
             for name, _, segment in self.segments(group):
                 if any(not 0 <= b < len(named[name]) for b in segment.batch_axes):
                     raise ValueError(
-                        f"leaf {name!r} has shape {named[name]}, which lacks the batch axes {segment.batch_axes} "
-                        f"of group {group!r}"
+                        f"leaf {name!r} has shape {named[name]}, which lacks the batch axes "
+                        f"{segment.batch_axes} of group {group!r}"
                     )
             batches = {
                 tuple(named[name][b] for b in s.batch_axes): name
@@ -344,7 +349,8 @@ class PermutationSpec:
         bound = dataclasses.replace(self, shapes=tuple(shapes))
         if self.shapes and self.shapes != bound.shapes:
             raise ValueError(
-                f"the spec's groups have shapes {dict(self.shapes)}, the parameters' {dict(bound.shapes)}"
+                f"the spec's groups have shapes {dict(self.shapes)}, the parameters' "
+                f"{dict(bound.shapes)}"
             )
         return bound
 
@@ -369,9 +375,8 @@ class PermutationSpec:
 def _kernel(name: str, axes: tuple[Axis, ...], inputs: Sequence[int] | None) -> Kernel:
     """A leaf as a kernel; one without inputs is none."""
     batch_axes = {b for axis in axes for segment in axis for b in segment.batch_axes}
-    batch = tuple(
-        sorted(b for b in batch_axes if not any(axes[b : b + 1]))
-    )  # heads are outputs, not a batch
+    # heads are outputs, not a batch
+    batch = tuple(sorted(b for b in batch_axes if not any(axes[b : b + 1])))
     rest = [i for i in range(len(axes)) if i not in batch]
     outputs = [i for i in rest if any(s.group and s.role != "reads" for s in axes[i])] or rest[-1:]
     found = [i for i in rest if i not in outputs] if inputs is None else sorted(inputs)
@@ -402,8 +407,9 @@ def _check_leaves(
 
 
 def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Group sizes from axis lengths: each axis with one unknown group settles it, then every axis
-    is checked.
+    """Find the groups' sizes from the lengths of axes, and check every axis.
+
+    Each axis with one group of unknown size settles that size.
     """
     constraints = [
         (name, i, axis) for name, axes in spec.leaves for i, axis in enumerate(axes) if axis
@@ -424,8 +430,9 @@ def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) ->
             size, rest = divmod(named[name][i] - known, per_neuron)
             if rest or size < 1:
                 raise ValueError(
-                    f"axis {i} of leaf {name!r} has length {named[name][i]}, which does not hold {known} fixed entries "
-                    f"and a whole number of blocks of {per_neuron} for group {group!r}"
+                    f"axis {i} of leaf {name!r} has length {named[name][i]}, which does not hold "
+                    f"{known} fixed entries and a whole number of blocks of {per_neuron} for group "
+                    f"{group!r}"
                 )
             sizes[group] = size
             progress = True
@@ -437,16 +444,17 @@ def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) ->
         if expected != named[name][i]:
             groups = {s.group: sizes[s.group] for s in axis if s.group}
             raise ValueError(
-                f"axis {i} of leaf {name!r} has length {named[name][i]}, groups of sizes {groups} make {expected}"
+                f"axis {i} of leaf {name!r} has length {named[name][i]}, "
+                f"groups of sizes {groups} make {expected}"
             )
     return sizes
 
 
 def mlp_spec(num_hidden_layers: int, *, prefix: str = "", use_bias: bool = True) -> PermutationSpec:
-    """The spec of a Flax linen MLP with layers `Dense_0 ... Dense_L`, L hidden layers; group
-    `Dense_l` per hidden one.
+    """The spec of a Flax linen MLP with L hidden layers: `Dense_0 ... Dense_L`.
 
-    Fits `lmcjax.models.MLP` and the MLP checkpoints of Git Re-Basin.
+    Each hidden layer `Dense_l` has a group of that name. The spec fits `lmcjax.models.MLP` and the
+    MLP checkpoints of Git Re-Basin.
 
     Args:
         num_hidden_layers: L, static; the output layer is `Dense_L`.

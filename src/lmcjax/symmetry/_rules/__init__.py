@@ -1,5 +1,4 @@
-"""A rule per primitive: which index sets of its operands and results are the same, and which are
-pinned.
+"""A rule per primitive: which index sets of operands and results are the same, or pinned.
 
 Importing this registers them all.
 """

@@ -116,9 +116,7 @@ def reshape(
 def _cut_run(
     leaf_shape: Sequence[int], runs: Sequence[tuple[int, ...] | None], sizes: Sequence[int]
 ) -> list[tuple[int, ...] | None]:
-    """The leaf's axes in these runs, dealt out to axes of the given sizes; None where they do not
-    fit.
-    """
+    """The leaf's axes in these runs, dealt out to axes of the given sizes; None: no fit."""
     if any(run is None for run in runs):
         return [None] * len(sizes)
     left = [axis for run in runs if run for axis in run if leaf_shape[axis] > 1]
@@ -167,9 +165,8 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
     long = [axis for axis in taken if nodes.length(axis) > 1]
     if len(long) == 1 and sum(size > 1 for size in sizes) == 1:  # only axes of length 1 come and go
         return [long[0] if size > 1 else ((),) for size in sizes]
-    if len(sizes) == 1 and all(
-        len(axis) == 1 for axis in expanded[1:]
-    ):  # flattened with the concatenation outermost
+    # flattened with the concatenation outermost
+    if len(sizes) == 1 and all(len(axis) == 1 for axis in expanded[1:]):
         inner = tuple(node for axis in expanded[1:] for node in axis[0])
         return [tuple((*piece, *inner) for piece in expanded[0])]
     for axis in taken:

@@ -15,8 +15,9 @@ def replace_axes(
     touched: Sequence[SupportsIndex],  # NumPy's integers, as some equations have them, or Python's
     shape: Sequence[int] | None = None,
 ) -> Value:
-    """A value some of whose axes an equation has reordered, mixed or cut: these are pinned and new
-    in the result.
+    """A value some of whose axes an equation has reordered, mixed or cut.
+
+    These axes are pinned, and new in the result.
 
     Args:
         touched: the axes.

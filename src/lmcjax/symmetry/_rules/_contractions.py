@@ -8,9 +8,7 @@ from lmcjax.symmetry._nodes import NodeAxis
 
 @rule("gather")
 def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """Axes that are taken whole come through (an embedding's features); those that are indexed are
-    pinned.
-    """
+    """Axes that are taken whole come through (an embedding's features), indexed ones are pinned."""
     operand, indices = operands
     numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
     if getattr(numbers, "operand_batching_dims", ()):

@@ -9,12 +9,13 @@ from lmcjax.symmetry._nodes import NodeAxis
 from lmcjax.symmetry._rules._common import replace_axes
 
 _ENTRY_BY_ENTRY = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex
-    conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma
-    igammac imag integer_pow is_finite le lgamma log log1p logistic lt max min mul name ne neg nextafter not or
-    population_count pow pvary real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-    stop_gradient sub tan tanh xor
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp
+    exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt
+    max min mul name ne neg nextafter not or population_count pow pvary real reduce_precision
+    regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor
 """
 
 _KEEPS_ENTRIES = {
@@ -27,8 +28,7 @@ _KEEPS_ENTRIES = {
     "reduce_precision",
     "stop_gradient",
 }
-"""Of these, what matters is that one operand has axes, the first: the others scale it as a whole.
-"""
+"""Keep the entries of the first operand, if it alone has axes: the others scale it as a whole."""
 
 
 @rule(*_ENTRY_BY_ENTRY.split())
@@ -115,8 +115,9 @@ def reversal(
 def sorting(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
-    """The order along one axis, after sorting, is by value; the other axes are those of the
-    operands together.
+    """The order along one axis, after sorting, is by value.
+
+    The other axes are those of the operands together.
     """
     for value in operands:
         replace_axes(interpreter, equation, value, [equation.params["dimension"]])

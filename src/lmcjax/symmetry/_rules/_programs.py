@@ -61,9 +61,11 @@ def while_loop(
 
 @rule("scan")
 def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """The state as in a loop; inputs and outputs that are scanned over are pinned along that axis,
-    which they share: a
-    stack of layers, each of which may have a permutation of its own."""
+    """The state is treated as in a loop.
+
+    Inputs and outputs that are scanned over are pinned along that axis, which they share: a stack
+    of layers, each of which may have a permutation of its own.
+    """
     num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
     consts, scanned = operands[:num_consts], operands[num_consts + num_carry :]
     layers = interpreter.nodes.axis(equation.params["length"], "scanned over")
