@@ -196,6 +196,13 @@ def diagnosed(a: Any, b: Any, p: Any, inputs: Any, targets: Any) -> evaluation.D
 BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (4, 6))
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 
+
+
+def moments_of_group(a: Any, b: Any, moments: Any) -> statistics.Moments:
+    leaves = (symmetry.named_leaves(a), symmetry.named_leaves(b))
+    return statistics.bound_group_moments((BOUND, BOUND), leaves, "Dense_0", moments)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "symmetry.named_leaves": lambda: Case(symmetry.named_leaves, (params(0),)),
     "symmetry.permute": lambda: Case(
@@ -300,6 +307,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "statistics.group_moments": lambda: Case(
         lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
     ),
+    "statistics.bound_group_moments": lambda: Case(moments_of_group, pair()),
     "statistics.independence_test": lambda: Case(
         lambda key, z: statistics.independence_test(key, z, num_permutations=9),
         (keys(), normal(0, 2, 3, 4)),

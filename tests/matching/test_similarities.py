@@ -119,10 +119,10 @@ def test_similarities_are_pytrees_and_hashable(moments: ActivationMoments) -> No
     assert len({similarity, similarity, rebuilt}) == 2
 
 
-def test_the_covariance_of_the_correlated_is_weighed_by_the_inputs(
+def test_twice_the_activations_are_four_times_the_similarity(
     moments: ActivationMoments, small_pairs: Any
 ) -> None:
-    """Twice the activations are four times the similarity."""
+    """By covariance: the second moment of the inputs enters once."""
     a, b, first = jax.tree.map(lambda v: v[0], (*small_pairs[2:4], moments))
     inputs = {}
     for kernel, of_kernel in first.inputs.items():
