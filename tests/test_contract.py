@@ -197,7 +197,6 @@ BOUND, WIDE = (dataclasses.replace(SPEC, shapes=(("Dense_0", (n,)),)) for n in (
 AXES = dict(SPEC.leaves)["Dense_1/kernel"]
 
 
-
 def moments_of_group(a: Any, b: Any, moments: Any) -> statistics.Moments:
     leaves = (symmetry.named_leaves(a), symmetry.named_leaves(b))
     return statistics.bound_group_moments((BOUND, BOUND), leaves, "Dense_0", moments)

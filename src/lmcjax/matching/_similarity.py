@@ -161,6 +161,9 @@ def layer_similarity(
 ) -> Float[Array, "*batch n n"]:
     """The similarity of the neurons of one group in two networks; rows A, columns B.
 
+    In the unit of the weights: in float32, products of weights below about 1e-19 are 0, and those
+    of weights above 1e19 inf. The matchings keep clear of that.
+
     Args:
         spec: static.
         group: static.

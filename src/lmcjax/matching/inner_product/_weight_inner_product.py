@@ -234,6 +234,9 @@ def weight_inner_product(
     Leaves that no group touches count if they are of floating point; counters and random keys do
     not.
 
+    In the unit of the weights: in float32, products of weights below about 1e-19 are 0, and those
+    of weights above 1e19 inf. The matchings keep clear of that.
+
     Args:
         spec: static.
         alignments: per group an integer permutation `[*batch, n]` or a matrix `[*batch, n, n]` for
