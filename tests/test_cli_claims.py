@@ -1,5 +1,6 @@
 """`lmcjax claims` on results that are stored already."""
 
+import dataclasses
 import shlex
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
         raise TypeError("no\nink")
 
     one, two = claims.EXPERIMENTS
-    monkeypatch.setattr(claims, "EXPERIMENTS", (one._replace(draw=fail), two))
+    monkeypatch.setattr(claims, "EXPERIMENTS", (dataclasses.replace(one, draw=fail), two))
     stored.with_name("two-small.nc").write_bytes(stored.read_bytes())
     cli.main(["claims", "--page-only", "--out", str(out)])
     printed = capsys.readouterr()

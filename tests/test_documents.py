@@ -42,11 +42,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from lmcjax.sweep._config import read_sweep
 
 import lmcjax
 from lmcjax import cli
 from lmcjax.cli._main import _parse
+from lmcjax.sweep import read_sweep
 from lmcjax.symmetry import spec_from_table
 
 pytestmark = pytest.mark.usefixtures("quick_compilation", "unchecked")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lmcjax import cli
 from lmcjax.results import MATCHING_LABELS, dimension_table, plot_figure2, plot_sweep, save_figure
-from lmcjax.sweep import _results
+from lmcjax.sweep._batch_results import VARIABLES
 
 
 def make_results(repetitions: int, num_layers: int = 2) -> xr.Dataset:
@@ -153,6 +153,9 @@ LABELS = {
 }
 
 
+CELL = ("width", "num_hidden_layers", "optimizer", "learning_rate")  # dimensions before the others
+
+
 def sweep_results(swept: tuple[str, ...]) -> xr.Dataset:
     """What a sweep over these axes stores, every variable of it, with made-up numbers.
 
@@ -175,8 +178,8 @@ def sweep_results(swept: tuple[str, ...]) -> xr.Dataset:
     sizes = {name: len(values) for name, values in coordinates.items()}
     sizes |= {"pair": sizes["seed"] // 2, "epoch": 2, "neuron": 8}
     variables = {}
-    for name, (inner, _) in _results._VARIABLES.items():
-        dimensions = (*_results._CELL, *inner)
+    for name, variable in VARIABLES.items():
+        dimensions = (*CELL, *variable.dimensions)
         values = rng.uniform(0.5, 1, [sizes[dimension] for dimension in dimensions])
         if name in ("finite", "converged", "training_finite"):
             values = np.ones_like(values, bool)
