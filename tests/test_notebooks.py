@@ -26,8 +26,15 @@ def test_the_text_is_what_was_run(path):
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
+QUICK = ("01", "04")
+TO_RUN = []
+for notebook in NOTEBOOKS:
+    marks = () if notebook.name[:2] in QUICK else (pytest.mark.slow,)
+    TO_RUN.append(pytest.param(notebook, marks=marks, id=notebook.stem))
+
+
 @pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TO_RUN)
 def test_it_runs(path, monkeypatch):
     monkeypatch.setenv("LMCJAX_NOTEBOOK_SIZE", "tiny")
     with plt.rc_context({"backend": "agg"}):

@@ -89,7 +89,10 @@ def test_quantities_hang_together(results):
     assert results["converged"].all()
 
 
-@pytest.mark.parametrize(("width", "depth", "rate", "pair"), [(8, 2, 0.1, 1), (12, 1, 0.01, 0)])
+@pytest.mark.parametrize(
+    ("width", "depth", "rate", "pair"),
+    [(8, 2, 0.1, 1), pytest.param(12, 1, 0.01, 0, marks=pytest.mark.slow)],
+)
 def test_one_pair_by_hand(results, dataset, width, depth, rate, pair):
     """The README's ten lines give the networks, the matching and the losses that are stored."""
     network = lmcjax.FlaxNetwork(lmcjax.MLP((width,) * depth, 10), dataset.input_shape)

@@ -269,6 +269,7 @@ def test_two_processes_share_a_sweep(config, tmp_path, alone, start_two, same_re
     assert same_results(xr.load_dataset(tmp_path / "two" / "results.nc", engine="h5netcdf"), alone)
 
 
+@pytest.mark.slow
 def test_two_processes_outlast_a_kill(config, tmp_path, alone, start_two, same_results):
     again = ("sweep", config, "--out", tmp_path / "killed", "--checkpoint-minutes", "0.00001")
     killed = start_two(tmp_path / "killed", *again)

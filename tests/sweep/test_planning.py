@@ -74,6 +74,7 @@ def test_batches_follow_memory(dataset, monkeypatch):
     assert plan.per_call(whole, plan.batches[0], 2) == 6
 
 
+@pytest.mark.slow
 def test_unpaddable_models_get_a_program_per_width_and_the_reason(dataset):
     sweep = Sweep(range(2), (8, 12), 1, epochs=1, model="transformer")
     programs = Programs(sweep, dataset)
