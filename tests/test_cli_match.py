@@ -214,7 +214,15 @@ def test_every_dtype_keeps_its_bytes(rng, tmp_path, monkeypatch):
 def test_entries_move_as_permute_moves_them(rng):
     """Also where every layer of a stack, and every head, has a permutation of its own."""
     spec = PermutationSpec.from_axes(
-        {"w": [None, writes("heads"), writes("channels", batch_axes=(0, 1)), None], "b": [fixed(2)]}
+        {
+            "w": [
+                fixed("layers"),
+                writes("heads"),
+                writes("channels", along=("layers", "heads")),
+                None,
+            ],
+            "b": [fixed(2)],
+        }
     )
     leaves = {"w": rng.normal(size=(2, 3, 4, 5)), "b": rng.normal(size=2)}
     bound = spec.bind(leaves)

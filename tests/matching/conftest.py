@@ -110,8 +110,7 @@ class Case:
         return discover(self.apply, self.params(0), self.x)
 
     def group(self, leaf: str, axis: int) -> str:
-        (segment,) = dict(self.spec.leaves)[leaf][axis]
-        return segment.group
+        return dict(self.spec.leaves)[leaf][axis].group
 
     def moments(self, a: Any, b: Any) -> Any:
         """In batches with a short last one."""

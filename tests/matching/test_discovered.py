@@ -391,7 +391,7 @@ def test_other_groups_are_aligned_beside_a_fixed_stretch() -> None:
     """Heads whose channels are shuffled, but for the last, and put back."""
     heads = {
         "v": (None, writes("heads"), writes("channels")),
-        "o": (reads("heads"), (reads("channels"), fixed(1)), None),
+        "o": (reads("heads"), reads("channels") | fixed(1), None),
     }
     spec = PermutationSpec.from_axes(heads, inputs={"v": (0,), "o": (0, 1)})
     params = {"v": np.zeros((3, 2, 3), np.float32), "o": np.zeros((2, 4, 2), np.float32)}

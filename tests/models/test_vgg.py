@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from lmcjax.models import VGG, FlaxNetwork, vgg16
-from lmcjax.symmetry import PermutationSpec, reads, writes
+from lmcjax.symmetry import PermutationSpec, fixed, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -46,7 +46,7 @@ def hand_written() -> PermutationSpec:
         incoming = reads(f"Conv_{i - 1}") if i else None
         axes[f"Conv_{i}/kernel"] = (None, None, incoming, writes(f"Conv_{i}"))
         axes |= {f"LayerNorm_{i}/{leaf}": (writes(f"Conv_{i}"),) for leaf in ("scale", "bias")}
-    axes["Dense_0/kernel"] = (reads("Conv_2", outer=4), writes("Dense_0"))
+    axes["Dense_0/kernel"] = (fixed(4) * reads("Conv_2"), writes("Dense_0"))
     axes["Dense_0/bias"] = (writes("Dense_0"),)
     axes["Dense_1/kernel"] = (reads("Dense_0"), None)
     axes["Dense_1/bias"] = (None,)

@@ -5,11 +5,12 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from lmcjax import FlaxNetwork, discover, mlp_spec, verify
+from lmcjax import FlaxNetwork, discover, mlp_spec, permute, verify
 from lmcjax.models import MLP
-from lmcjax.symmetry import PermutationSpec, named_leaves, reads, writes
+from lmcjax.symmetry import PermutationSpec, fixed, named_leaves, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -73,18 +74,21 @@ class ResNet20(nn.Module):
         (nn.LayerNorm, 4),
         pytest.param(functools.partial(nn.GroupNorm, num_groups=2), 2, marks=pytest.mark.slow),
     ],
-    ids=["layer norm", "group norm: the channels within both groups alike"],
+    ids=["layer norm", "group norm: two groups of channels"],
 )
 def test_resnet20(norm, size):
     """A residual stream per stage, and the inner channels of every block."""
     expected = {"Conv_0": (size,), "Block_3/Conv_1": (2 * size,), "Block_6/Conv_1": (4 * size,)}
     expected |= {f"Block_{i}/Conv_0": (size * 2 ** (i // 3),) for i in range(9)}
+    if norm is not nn.LayerNorm:
+        channels = {f"{group}/each": (2, num // 2 * 2) for group, (num,) in expected.items()}
+        expected = dict.fromkeys(expected, (2,)) | channels
     assert sizes(ResNet20(4, norm), IMAGES) == expected
 
 
 @pytest.mark.slow
-def test_group_norm_leaves_whole_groups_of_channels():
-    """Of six channels in three groups, the groups may be permuted, and channels in all alike."""
+def test_group_norm_has_groups_of_channels():
+    """Of six channels in three groups, the groups may be permuted, and the channels in each."""
 
     class Network(nn.Module):
         @nn.compact
@@ -95,8 +99,10 @@ def test_group_norm_leaves_whole_groups_of_channels():
     module = Network()
     params = module.init(jax.random.key(0), IMAGES)["params"]
     spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
-    assert dict(spec.leaves)["Conv_0/kernel"][-1] == (writes("Conv_0", inner=2),)
-    assert sizes(module, IMAGES) == {"Conv_0": (3,)}
+    assert dict(spec.leaves)["Conv_0/kernel"][-1] == writes("Conv_0") * writes(
+        "Conv_0/each", along="Conv_0"
+    )
+    assert sizes(module, IMAGES) == {"Conv_0": (3,), "Conv_0/each": (3, 2)}
 
 
 @pytest.mark.slow
@@ -111,14 +117,14 @@ def test_flatten_to_dense_in_blocks():
     params = module.init(jax.random.key(0), IMAGES)["params"]
     spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
     assert dict(spec.leaves)["Dense_1/kernel"] == (
-        (reads("Conv_0", outer=16),),
-        (writes("Dense_1"),),
+        fixed(16) * reads("Conv_0"),
+        writes("Dense_1"),
     )
     assert sizes(module, IMAGES) == {"Conv_0": (6,), "Dense_1": (9,)}
 
 
 @pytest.mark.slow
-def test_concatenations_are_segments():
+def test_concatenations_have_a_group_in_each_stretch():
     class DenseNet(nn.Module):
         @nn.compact
         def __call__(self, x):
@@ -132,8 +138,8 @@ def test_concatenations_are_segments():
     params = module.init(jax.random.key(0), IMAGES)["params"]
     spec = discover(lambda p, x: module.apply({"params": p}, x), params, IMAGES)
     assert dict(spec.leaves)["Dense_0/kernel"] == (
-        (reads("Conv_0"), reads("Conv_1"), reads("Conv_2")),
-        (),
+        reads("Conv_0") | reads("Conv_1") | reads("Conv_2"),
+        None,
     )
     assert sizes(module, IMAGES) == {"Conv_0": (8,), "Conv_1": (4,), "Conv_2": (4,)}
 
@@ -324,8 +330,12 @@ def test_false_friends_stay_pinned(name):
     assert all(verify(FALSE_FRIENDS[name], spec, PARAMS, X).holds.values())
 
 
-def test_a_sum_of_copies_that_are_regrouped_differently_has_no_symmetry():
-    """The 16 neurons, as 2 x 8 and as 8 x 2, meet entry by entry."""
+def test_a_sum_of_copies_that_are_regrouped_differently_has_one_symmetry():
+    """The 16 neurons, as 2 x 8 and as 8 x 2, meet entry by entry: their order may be reversed.
+
+    With numbers written in binary, one copy has the digits of the other in turn. So all four digits
+    may change at once, and nothing else.
+    """
 
     def apply(p, x):
         h = jnp.tanh(x @ p["w1"])
@@ -333,7 +343,11 @@ def test_a_sum_of_copies_that_are_regrouped_differently_has_no_symmetry():
         return (h + regrouped) @ p["w2"]
 
     params = {"w1": jnp.ones((5, 16)), "w2": jnp.ones((16, 3))}
-    assert discover(apply, params, jnp.ones((4, 5))).groups == ()
+    spec = discover(apply, params, jnp.ones((4, 5)))
+    assert spec.group_shapes() == {"w1": (2,)}
+    reversed_w1 = permute(spec, {"w1": jnp.array([1, 0])}, {**params, "w1": jnp.eye(16)[:5]})["w1"]
+    np.testing.assert_array_equal(reversed_w1, jnp.eye(16)[:5, ::-1])
+    assert all(verify(apply, spec, params, jnp.ones((4, 5))).holds.values())
 
 
 def test_verify_says_where_a_spec_is_wrong():
@@ -395,7 +409,7 @@ def test_one_leaf_used_twice_is_one_group():
         lambda p, x: jnp.tanh(jnp.tanh(x @ p["w"]) @ p["u"]) @ p["u"] @ p["v"], params, X
     )
     assert spec.groups == ("w",)
-    assert dict(spec.leaves)["u"] == ((reads("w"),), (writes("w"),))
+    assert dict(spec.leaves)["u"] == (reads("w"), writes("w"))
 
 
 def test_overrides():
@@ -422,14 +436,14 @@ def test_groups_of_one_name_are_one_group():
         network.apply, params, jnp.ones((2, 4)), names={"Dense_0": "both", "Dense_1": "both"}
     )
     assert spec.shapes == (("both", (6,)),)
-    assert dict(spec.leaves)["Dense_1/kernel"] == ((reads("both"),), (writes("both"),))
+    assert dict(spec.leaves)["Dense_1/kernel"] == (reads("both"), writes("both"))
     assert verify(network.apply, spec, params, jnp.ones((2, 4))).holds["both"]
 
 
 def test_a_leaf_that_nothing_uses_has_no_groups():
     spec = discover(through(jnp.tanh), {**PARAMS, "unused": jnp.ones((4, 5))}, X)
     assert spec.groups == ("w",)
-    assert dict(spec.leaves)["unused"] == ((), ())
+    assert dict(spec.leaves)["unused"] == (None, None)
 
 
 @pytest.mark.parametrize(

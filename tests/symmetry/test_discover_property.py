@@ -11,8 +11,10 @@ is also executed.
 """
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import hypothesis
@@ -24,8 +26,7 @@ import pytest
 from jax import lax
 
 from lmcjax import discover, verify
-from lmcjax.symmetry import PermutationSpec
-from lmcjax.symmetry._spec import Segment, fixed
+from lmcjax.symmetry import AxisLike, Factor, PermutationSpec, fixed, permute
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -156,33 +157,28 @@ class Plan:
     def spec(self, groups: set[int]) -> PermutationSpec:
         """The spec in which these index sets (roots), and no others, are groups."""
 
-        def segment(piece: tuple[int, ...], leaf: tuple[Layout, ...]) -> Segment:
-            roots = [self.find(i) for i in piece]
-            position = next((k for k, root in enumerate(roots) if root in groups), None)
-            if position is None:
-                return fixed(self.length((piece,)))
-            outer, inner = (
-                math.prod(self.sizes[i] for i in part)
-                for part in (piece[:position], piece[position + 1 :])
-            )
-            host = self.hosts.get(roots[position])
-            batch_axes = () if host is None else (leaf.index(host),)
-            return Segment(f"g{roots[position]}", "both", outer, inner, batch_axes)
+        def factor(index_set: int) -> Factor:
+            root = self.find(index_set)
+            host = self.hosts.get(root)
+            along = () if host is None else (f"g{self.find(host[0][0])}",)
+            if root in groups:
+                return Factor(f"g{root}", "both", along=along)
+            if any(root == self.find(host[0][0]) for host in self.hosts.values()):
+                return Factor(f"g{root}")
+            return fixed(self.sizes[index_set])
 
-        axes = {
-            name: [[segment(piece, leaf) for piece in axis] for axis in leaf]
-            for name, leaf in self.leaves.items()
-        }
+        def axis(layout: Layout) -> AxisLike:
+            pieces = []
+            for piece in layout:
+                pieces.append(functools.reduce(operator.mul, map(factor, piece), fixed(1)))
+            return functools.reduce(operator.or_, pieces)
+
+        axes = {name: [axis(layout) for layout in leaf] for name, leaf in self.leaves.items()}
         return PermutationSpec.from_axes(axes).bind(self.params())
 
     def groups(self) -> set[int]:
-        """Index sets that are not pinned; of several in one product the largest, as documented."""
+        """Index sets that are not pinned."""
         free = {i for i in map(self.find, range(len(self.sizes))) if not self.is_pinned(i)}
-        for piece in (piece for leaf in self.leaves.values() for axis in leaf for piece in axis):
-            inside = sorted(
-                (root for root in map(self.find, piece) if root in free), key=self.sizes.__getitem__
-            )
-            free -= set(inside[:-1])
         return free & {
             self.find(i)
             for leaf in self.leaves.values()
@@ -620,40 +616,28 @@ def inputs() -> tuple[np.ndarray, np.ndarray]:
     return rng.normal(size=(BATCH, TIME, INPUTS)), rng.integers(VOCABULARY, size=(BATCH, TIME))
 
 
-def offsets(spec: PermutationSpec) -> Iterator[tuple[str, int, int, Segment]]:
-    """Leaf, axis, first entry and segment of all that some group permutes."""
-    shapes = dict(spec.shapes)
-    for leaf, axes in spec.leaves:
-        for i, axis in enumerate(axes):
-            offset = 0
-            for segment in axis:
-                if segment.group is not None:
-                    yield leaf, i, offset, segment
-                offset += segment.length(
-                    shapes[segment.group][-1] if segment.group is not None else 1
-                )
+def places(spec: PermutationSpec, params: dict[str, np.ndarray]) -> set[tuple]:
+    """Per group its shape and the entries of each of its neurons; names and roles are left out."""
+    found = set()
+    for group in spec.groups:
+        entries: dict[tuple, set[int]] = {}
+        for place in spec.places(group):
+            numbers = np.arange(params[place.leaf].size).reshape(params[place.leaf].shape)
+            rows = np.asarray(place.rows(numbers))
+            for neuron in np.ndindex(rows.shape[:-1]):
+                at = (place.leaf, place.leaf_axis, neuron)
+                entries.setdefault(at, set()).update(rows[neuron].tolist())
+        where = frozenset((at, frozenset(numbers)) for at, numbers in entries.items())
+        found.add((dict(spec.shapes)[group], where))
+    return found
 
 
-def places(spec: PermutationSpec) -> set[tuple]:
-    """Per group its shape and where it acts; names and roles are left out."""
-    found: dict[str, set[tuple]] = {group: set() for group in spec.groups}
-    for leaf, axis, offset, s in offsets(spec):
-        found[s.group].add((leaf, axis, offset, s.outer, s.inner, s.batch_axes))
-    return {(dict(spec.shapes)[group], frozenset(where)) for group, where in found.items()}
-
-
-def swapped(spec: PermutationSpec, params: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+def swapped(spec: PermutationSpec, params: dict[str, np.ndarray], i: int) -> Any:
     """Parameters in which the neurons `i` and `i + 1` of the only group have changed places."""
-    size = spec.shapes[0][1][0]
-    params = dict(params)
-    for name, axis, outer, inner, offset in (
-        (n, a, s.outer, s.inner, o) for n, a, o, s in offsets(spec)
-    ):
-        order = np.arange(params[name].shape[axis])
-        block = order[offset : offset + outer * size * inner].reshape(outer, size, inner)
-        block[:, [i, i + 1]] = block[:, [i + 1, i]]
-        params[name] = params[name].take(order, axis=axis)
-    return params
+    ((group, shape),) = spec.shapes
+    order = np.arange(shape[-1])
+    order[[i, i + 1]] = order[[i + 1, i]]
+    return permute(spec, {group: np.broadcast_to(order, shape)}, params)
 
 
 def check_pinned(p: Plan) -> None:
@@ -679,7 +663,8 @@ def check_pinned(p: Plan) -> None:
 def check(p: Plan, execute: bool) -> None:
     params, x = p.params(), inputs()
     found = discover(p.apply, params, x)
-    assert places(found) == places(p.spec(p.groups())), f"\n{found}\nplanted:\n{p.spec(p.groups())}"
+    planted = p.spec(p.groups())
+    assert places(found, params) == places(planted, params), f"\n{found}\nplanted:\n{planted}"
     if execute:
         verification = verify(
             p.apply, found, params, x, key=jax.random.key(0, impl="rbg"), tolerance=1e-9

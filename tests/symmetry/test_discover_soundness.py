@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from lmcjax import discover
-from lmcjax.symmetry import PermutationSpec, Segment
+from lmcjax.symmetry import AxisLike, Factor, PermutationSpec, Product
 
 BATCH = 3
 NUM_INPUTS = 4
@@ -380,28 +380,57 @@ def draw_permutations(spec: PermutationSpec, rng: np.random.Generator) -> dict[s
     return permutations
 
 
+def entries_of(axis: AxisLike, length: int, sizes: dict[str, int]) -> list[tuple]:
+    """What each entry of an axis is: steps from the whole axis to the entry.
+
+    A step is the number of an item of a concatenation, or a factor and a number along it.
+    """
+    if axis is None:
+        return [(("", number),) for number in range(length)]
+    if isinstance(axis, Factor):
+        size = axis.size if axis.name is None else sizes[axis.name]
+        return [((axis, number),) for number in range(size)]
+    inside = [entries_of(item, length, sizes) for item in axis.items]
+    if isinstance(axis, Product):
+        return [sum(steps, ()) for steps in itertools.product(*inside)]
+    return [(("item", i), *steps) for i, item in enumerate(inside) for steps in item]
+
+
+def sizes_of(spec: PermutationSpec) -> dict[str, int]:
+    """The sizes of everything that has a name, from the groups' shapes."""
+    sizes = {}
+    for group, shape in spec.shapes:
+        sizes[group] = shape[-1]
+        sizes.update(zip(spec.along(group), shape, strict=False))
+    return sizes
+
+
 def rearranged(
-    leaf: np.ndarray, axes: tuple[tuple[Segment, ...], ...], permutations: dict[str, np.ndarray]
+    leaf: np.ndarray,
+    axes: tuple[AxisLike, ...],
+    permutations: dict[str, np.ndarray],
+    sizes: dict[str, int],
 ) -> np.ndarray:
-    """`permute` of one leaf by loops: axes along which other permutations vary go first."""
-    batches = [max((len(segment.batch_axes) for segment in axis), default=0) for axis in axes]
-    for i in sorted(range(leaf.ndim), key=batches.__getitem__):
-        before = leaf.copy()
-        others = [range(size) if j != i else [slice(None)] for j, size in enumerate(leaf.shape)]
-        for place in itertools.product(*others) if axes[i] else []:
-            start = 0
-            for segment in axes[i]:
-                if segment.group is None:
-                    start += segment.outer
-                    continue
-                p = permutations[segment.group][tuple(place[b] for b in segment.batch_axes)]
-                length = segment.outer * len(p) * segment.inner
-                row = before[place][start : start + length].reshape(
-                    segment.outer, len(p), segment.inner
-                )
-                leaf[place][start : start + length] = row[:, p].reshape(length)
-                start += length
-    return leaf
+    """`permute` of one leaf by a loop over its entries."""
+    entries = [
+        entries_of(axis, length, sizes) for axis, length in zip(axes, leaf.shape, strict=True)
+    ]
+    position = [{steps: i for i, steps in enumerate(of_axis)} for of_axis in entries]
+    after = leaf.copy()
+    for place in np.ndindex(leaf.shape):
+        steps = [of_axis[i] for of_axis, i in zip(entries, place, strict=True)]
+        numbers = {f.name: number for f, number in sum(steps, ()) if isinstance(f, Factor)}
+
+        def source(step: tuple, numbers: dict = numbers) -> tuple:
+            factor, number = step
+            if not isinstance(factor, Factor) or factor.group is None:
+                return step
+            beside = tuple(numbers[name] for name in factor.along)
+            return factor, int(permutations[factor.group][(*beside, number)])
+
+        came_from = [tuple(map(source, of_axis)) for of_axis in steps]
+        after[place] = leaf[tuple(p[s] for p, s in zip(position, came_from, strict=True))]
+    return after
 
 
 def check(seed: int) -> int:
@@ -414,7 +443,7 @@ def check(seed: int) -> int:
     permutations = draw_permutations(spec, p.rng)
     permuted = {}
     for name, axes in spec.leaves:
-        permuted[name] = rearranged(params[name].copy(), axes, permutations)
+        permuted[name] = rearranged(params[name], axes, permutations, sizes_of(spec))
     before = p.run(np, params, x)
     after = p.run(np, permuted, x)
     difference = np.abs(after - before).max() / np.abs(before).max()

@@ -172,11 +172,10 @@ def test_canonical_scales_leave_out_what_reads_itself():
         STREAM,
         X,
     )
-    by_leaf = {name: next(s.group for s in axes[-1]) for name, axes in spec.leaves if axes[-1]}
+    by_leaf = {name: axes[-1].group for name, axes in spec.leaves if axes[-1]}
     stream, hidden = by_leaf["in"], by_leaf["up"]
     exponents = {
-        g: {(p.leaf, p.axis): -1 if p.segment.role == "reads" else 1 for p in spec.places(g)}
-        for g in spec.groups
+        g: {p.key: -1 if p.role == "reads" else 1 for p in spec.places(g)} for g in spec.groups
     }
     found = canonical_scales(spec, exponents, STREAM)
     assert set(found.factors) == {stream}

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from lmcjax import FlaxNetwork, resnet20, resnet50, vgg16
-from lmcjax.symmetry import PermutationSpec, reads, writes
+from lmcjax.symmetry import PermutationSpec, factors_of, fixed, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -68,10 +68,10 @@ def check_batch_norm(verified_spec, generic_like):
         }
         for norm in set(variables["batch_stats"][f"ResidualBlock_{i}"]):
             for statistic in ("mean", "var"):
-                ((segment,),) = dict(spec.leaves)[
+                (channels,) = dict(spec.leaves)[
                     f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"
                 ]
-                assert segment == writes(groups[norm])
+                assert channels == writes(groups[norm])
 
 
 def test_batch_norm(verified_spec, generic_like):
@@ -142,16 +142,16 @@ def check_rotary(rotate, verified_spec, generic_like):
     assert dict(spec.shapes) == {"embedding": (8,), "query": (2,), "value": (2, 4), "gate": (12,)}
     leaves = dict(spec.leaves)
     for name in ("query", "key"):
-        assert leaves[f"{name}/kernel"] == ((reads("embedding"),), (writes("query"),), ())
+        assert leaves[f"{name}/kernel"] == (reads("embedding"), writes("query"), None)
     assert leaves["value/kernel"] == (
-        (reads("embedding"),),
-        (writes("query"),),
-        (writes("value", batch_axes=(1,)),),
+        reads("embedding"),
+        writes("query"),
+        writes("value", along="query"),
     )
     assert leaves["out/kernel"] == (
-        (reads("query"),),
-        (reads("value", batch_axes=(0,)),),
-        (writes("embedding"),),
+        reads("query"),
+        reads("value", along="query"),
+        writes("embedding"),
     )
 
 
@@ -184,14 +184,12 @@ def test_branches_of_one_layer(verified_spec, generic_like):
 
     spec = verified_spec(*generic_network(Branches(), VECTORS, generic_like), VECTORS)
     assert sorted(spec.group_shapes().values()) == [(4,), (6,)]
-    assert [segment.role for segment in dict(spec.leaves)["Dense_0/kernel"][1]] == [
-        "writes",
-        "writes",
-    ]
+    outputs = dict(spec.leaves)["Dense_0/kernel"][1]
+    assert [factor.role for factor in factors_of(outputs)] == ["writes", "writes"]
 
 
 def test_heads_that_share_an_axis_with_their_channels(verified_spec, generic_like):
-    """Equinox keeps heads and channels in one axis: one group, the channels alike in all heads."""
+    """Equinox keeps heads and channels in one axis: heads are one group, their channels others."""
 
     def make(key):
         return eqx.nn.MultiheadAttention(2, 8, key=key), eqx.nn.Linear(8, 3, key=key)
@@ -208,12 +206,19 @@ def test_heads_that_share_an_axis_with_their_channels(verified_spec, generic_lik
     spec = verified_spec(
         apply, generic_like(shapes), jax.random.normal(jax.random.key(3), (2, 5, 8))
     )
-    assert dict(spec.shapes) == {"0/query_proj": (4,), "0/value_proj": (4,), "0/output_proj": (8,)}
+    assert dict(spec.shapes) == {
+        "0/query_proj": (2,),
+        "0/query_proj/each": (2, 4),
+        "0/value_proj": (2, 4),
+        "0/output_proj": (8,),
+    }
     leaves = dict(spec.leaves)
-    assert leaves["0/query_proj/weight"] == ((writes("0/query_proj", outer=2),), ())
+    query = writes("0/query_proj/each", along="0/query_proj")
+    value = reads("0/value_proj", along="0/query_proj")
+    assert leaves["0/query_proj/weight"] == (writes("0/query_proj") * query, None)
     assert leaves["0/output_proj/weight"] == (
-        (writes("0/output_proj"),),
-        (reads("0/value_proj", outer=2),),
+        writes("0/output_proj"),
+        reads("0/query_proj") * value,
     )
 
 
@@ -327,13 +332,13 @@ def cnn_axes(layers, kernel, bias, *, groups=None, channels_first=False):
             kernel: [(writes(first), *3 * [None]), (writes(second), reads(first), None, None)],
             bias: [(writes(first), None, None), (writes(second), None, None), (None,)],
         }
-        axes[kernel].append((None, reads(second, inner=4)))
+        axes[kernel].append((None, reads(second) * fixed(4)))
     else:
         axes = {
             kernel: [(*3 * [None], writes(first)), (None, None, reads(first), writes(second))],
             bias: [(writes(first),), (writes(second),), (None,)],
         }
-        axes[kernel].append((reads(second, outer=4), None))
+        axes[kernel].append((fixed(4) * reads(second), None))
     return {
         f"{layer}/{leaf}": axes[leaf][i]
         for i, layer in enumerate(layers)

@@ -66,7 +66,7 @@ def test_real_entries_are_those_that_were_there(generic_like):
 
 def test_blocks_and_fixed_stretches_by_hand():
     """`[outer, n, inner]` and entries that nothing permutes, between two groups."""
-    axis = (reads("g", outer=2, inner=3), fixed(2), reads("h"))
+    axis = fixed(2) * reads("g") * fixed(3) | fixed(2) | reads("h")
     axes = {"w": (axis, None), "g": (writes("g"),), "h": (writes("h"),)}
     sizes = {"narrow": (2, 1), "wide": (3, 4)}
     specs, params = {}, {}

@@ -146,7 +146,7 @@ def test_blocks_permute_the_middle_factor(outer: int, n: int, inner: int, seed: 
     p = np.random.default_rng(seed).permutation(n)
     x = np.random.default_rng(seed).normal(size=(2, outer * n * inner)).astype(np.float32)
     spec = PermutationSpec.from_axes(
-        {"b": (writes("g"),), "w": (None, reads("g", outer=outer, inner=inner))}
+        {"b": (writes("g"),), "w": (None, fixed(outer) * reads("g") * fixed(inner))}
     )
     permuted = act(spec, {"g": p}, {"b": np.arange(n), "w": x})
     np.testing.assert_array_equal(
@@ -162,7 +162,7 @@ def test_concatenations_permute_each_stretch_on_its_own(
     rng = np.random.default_rng(seed)
     p, q = rng.permutation(n), rng.permutation(m)
     x = rng.normal(size=(left + n + 1 + 2 * m, 2)).astype(np.float32)
-    axis = (fixed(left), reads("g"), fixed(1), reads("h", outer=2))
+    axis = fixed(left) | reads("g") | fixed(1) | fixed(2) * reads("h")
     spec = PermutationSpec.from_axes({"g": (writes("g"),), "h": (writes("h"),), "w": (axis, None)})
     permuted = act(spec, {"g": p, "h": q}, {"g": np.zeros(n), "h": np.zeros(m), "w": x})["w"]
     parts = np.split(x, np.cumsum([left, n, 1, m]))
@@ -180,8 +180,9 @@ def test_a_batch_axis_permutes_each_layer_by_its_own(batch_axis: int, axis: int)
     shape[axis] = 2 * 4
     x = rng.normal(size=shape).astype(np.float32)
     p = np.stack([rng.permutation(4) for _ in range(3)])
-    axes = [None, None, None]
-    axes[axis] = writes("g", inner=2, batch_axes=(batch_axis,))
+    axes: list[Any] = [None, None, None]
+    axes[batch_axis] = fixed("layers")
+    axes[axis] = writes("g", along="layers") * fixed(2)
     permuted = np.asarray(permute(PermutationSpec.from_axes({"w": axes}), {"g": p}, {"w": x})["w"])
     for layer in range(3):
         index = (2 * p[layer][:, None] + np.arange(2)).reshape(-1)
@@ -195,7 +196,9 @@ def test_two_batch_axes_in_any_order() -> None:
     p = np.stack(
         [[rng.permutation(4) for _ in range(2)] for _ in range(3)]
     )  # [batch axis 2, batch axis 0, n]
-    spec = PermutationSpec.from_axes({"w": (None, writes("g", batch_axes=(2, 0)), None)})
+    spec = PermutationSpec.from_axes(
+        {"w": (fixed("first"), writes("g", along=("last", "first")), fixed("last"))}
+    )
     permuted = permute(spec, {"g": p}, {"w": x})["w"]
     for i in range(2):
         for j in range(3):
@@ -222,7 +225,7 @@ def test_random_permutations_are_uniform_and_independent() -> None:
 
 
 def test_random_permutations_of_a_batch_are_independent() -> None:
-    spec = PermutationSpec.from_axes({"a": (None, writes("g", batch_axes=(0,)))})
+    spec = PermutationSpec.from_axes({"a": (fixed("layers"), writes("g", along="layers"))})
     drawn = random_permutations(jax.random.key(0), spec, {"a": np.zeros((4, 30))})["g"]
     assert len({tuple(row) for row in drawn.tolist()}) == 4
     assert drawn.dtype == jnp.int32
@@ -317,7 +320,10 @@ def test_the_order_of_the_groups_in_a_dict_does_not_matter() -> None:
 
 
 def test_stretches_of_one_axis_may_vary_along_others() -> None:
-    axes = {"w": (None, (writes("g", batch_axes=(0,)), fixed(1), writes("h"))), "h": (writes("h"),)}
+    axes = {
+        "w": (fixed("layers"), writes("g", along="layers") | fixed(1) | writes("h")),
+        "h": (writes("h"),),
+    }
     w = np.arange(10).reshape(2, 5)
     permutations = {"g": np.array([[0, 1], [1, 0]]), "h": np.array([1, 0])}
     permuted = permute(PermutationSpec.from_axes(axes), permutations, {"w": w, "h": np.zeros(2)})[
@@ -329,9 +335,13 @@ def test_stretches_of_one_axis_may_vary_along_others() -> None:
 def heads_and_channels() -> tuple[PermutationSpec, dict[str, jax.Array]]:
     """Each of three heads permutes its own channels; another leaf is a stack of layers."""
     axes = {
-        "q": (None, writes("head"), writes("channel", batch_axes=(1,))),
-        "o": (reads("channel", batch_axes=(1,)), reads("head"), None),
-        "deep": (None, writes("layered", batch_axes=(0,)), writes("inner", batch_axes=(0, 1))),
+        "q": (None, writes("head"), writes("channel", along="head")),
+        "o": (reads("channel", along="head"), reads("head"), None),
+        "deep": (
+            fixed("layers"),
+            writes("layered", along="layers"),
+            writes("inner", along=("layers", "layered")),
+        ),
     }
     rng = np.random.default_rng(0)
     shapes = {"q": (2, 3, 4), "o": (4, 3, 2), "deep": (2, 3, 5)}

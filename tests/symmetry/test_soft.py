@@ -11,6 +11,7 @@ from lmcjax.symmetry import (
     apply_soft,
     as_alignments,
     both,
+    fixed,
     permute,
     random_permutations,
     reads,
@@ -23,10 +24,10 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 SPEC = PermutationSpec.from_axes(
     {
         "conv": (None, writes("c")),
-        "dense": ((reads("c", outer=2, inner=3), reads("s")), writes("h")),
+        "dense": (fixed(2) * reads("c") * fixed(3) | reads("s"), writes("h")),
         "stream": (both("s"), writes("s")),
-        "stack": (None, reads("h"), writes("k", batch_axes=(0,))),
-        "query": (reads("h"), writes("heads"), writes("q", batch_axes=(1,))),
+        "stack": (fixed("layers"), reads("h"), writes("k", along="layers")),
+        "query": (reads("h"), writes("heads"), writes("q", along="heads")),
     }
 )
 SIZES = {"c": 4, "h": 5, "s": 3, "k": 6, "heads": 2, "q": 4}

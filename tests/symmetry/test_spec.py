@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lmcjax import MLP, FlaxNetwork, PermutationSpec, identity_permutations, mlp_spec, permute
-from lmcjax.symmetry import Segment, both, fixed, reads, writes
+from lmcjax.symmetry import Factor, both, fixed, reads, writes
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -58,9 +58,9 @@ def test_bind_reads_the_widths_off_an_mlp(use_bias: bool) -> None:
 def test_bind_solves_blocks_concatenations_and_batches() -> None:
     spec = PermutationSpec.from_axes(
         {
-            "a": (fixed(3), writes("g", outer=2, inner=5)),
-            "b": ((fixed(1), writes("h"), reads("g", inner=2), fixed(2)),),
-            "c": (None, writes("h"), both("k", batch_axes=(0,))),
+            "a": (None, fixed(2) * writes("g") * fixed(5)),
+            "b": (fixed(1) | writes("h") | reads("g") * fixed(2) | fixed(2),),
+            "c": (fixed("layers"), writes("h"), both("k", along="layers")),
         }
     )
     params = zeros(a=(3, 2 * 4 * 5), b=(1 + 6 + 4 * 2 + 2,), c=(9, 6, 7))
@@ -86,10 +86,11 @@ def test_specs_are_hashable_and_static_under_jit() -> None:
     assert len(traces) == 1
 
 
-def test_segments_list_where_a_group_acts_and_str_shows_it() -> None:
+def test_places_are_where_a_group_acts_and_str_shows_it() -> None:
     spec = PermutationSpec.from_axes(DENSE)
-    where = [("w1", 1, writes("hidden")), ("b1", 0, writes("hidden")), ("w2", 0, reads("hidden"))]
-    assert list(spec.segments("hidden")) == where
+    places = spec.bind(dense_params()).places("hidden")
+    where = [("w1", 1, "writes"), ("b1", 0, "writes"), ("w2", 0, "reads")]
+    assert [(place.leaf, place.leaf_axis, place.role) for place in places] == where
     assert "not bound" in str(spec)
     assert str(spec.bind(dense_params())).splitlines() == [
         "hidden  size 4",
@@ -126,7 +127,7 @@ def test_bind_names_a_leaf_that_the_parameters_lack() -> None:
 
 
 def test_bind_names_a_block_that_does_not_divide() -> None:
-    spec = PermutationSpec.from_axes({"a": ((fixed(1), writes("g", outer=2)),)})
+    spec = PermutationSpec.from_axes({"a": (fixed(1) | fixed(2) * writes("g"),)})
     with pytest.raises(
         ValueError, match=r"axis 0 of leaf 'a' has length 6.* 1 fixed.*blocks of 2 for group 'g'"
     ):
@@ -134,24 +135,20 @@ def test_bind_names_a_block_that_does_not_divide() -> None:
 
 
 def test_bind_says_when_sizes_do_not_follow() -> None:
-    spec = PermutationSpec.from_axes({"a": ((writes("g"), writes("h")),)})
+    spec = PermutationSpec.from_axes({"a": (writes("g") | writes("h"),)})
     with pytest.raises(ValueError, match=r"\['g', 'h'\] do not follow"):
         spec.bind(zeros(a=(6,)))
 
 
 def test_bind_refuses_batches_and_sizes_that_differ() -> None:
-    spec = PermutationSpec.from_axes({n: (None, writes("g", batch_axes=(0,))) for n in ("a", "b")})
-    with pytest.raises(ValueError, match=r"group 'g'.*batch shapes.*\(2,\).*\(3,\)"):
+    spec = PermutationSpec.from_axes(
+        {n: (fixed("layers"), writes("g", along="layers")) for n in ("a", "b")}
+    )
+    with pytest.raises(ValueError, match=r"axis 0 of leaf 'b' has length 3.*'layers': 2"):
         spec.bind(zeros(a=(2, 5), b=(3, 5)))
     bound = PermutationSpec.from_axes(DENSE).bind(dense_params())
     with pytest.raises(ValueError, match=r"'hidden': \(4,\).*'hidden': \(6,\)"):
         bound.bind(dense_params(w1=(3, 6), b1=(6,), w2=(6, 2)))
-
-
-def test_bind_names_a_batch_axis_that_the_leaf_lacks() -> None:
-    spec = PermutationSpec.from_axes({"a": (writes("g", batch_axes=(2,)), None)})
-    with pytest.raises(ValueError, match="'a'"):
-        spec.bind(zeros(a=(4, 3)))
 
 
 @pytest.mark.parametrize(
@@ -159,8 +156,16 @@ def test_bind_names_a_batch_axis_that_the_leaf_lacks() -> None:
     [
         ({"a": (reads("g"),)}, "'g' has readers but nothing writes it"),
         (
-            {"a": (None, writes("g", batch_axes=(0,))), "b": (reads("g"),)},
-            "'g' has different numbers of batch axes",
+            {"a": (fixed("layers"), writes("g", along="layers")), "b": (reads("g"),)},
+            "'g' varies along different things in different leaves",
+        ),
+        (
+            {"a": (None, writes("g", along="layers"))},
+            "'g' varies along 'layers', which does not stand once beside it in leaf 'a'",
+        ),
+        (
+            {"a": (writes("h"), reads("h"), writes("g", along="h"))},
+            "'g' varies along 'h', which does not stand once beside it in leaf 'a'",
         ),
     ],
 )
@@ -170,11 +175,11 @@ def test_from_axes_refuses_groups_that_cannot_be(axes: dict[str, Any], message: 
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_segments_refuse_bad_roles_and_blocks() -> None:
-    with pytest.raises(ValueError, match=r"outer and inner.* 0 and 1"):
-        writes("g", outer=0)
+def test_factors_refuse_bad_roles_and_lengths() -> None:
+    with pytest.raises(ValueError, match="at least 0: -1"):
+        fixed(-1)
     with pytest.raises(ValueError, match="not 'listens'"):
-        Segment("g", "listens")
+        Factor("g", "listens")
 
 
 @pytest.mark.parametrize("layers", [0, -1])

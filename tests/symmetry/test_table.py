@@ -9,23 +9,29 @@ from lmcjax.symmetry import PermutationSpec, both, fixed, reads, spec_from_table
 TEXT = """
 [axes]
 conv = ["", "", "", "writes c"]
-dense = [["reads c outer=2 inner=3", "reads s", "fixed 4"], "writes h"]
+dense = ["reads 2*c*3 | s | 4", "writes h"]
 stream = ["both s", "writes s"]
-stack = ["", "reads h", "writes k batch=0"]
+stack = ["fixed layers", "reads h", "writes k/layers"]
+qkv = ["both s", "writes heads*(qk/heads | qk/heads | v/heads)"]
 [inputs]
 stack = [1]
+[sizes]
+heads = 4
 """
 
 
 def test_every_form():
+    qk = writes("qk", along="heads")
     expected = PermutationSpec.from_axes(
         {
             "conv": (None, None, None, writes("c")),
-            "dense": ((reads("c", outer=2, inner=3), reads("s"), fixed(4)), writes("h")),
+            "dense": (fixed(2) * reads("c") * fixed(3) | reads("s") | fixed(4), writes("h")),
             "stream": (both("s"), writes("s")),
-            "stack": (None, reads("h"), writes("k", batch_axes=(0,))),
+            "stack": (fixed("layers"), reads("h"), writes("k", along="layers")),
+            "qkv": (both("s"), writes("heads") * (qk | qk | writes("v", along="heads"))),
         },
         inputs={"stack": [1]},
+        sizes={"heads": 4},
     )
     assert spec_from_table(tomllib.loads(TEXT)) == expected
 
@@ -42,10 +48,12 @@ def test_every_form():
         ({"axes": {"w": [1]}}, "leaf 'w': 1 is not"),
         ({"axes": {"w": ["write h"]}}, "leaf 'w': 'write h' is not"),
         ({"axes": {"w": ["writes"]}}, "leaf 'w': 'writes' is not"),
-        ({"axes": {"w": ["writes h outer=two"]}}, "leaf 'w': 'writes h outer=two' is not"),
-        ({"axes": {"w": ["writes h other=2"]}}, "leaf 'w': 'writes h other=2' is not"),
-        ({"axes": {"w": ["writes h outer"]}}, "leaf 'w': 'writes h outer' is not"),
-        ({"axes": {"w": ["fixed few"]}}, "leaf 'w': 'fixed few' is not"),
+        ({"axes": {"w": ["writes h h"]}}, "leaf 'w': 'writes h h' is not"),
+        ({"axes": {"w": ["writes h*"]}}, "leaf 'w': 'writes h\\*' is not"),
+        ({"axes": {"w": ["writes (h | 2"]}}, r"leaf 'w': 'writes \(h \| 2' is not"),
+        ({"axes": {"w": ["writes h/"]}}, "leaf 'w': 'writes h/' is not"),
+        ({"axes": {"w": ["h"]}}, "leaf 'w': 'h' is not"),
+        ({"axes": {"w": ["writes h/g"]}}, "group 'h' varies along 'g', which does not stand once"),
         ({"axes": {"w": ["reads h", ""]}}, "group 'h' has readers but nothing writes it"),
     ],
 )

@@ -95,7 +95,7 @@ def permute_checkpoint(
         # JAX would narrow 64 bits to 32, but not bytes. The bytes of an entry lie along a last
         # axis of their own, on which nothing acts.
         entries = leaf[..., np.newaxis].view(np.uint8)
-        permuted = np.asarray(permute_leaf((*axes, ()), permutations, entries))
+        permuted = np.asarray(permute_leaf((*axes, None), permutations, entries))
         moved[name] = permuted.view(leaf.dtype)[..., 0]
     return moved
 

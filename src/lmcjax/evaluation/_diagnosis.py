@@ -14,6 +14,7 @@ from lmcjax.symmetry import (
     PermutationSpec,
     check_permutations,
     check_same_shapes,
+    groups_of,
     named_leaves,
     permute_leaf,
 )
@@ -146,9 +147,9 @@ def diagnose(
     group_reduction = {}
     for group in spec.groups:
         written = set()
-        for name, _, segment in spec.segments(group):
-            if segment.role != "reads":
-                written.add(name)
+        for place in spec.places(group):
+            if place.role != "reads":
+                written.add(place.leaf)
         group_reduction[group] = distances.reduction(written)
     reduction = distances.reduction(distances.before.keys())
     exponent = jnp.asarray(jnp.nan, reduction.dtype) if rate is None else rate.exponent
@@ -202,8 +203,7 @@ def _distances(
     axes = dict(spec.leaves)
     compared = []
     for name, leaf in leaves_a.items():
-        is_acted_on = any(segment.group for axis in axes[name] for segment in axis)
-        if is_acted_on and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
+        if groups_of(axes[name]) and jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
             compared.append(name)
     dtype = accumulation_dtype(*[leaves_a[name] for name in compared], least=jnp.result_type(float))
 

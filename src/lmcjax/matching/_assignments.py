@@ -118,8 +118,6 @@ def _similarity_at_shift(
 
 def _axes_of_host(spec: PermutationSpec, host: str, guest: str) -> tuple[int, tuple[int, ...]]:
     """Which of a guest's batch axes the host permutes, and along which it varies itself."""
-    for i, axis in enumerate(spec.frame(guest)):
-        for segment in axis:
-            if segment.group == host:
-                return i, segment.batch_axes
-    raise ValueError(f"group {guest!r} has no permutation per neuron of {host!r}")
+    along = spec.along(guest)
+    batch_of_host = tuple(along.index(name) for name in spec.along(host))
+    return along.index(host), batch_of_host

@@ -11,11 +11,12 @@ from lmcjax._powers_of_two import pair_in_unit_range
 from lmcjax.matching._real import check_real_leaves
 from lmcjax.symmetry import (
     Alignments,
-    Axis,
+    AxisLike,
     Permutations,
     PermutationSpec,
     Place,
     check_same_shapes,
+    groups_of,
     mix_leaf,
     named_leaves,
     permute_leaf,
@@ -30,22 +31,18 @@ class Pair(NamedTuple):
     leaves_a: dict[str, ArrayLike]
     leaves_b: dict[str, ArrayLike]
 
-    def axes(self, leaf: str) -> tuple[Axis, ...]:
-        """What acts on each axis of a leaf."""
-        return dict(self.spec.leaves)[leaf]
-
-    def is_compared(self, leaf: str) -> bool:
-        """Whether a leaf counts as weights: a group acts on it, or it is of floating point."""
-        for axis in self.axes(leaf):
-            for segment in axis:
-                if segment.group is not None:
-                    return True
-        return is_floating(self.leaves_a[leaf])
+    def compared_leaves(self) -> list[str]:
+        """The leaves that count as weights: a group acts on them, or they are of floating point."""
+        compared = []
+        for name, axes in self.spec.leaves:
+            if groups_of(axes) or is_floating(self.leaves_a[name]):
+                compared.append(name)
+        return compared
 
     def others_in_place(self, place: Place, alignments: Alignments | Permutations) -> Array:
-        """B's leaf, with every group aligned but the one at this place."""
-        others = place.others(self.axes(place.leaf))
-        return align_leaf(others, alignments, self.leaves_b[place.leaf])
+        """A part of B's leaf, with every group aligned but the one at this place of B."""
+        entries = place.part.cut(self.leaves_b[place.leaf])
+        return align_leaf(place.others(), alignments, entries)
 
 
 def make_pair(spec: PermutationSpec, params_a: PyTree, params_b: PyTree) -> Pair:
@@ -67,9 +64,8 @@ def make_pair_of_widths(spec: PermutationSpec, params_a: PyTree, params_b: PyTre
         ValueError: parameters that do not fit the spec, a complex leaf.
     """
     check_real_leaves(params_a, params_b)
-    unbound = PermutationSpec(spec.leaves, kernels=spec.kernels)
-    spec_a = unbound.bind(params_a)
-    spec_b = unbound.bind(params_b)
+    spec_a = spec.with_widths_of(params_a)
+    spec_b = spec.with_widths_of(params_b)
     return Pair(spec_a, spec_b, named_leaves(params_a), named_leaves(params_b))
 
 
@@ -79,7 +75,7 @@ def in_unit_of_their_own(pair: Pair) -> tuple[Pair, Int[Array, ""]]:
     Products of a weight of A and one of B, times `2^exponent`, are those of the pair that was
     given. A power of two changes no digit. Counters and random keys stay as they are.
     """
-    compared = [name for name, _ in pair.spec.leaves if pair.is_compared(name)]
+    compared = pair.compared_leaves()
     weights_a = {name: pair.leaves_a[name] for name in compared}
     weights_b = {name: pair.leaves_b[name] for name in compared}
     scaled_a, scaled_b, exponent = pair_in_unit_range(weights_a, weights_b)
@@ -89,7 +85,7 @@ def in_unit_of_their_own(pair: Pair) -> tuple[Pair, Int[Array, ""]]:
 
 
 def align_leaf(
-    axes: tuple[Axis, ...], alignments: Alignments | Permutations, leaf: ArrayLike
+    axes: tuple[AxisLike, ...], alignments: Alignments | Permutations, leaf: ArrayLike
 ) -> Array:
     """One leaf of B in A's order: gathered by permutations, mixed by matrices."""
     if are_permutations(alignments):

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Int
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._pair import Pair, are_permutations, in_unit_of_their_own
-from lmcjax.matching._similarity import KernelSimilarity, Similarity, Term, groups_beside
+from lmcjax.matching._similarity import KernelSimilarity, Similarity, Term
 from lmcjax.statistics import (
     ActivationMoments,
     Moments,
@@ -142,7 +142,7 @@ class Covariance(KernelSimilarity, KernelMetric):
             crossed = jnp.outer(mean_output_a, bias_b) + jnp.outer(bias_a, mean_output_b)
             return crossed + share.astype(dtype) * jnp.outer(bias_a, bias_b)
 
-        return Term(frozenset(groups_beside(pair.axes(place.leaf), place)), matrix)
+        return Term(frozenset(place.groups_beside()), matrix)
 
 
 class ActivationSimilarity(Similarity):
@@ -161,7 +161,7 @@ class ActivationSimilarity(Similarity):
         """One matrix, of all that is seen of the group."""
         depends_on = set()
         for _, place, features, _ in activation_sources(pair.spec, group, self.moments):
-            depends_on |= groups_beside(pair.axes(place.leaf), place, features)
+            depends_on |= place.groups_beside(features)
 
         def matrix(alignments: Alignments | Permutations) -> Array:
             # matrices would mix what is seen; match_soft refuses the specs where that matters
@@ -304,7 +304,7 @@ def _dense_layer(pair: Pair, group: str) -> tuple[Kernel, Place, str]:
     kernel_leaves = {kernel.leaf for kernel in pair.spec.kernels}
     biases = []
     for place in pair.spec.places(group):
-        if place.segment.role == "writes" and place.leaf not in kernel_leaves:
+        if place.role == "writes" and place.leaf not in kernel_leaves:
             biases.append(place.leaf)
     is_dense = len(kernels) == 1 and jnp.ndim(pair.leaves_a[kernels[0][0].leaf]) == 2
     if not is_dense or len(biases) != 1:

@@ -12,7 +12,6 @@ from lmcjax._dtypes import accumulation_dtype
 from lmcjax.matching._pair import Pair, make_pair
 from lmcjax.symmetry import (
     Alignments,
-    Axis,
     Kernel,
     Permutations,
     PermutationSpec,
@@ -94,11 +93,13 @@ class KernelSimilarity(Similarity):
             weighed = self.weigh(kernel, weighed)
 
         def matrix(alignments: Alignments | Permutations) -> Array:
-            aligned = pair.others_in_place(place_a, alignments)
+            aligned = pair.others_in_place(place_b, alignments)
             dtype = accumulation_dtype(weighed, aligned)
-            return self.compare(rows(place_a, weighed, dtype), rows(place_b, aligned, dtype))
+            rows_a = place_a.rows(weighed.astype(dtype))
+            rows_b = place_b.rows_of_part(aligned.astype(dtype))
+            return self.compare(rows_a, rows_b)
 
-        return Term(frozenset(groups_beside(pair.axes(place_a.leaf), place_a)), matrix)
+        return Term(frozenset(place_a.groups_beside()), matrix)
 
     def self_similarity(self, pair: Pair, group: str) -> Array:
         """The similarity of A with itself."""
@@ -119,29 +120,9 @@ def writing_kernels(spec: PermutationSpec, group: str) -> list[tuple[Kernel, Pla
         return kernels
     leaves = []
     for place in spec.places(group):
-        if place.segment.role != "reads":
+        if place.role != "reads":
             leaves.append((Kernel(place.leaf, place.leaf, ()), place))
     return leaves
-
-
-def groups_beside(
-    axes: tuple[Axis, ...], place: Place, among: Sequence[int] | None = None
-) -> set[str]:
-    """The groups that act on the other axes of a leaf, or on the others among some of its axes."""
-    positions = range(len(axes)) if among is None else among
-    groups = set()
-    for i in positions:
-        if i == place.axis:
-            continue
-        for segment in axes[i]:
-            if segment.group is not None:
-                groups.add(segment.group)
-    return groups
-
-
-def rows(place: Place, leaf: Array, dtype: jnp.dtype) -> Array:
-    """One row per neuron of the group at a place, `[*batch, n, rest]`."""
-    return place.rows(leaf.astype(dtype), range(leaf.ndim))
 
 
 def inner_products(rows_a: Array, rows_b: Array) -> Array:

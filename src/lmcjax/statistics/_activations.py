@@ -89,7 +89,7 @@ def activation_moments(
     if apply_b is None:
         check_same_shapes(params_a, params_b)
     else:
-        PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
+        spec.with_widths_of(params_b)
     spec = spec.bind(params_a)
     measured = _measured_kernels(spec)
     leaves_a = named_leaves(params_a)

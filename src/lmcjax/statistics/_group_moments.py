@@ -1,8 +1,6 @@
 """The moments of a group's own activations, from those of the kernels that see them."""
 
-import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +11,7 @@ from lmcjax.statistics._activations import ActivationMoments
 from lmcjax.statistics._joined_axes import join_inputs, join_outputs
 from lmcjax.statistics._moments import Moments, merge_moments, over_batch
 from lmcjax.symmetry import (
-    Axis,
+    AxisLike,
     Kernel,
     Permutations,
     PermutationSpec,
@@ -58,7 +56,7 @@ def group_moments(
         return bound_group_moments(
             (bound_a, bound_a), (leaves_a, leaves_a), group, moments, permutations
         )
-    bound_b = PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params_b)
+    bound_b = spec.with_widths_of(params_b)
     leaves_b = named_leaves(params_b)
     return bound_group_moments(
         (bound_a, bound_b), (leaves_a, leaves_b), group, moments, permutations
@@ -94,7 +92,6 @@ def bound_group_moments(
             side_a=_Side(source_a.place, jnp.shape(leaves_a[kernel.leaf])),
             side_b=_Side(source_b.place, jnp.shape(leaves_b[kernel.leaf])),
             features=source_a.features,
-            axes=dict(spec_a.leaves)[kernel.leaf],
             permutations=all_permutations,
         )
         features.check(source_a.moments)
@@ -163,7 +160,6 @@ class _Features(NamedTuple):
     side_a: _Side
     side_b: _Side
     features: tuple[int, ...]  # axes of the leaf
-    axes: tuple[Axis, ...]  # what acts on each axis of the leaf
     permutations: Permutations  # of all groups, applied to B; empty: B as it is
 
     def check(self, moments: Moments) -> None:
@@ -185,9 +181,8 @@ class _Features(NamedTuple):
         """The moments of the group's neurons, all else counting as samples."""
         a = self.side_a
         b = self.side_b
-        means_a = self._rows(self._unflatten(moments.mean_a, a), a)
-        unflattened_b = self._unflatten(moments.mean_b, b)
-        means_b = self._rows(self._align(unflattened_b, self._num_batch), b)
+        means_a = self._rows(moments.mean_a, a)
+        means_b = self._rows(moments.mean_b, b, align=True)
         num_places = means_a.shape[-1]  # features that belong to one neuron
         # every kernel and every batch entry has seen the same number of samples
         count = jnp.full(means_a.shape[:-2], moments.num_samples.reshape(-1)[0])
@@ -213,34 +208,42 @@ class _Features(NamedTuple):
             centred_ab=total(within_ab, apart_a, apart_b),
         )
 
-    @property
-    def _num_batch(self) -> int:
-        return len(self.kernel.batch)
+    def _rows(self, mean: Array, side: _Side, *, align: bool = False) -> Array:
+        """One row per neuron, `[*batch, n, rest]`, of `[*batch, features]`."""
+        entries = self._cut(mean, side, len(self.kernel.batch))
+        if align:
+            entries = self._align(entries, side, len(self.kernel.batch))
+        positions = side.place.part.positions((*self.kernel.batch, *self.features))
+        leading = [positions[i] for i in (*side.place.batch_axes, side.place.axis)]
+        moved = jnp.moveaxis(entries, leading, range(len(leading)))
+        return moved.reshape(*moved.shape[: len(leading)], -1)
 
-    def _unflatten(self, array: Array, *sides: _Side) -> Array:
-        """`[*batch, features, ...]`, each axis of features as axes of the leaf."""
-        lengths = []
-        for side in sides:
-            for i in self.features:
-                lengths.append(side.shape[i])
-        return array.reshape(*array.shape[: self._num_batch], *lengths)
+    def _cut(self, array: Array, side: _Side, position: int) -> Array:
+        """Axis `position` of an array, which holds features, as one axis per factor."""
+        lengths = [side.shape[i] for i in self.features]
+        before = array.shape[:position]
+        after = array.shape[position + 1 :]
+        unflattened = array.reshape(*before, *lengths, *after)
+        leaf_axes = [None] * len(before) + [*self.features] + [None] * len(after)
+        return side.place.part.cut(unflattened, leaf_axes)
 
-    def _align(self, array: Array, first: int) -> Array:
-        """The other groups' permutations applied to the features that start at axis `first`."""
+    def _feature_axes(self, side: _Side) -> list[int]:
+        """The part's axes that are features, in the order of `_cut`."""
+        return list(side.place.part.positions(self.features))
+
+    def _align(self, array: Array, side: _Side, position: int) -> Array:
+        """The other groups' permutations applied to the features that start at axis `position`."""
         if not self.permutations:
             return array
-        position = {axis: i for i, axis in enumerate(self.kernel.batch)}  # in the array
-        for i, axis in enumerate(self.features):
-            position[axis] = first + i
-        axes: list[Axis] = [()] * array.ndim
-        for i in self.features:
-            if i != self.side_b.place.axis:
-                axes[position[i]] = _renumber(self.axes[i], position)
+        layout = side.place.others()
+        axes: list[AxisLike] = [None] * array.ndim
+        part_axes = side.place.part.axes
+        for i, axis in enumerate(self.kernel.batch):
+            (factor,) = [part_axis.factor for part_axis in part_axes if part_axis.leaf_axis == axis]
+            axes[i] = None if factor is None else factor.as_fixed()
+        for i, part_axis in enumerate(self._feature_axes(side)):
+            axes[position + i] = layout[part_axis]
         return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))
-
-    def _rows(self, mean: Array, side: _Side) -> Array:
-        """One row per neuron, `[*batch, n, rest]`."""
-        return side.place.rows(mean, (*self.kernel.batch, *self.features))
 
     def _within(
         self,
@@ -261,40 +264,19 @@ class _Features(NamedTuple):
             align: whether B's permutations apply to the rows, and to the columns.
         """
         assert centred is not None  # one-hot vectors are no group's activations
-        columns = self._num_batch + len(self.features)  # the axis at which the columns start
-        array = self._unflatten(centred, first, second)
+        rows = len(self.kernel.batch)  # the axis at which the rows start
+        array = self._cut(centred, first, rows)
+        columns = rows + len(self._feature_axes(first))
+        array = self._cut(array, second, columns)
         if align[0]:
-            array = self._align(array, self._num_batch)
+            array = self._align(array, first, rows)
         if align[1]:
-            array = self._align(array, columns)
-        axis = first.place.axis
-        offset = self.features.index(axis)
-        array = first.place.split(array, self._num_batch + offset)
-        array = second.place.split(
-            array, columns + 2 + offset
-        )  # the first split made two axes more
-        # einsum's labels: the leaf's axes have their own numbers, new ones come after these
-        num_axes = len(first.shape)
-        neuron_a = num_axes
-        neuron_b = num_axes + 1
-        outer = num_axes + 2
-        inner = num_axes + 3
-        rows = _replace(self.features, axis, (outer, neuron_a, inner))
-        cols = _replace(self.features, axis, (outer, neuron_b, inner))
-        kept = [*first.place.segment.batch_axes, neuron_a, neuron_b]
-        return jnp.einsum(array, [*self.kernel.batch, *rows, *cols], kept)
-
-
-def _renumber(axis: Axis, position: dict[int, int]) -> Axis:
-    """What acts on an axis, in an array whose axes stand elsewhere than in the leaf."""
-    segments = []
-    for segment in axis:
-        batch_axes = tuple(position[b] for b in segment.batch_axes)
-        segments.append(dataclasses.replace(segment, batch_axes=batch_axes))
-    return tuple(segments)
-
-
-def _replace(labels: Sequence[int], old: int, new: Sequence[int]) -> list[int]:
-    """The labels with several in the place of one."""
-    position = labels.index(old)
-    return [*labels[:position], *new, *labels[position + 1 :]]
+            array = self._align(array, second, columns)
+        # einsum's labels: the part's axes have their own numbers, the columns' neurons the next
+        neuron = first.place.axis
+        neuron_b = len(first.place.part.axes)
+        batch_labels = list(first.place.part.positions(self.kernel.batch))
+        row_labels = self._feature_axes(first)
+        column_labels = [neuron_b if label == neuron else label for label in row_labels]
+        kept = [*first.place.batch_axes, neuron, neuron_b]
+        return jnp.einsum(array, [*batch_labels, *row_labels, *column_labels], kept)

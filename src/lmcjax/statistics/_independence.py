@@ -220,10 +220,9 @@ def neuron_coordinates(
                     "leave it out"
                 )
             outputs = _probe(kernel, leaf, seen[kernel.name], common_frame)
-            stop = place.offset + place.size
-            columns.append(jax.lax.slice_in_dim(outputs, place.offset, stop, axis=1).T)
+            columns.append(place.rows(outputs, (None, place.leaf_axis)))
         for place in _bias_places(spec, group, leaves):
-            columns.append(place.rows(jnp.asarray(leaves[place.leaf]), (0,)))
+            columns.append(place.rows(leaves[place.leaf]))
         dtype = accumulation_dtype(*columns)
         columns = [column.astype(dtype) for column in columns]
         coordinates[group] = jnp.concatenate(columns, axis=1)
@@ -241,9 +240,10 @@ def _probe(kernel: Kernel, leaf: ArrayLike, seen: Array, common_frame: bool) -> 
 
 def _is_one_axis(kernel: Kernel, place: Place, num_axes: int) -> bool:
     """Whether the neurons at a place are one axis of a dense kernel or a convolution."""
-    is_whole = place.segment.outer == place.segment.inner == 1
+    strand = place.part.strands[place.leaf_axis]
+    is_one_factor = strand is not None and len(strand.factors) == 1
     is_special = bool(kernel.batch) or kernel.lookup or kernel.feature_groups > 1
-    return is_whole and not is_special and len(kernel.outputs(num_axes)) == 1
+    return is_one_factor and not is_special and len(kernel.outputs(num_axes)) == 1
 
 
 def _bias_places(spec: PermutationSpec, group: str, leaves: dict[str, Any]) -> list[Place]:
@@ -252,7 +252,7 @@ def _bias_places(spec: PermutationSpec, group: str, leaves: dict[str, Any]) -> l
     places = []
     for place in spec.places(group):
         is_vector = place.leaf not in kernel_leaves and jnp.ndim(leaves[place.leaf]) == 1
-        if is_vector and place.segment.role == "writes":
+        if is_vector and place.role == "writes":
             places.append(place)
     return places
 

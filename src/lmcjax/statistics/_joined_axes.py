@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from lmcjax.symmetry import Kernel, PermutationSpec
+from lmcjax.symmetry import Kernel, PermutationSpec, groups_of
 
 
 def join_inputs(spec: PermutationSpec) -> PermutationSpec:
@@ -38,7 +38,7 @@ def join_outputs(spec: PermutationSpec) -> PermutationSpec:
 def _permuted_batch_axes(spec: PermutationSpec, kernel: Kernel) -> tuple[int, ...]:
     """The batch axes of a kernel on which a group acts."""
     axes = dict(spec.leaves)[kernel.leaf]
-    return tuple(i for i in kernel.batch if axes[i])
+    return tuple(i for i in kernel.batch if groups_of((axes[i],)))
 
 
 def _without(axes: tuple[int, ...], removed: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ from jaxtyping import PyTree
 import lmcjax.symmetry._rules  # noqa: F401 - registers the rules
 from lmcjax.symmetry._interpreter import Interpreter, Origin, Value
 from lmcjax.symmetry._kernels import Multiplication, multiplications
+from lmcjax.symmetry._layout import Axis, AxisLike, Factor, Role, factors_of, fixed
 from lmcjax.symmetry._leaves import named_leaves
 from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
-from lmcjax.symmetry._spec import Axis, PermutationSpec, Role, Segment
+from lmcjax.symmetry._spec import PermutationSpec
 
 
 def discover(
@@ -105,12 +106,12 @@ class _Reader:
         order = [*self.interpreter.order, *dead]
         for axis in (axis for i in dead for axis in self.parameters[i].axes):
             self.nodes.pin(axis, "an axis of a leaf that nothing uses")
-        self._pin_doubles()
-        batches = self._batch_atoms()
-        group_names = self._name_groups(order)
-        leaves = tuple((self.names[i], self._leaf_axes(i, group_names, batches)) for i in order)
+        hosts = self._hosts()
+        group_names = self._name_groups(order, hosts)
+        names = {**group_names, **self._name_stacks(group_names, hosts)}
+        leaves = tuple((self.names[i], self._leaf_axes(i, names, hosts)) for i in order)
         shapes = tuple(
-            (name, (*(self.nodes.size(b) for b in batches[atom]), self.nodes.size(atom)))
+            (name, (*(self.nodes.size(host) for host in hosts[atom]), self.nodes.size(atom)))
             for atom, name in group_names.items()
         )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
@@ -126,22 +127,6 @@ class _Reader:
     def _axes(self) -> list[tuple[NodeAxis, ...]]:
         """Of each leaf; nothing is merged or split any more."""
         return [tuple(self.nodes.expand(axis) for axis in value.axes) for value in self.parameters]
-
-    @functools.cached_property
-    def _carriers(self) -> dict[int, list[tuple[NodeAxis, ...]]]:
-        """The leaves in which each atom occurs, by their axes."""
-        carriers: dict[int, list[tuple[NodeAxis, ...]]] = {}
-        for axes in self._axes:
-            for atom in {atom for axis in axes for piece in axis for atom in piece}:
-                carriers.setdefault(atom, []).append(axes)
-        return carriers
-
-    def _pin_doubles(self) -> None:
-        """A piece of a leaf's axis carries one group at most: of several, the largest stays."""
-        for piece in (piece for axes in self._axes for axis in axes for piece in axis):
-            groups = sorted(filter(self._is_group, piece), key=self.nodes.size)
-            for atom in groups[:-1]:
-                self.nodes.pin(((atom,),), "a second group within one axis")
 
     @functools.cached_property
     def _multiplications(self) -> list[Multiplication]:
@@ -171,55 +156,66 @@ class _Reader:
                         roles.setdefault((leaf, atom), set()).add(use.role)
         return roles
 
-    def _batch_atoms(self) -> dict[int, list[int]]:
+    def _hosts(self) -> dict[int, list[int]]:
         """Per group, the index sets along which its permutation may differ.
 
-        These are the other index sets beside which it always stands.
+        These are the others that stand beside it once, wherever it stands.
         """
-        together: dict[int, set[int]] = {}
+        layouts: dict[tuple, None] = {}  # a set in a fixed order: many values have the same axes
         for value in self.interpreter.values:
             if value.leaves is not None and not value.leaves:
                 continue  # a constant that is uniform where it is not pinned
-            pieces = [piece for axis in value.axes for piece in self.nodes.expand(axis)]
-            atoms = [atom for piece in pieces for atom in piece] + [
-                self.nodes.find(node) for node in value.stacked
-            ]
-            single = {atom for atom in atoms if atoms.count(atom) == 1}
-            for atom in filter(self._is_group, set(atoms)):
-                others = single - {atom} if atom in single else set()
-                together[atom] = together.get(atom, others) & others
+            stacked = tuple(self.nodes.find(node) for node in value.stacked)
+            layouts[(*(self.nodes.expand(axis) for axis in value.axes), (stacked,))] = None
+        beside: dict[int, set[int]] = {}
+        for axes in layouts:
+            for atom, others in _stand_beside(axes).items():
+                if self._is_group(atom):
+                    beside[atom] = beside.get(atom, others) & others
         # Of two groups that always stand together, either may vary along the other: the first does
         # not.
-        hosts = {
-            atom: {b for b in others if atom not in together.get(b, ()) or b < atom}
-            for atom, others in together.items()
-        }
-        return {
-            atom: [b for b in sorted(others) if self._is_batch(atom, b)]
-            for atom, others in hosts.items()
-        }
+        hosts = {}
+        for atom, others in beside.items():
+            hosts[atom] = sorted(b for b in others if atom not in beside.get(b, ()) or b < atom)
+        return hosts
 
-    def _is_batch(self, atom: int, batch: int) -> bool:
-        """A batch axis is a whole axis of every leaf that carries the group."""
-        return all(((batch,),) in axes for axes in self._carriers.get(atom, ()))
+    def _name_stacks(
+        self, group_names: Mapping[int, str], hosts: Mapping[int, list[int]]
+    ) -> dict[int, str]:
+        """Names of what groups vary along though nothing permutes it, such as stacked layers."""
+        names: dict[int, str] = {}
+        for atom in group_names:
+            for host in hosts[atom]:
+                if host not in group_names and host not in names:
+                    number = len(names) + 1
+                    names[host] = "stack" if number == 1 else f"stack.{number}"
+        return names
 
-    def _name_groups(self, order: list[int]) -> dict[int, str]:
-        """Groups by the leaf that writes them first, in the order of their first use."""
+    def _name_groups(self, order: list[int], hosts: Mapping[int, list[int]]) -> dict[int, str]:
+        """Groups by the leaf that writes them first, in the order of their first use.
+
+        The channels of every head of `query` are `query/each`; other groups of one leaf have the
+        axis in their names.
+        """
         found: dict[int, list[tuple[bool, str, int]]] = {}
         for leaf in order:
             for i, axis in enumerate(self._axes[leaf]):
                 for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
                     writes = "writes" in self._roles.get((leaf, atom), ())
                     found.setdefault(atom, []).append((writes, self.names[leaf], i))
-        candidates = {}
+        bases = {}
+        precise = {}
         for atom, places in found.items():
             _, leaf_name, i = max(places, key=lambda place: place[0])
-            candidates[atom] = (leaf_name.rpartition("/")[0] or leaf_name, f"{leaf_name}[{i}]")
-        bases = [base for base, _ in candidates.values()]
-        names = {
-            a: base if bases.count(base) == 1 else precise
-            for a, (base, precise) in candidates.items()
-        }
+            bases[atom] = leaf_name.rpartition("/")[0] or leaf_name
+            precise[atom] = f"{leaf_name}[{i}]"
+        for atom, base in list(bases.items()):
+            if any(bases.get(host) == base for host in hosts[atom]):
+                bases[atom] = f"{base}/each"
+        of_base = list(bases.values())
+        names = {}
+        for atom, base in bases.items():
+            names[atom] = base if of_base.count(base) == 1 else precise[atom]
         taken: dict[str, int] = {}
         for atom, name in names.items():
             taken[name] = taken.get(name, 0) + 1
@@ -227,45 +223,112 @@ class _Reader:
         return names
 
     def _leaf_axes(
-        self, leaf: int, names: Mapping[int, str], batches: Mapping[int, list[int]]
-    ) -> tuple[Axis, ...]:
+        self, leaf: int, names: Mapping[int, str], hosts: Mapping[int, list[int]]
+    ) -> tuple[AxisLike, ...]:
         axes = self._axes[leaf]
-        return tuple(self._segments(leaf, i, axes, names, batches) for i in range(len(axes)))
+        needed = set()  # what a group of this leaf varies along
+        for atom in (atom for axis in axes for piece in axis for atom in piece):
+            if self._is_group(atom):
+                needed.update(hosts[atom])
+        described = {}
+        for atom, name in names.items():
+            along = tuple(names[host] for host in hosts.get(atom, ()))
+            if self._is_group(atom):
+                described[atom] = Factor(name, "writes", along=along)
+            elif atom in needed:
+                described[atom] = Factor(name)
+        return tuple(self._axis(leaf, i, axis, described) for i, axis in enumerate(axes))
 
-    def _segments(
-        self,
-        leaf: int,
-        i: int,
-        axes: tuple[NodeAxis, ...],
-        names: Mapping[int, str],
-        batches: Mapping[int, list[int]],
-    ) -> Axis:
-        """One axis of a leaf as segments.
-
-        Stretches that nothing permutes are joined; an axis of such stretches only is empty.
-        """
-        segments: list[Segment] = []
-        for piece in axes[i]:
-            position = next((j for j, atom in enumerate(piece) if atom in names), None)
-            if position is None:
-                if (length := self._length(piece)) == 0:
-                    continue
-                if segments and segments[-1].group is None:
-                    length += segments.pop().outer
-                segments.append(Segment(None, outer=length))
+    def _axis(self, leaf: int, i: int, axis: NodeAxis, described: Mapping[int, Factor]) -> AxisLike:
+        """One axis of a leaf as its spec has it; stretches that nothing permutes are joined."""
+        if not any(atom in described for piece in axis for atom in piece):
+            return None
+        stretches: list[Axis] = []
+        for piece in axis:
+            stretch = self._stretch(leaf, i, piece, described)
+            if stretch == fixed(0):
                 continue
-            atom = piece[position]
-            used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get(
-                (leaf, atom), {"writes"}
-            )
-            role: Role = "both" if len(used) == 2 else "reads" if "reads" in used else "writes"
-            batch_axes = tuple(axes.index(((b,),)) for b in batches[atom])
-            outer, inner = self._length(piece[:position]), self._length(piece[position + 1 :])
-            segments.append(Segment(names[atom], role, outer, inner, batch_axes))
-        return tuple(segments) if any(segment.group for segment in segments) else ()
+            if _is_unnamed(stretch) and stretches and _is_unnamed(stretches[-1]):
+                stretch = fixed(_size(stretches.pop()) + _size(stretch))
+            stretches.append(stretch)
+        return functools.reduce(operator.or_, stretches)
 
-    def _length(self, piece: Piece) -> int:
-        return math.prod(self.nodes.size(atom) for atom in piece)
+    def _stretch(self, leaf: int, i: int, piece: Piece, described: Mapping[int, Factor]) -> Axis:
+        """One piece of an axis of a leaf."""
+        factors: list[Factor] = []
+        for atom in piece:
+            factor = described.get(atom)
+            if factor is None:
+                factor = fixed(self.nodes.size(atom))
+                if factors and _is_unnamed(factors[-1]):
+                    factor = fixed(_size(factors.pop()) * _size(factor))
+            elif factor.role is not None:
+                factor = dataclasses.replace(factor, role=self._role(leaf, i, atom))
+            factors.append(factor)
+        if not factors:
+            return fixed(1)
+        named = [factor for factor in factors if factor != fixed(1)]
+        return functools.reduce(operator.mul, named or factors[:1])
+
+    def _role(self, leaf: int, i: int, atom: int) -> Role:
+        """How an axis of a leaf uses a group."""
+        used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get(
+            (leaf, atom), {"writes"}
+        )
+        if len(used) == 2:
+            return "both"
+        return "reads" if "reads" in used else "writes"
+
+
+def _is_unnamed(axis: Axis) -> bool:
+    return isinstance(axis, Factor) and axis.name is None
+
+
+def _size(axis: Axis) -> int:
+    assert isinstance(axis, Factor)
+    assert axis.size is not None
+    return axis.size
+
+
+def _stand_beside(axes: Sequence[NodeAxis]) -> dict[int, set[int]]:
+    """Per index set of a value, the others that stand beside it exactly once, wherever it stands.
+
+    A place of an index set is a piece of one axis, with any choice of pieces of the others.
+    """
+    everywhere = []  # per axis, what stands once in every piece of it
+    anywhere = []  # per axis, what stands in some piece of it
+    for axis in axes:
+        once = [{atom for atom in piece if piece.count(atom) == 1} for piece in axis]
+        everywhere.append(set.intersection(*once) if once else set())
+        anywhere.append({atom for piece in axis for atom in piece})
+    beside: dict[int, set[int]] = {}
+    for i, axis in enumerate(axes):
+        elsewhere = [atoms for j, atoms in enumerate(anywhere) if j != i]
+        for piece in axis:
+            for atom in set(piece):
+                others = _others_once(i, piece, everywhere, elsewhere)
+                if atom not in others:  # it stands twice
+                    others = set()
+                others = others - {atom}
+                beside[atom] = beside.get(atom, others) & others
+    return beside
+
+
+def _others_once(
+    i: int, piece: Piece, everywhere: Sequence[set[int]], elsewhere: Sequence[set[int]]
+) -> set[int]:
+    """What stands exactly once wherever a piece of axis `i` stands, the piece included."""
+    count: dict[int, int] = {}
+    for atom in piece:
+        count[atom] = count.get(atom, 0) + 1
+    for atoms in elsewhere:
+        for atom in atoms:
+            count[atom] = count.get(atom, 0) + 1
+    certain = set(piece)
+    for j, atoms in enumerate(everywhere):
+        if j != i:
+            certain |= atoms
+    return {atom for atom in certain if count[atom] == 1}
 
 
 def _override(
@@ -274,16 +337,26 @@ def _override(
     """Groups pinned, renamed and merged as the user says."""
     if unknown := sorted((pin | names.keys()) - set(spec.groups)):
         raise ValueError(f"there is no group {unknown[0]!r}, only {spec.groups}")
+    if not pin and not names:
+        return spec
     shapes = dict(spec.shapes)
 
-    def change(segment: Segment) -> Segment:
-        if segment.group in pin:
-            return Segment(None, outer=segment.length(shapes[segment.group][-1]))
-        return dataclasses.replace(segment, group=names.get(segment.group or "", segment.group))
+    def change(axis: AxisLike) -> AxisLike:
+        if axis is None:
+            return None
+        if not isinstance(axis, Factor):
+            return dataclasses.replace(axis, items=tuple(map(change, axis.items)))
+        along = tuple(names.get(host, host) for host in axis.along)
+        if axis.group in pin:
+            if spec.guests(axis.group):
+                return fixed(axis.group)
+            return fixed(shapes[axis.group][-1])
+        return dataclasses.replace(axis, name=names.get(axis.name or "", axis.name), along=along)
 
-    def change_axis(axis: Axis) -> Axis:
-        changed = tuple(map(change, axis))
-        return changed if any(segment.group for segment in changed) else ()
+    def change_axis(axis: AxisLike) -> AxisLike:
+        changed = change(axis)
+        has_names = any(factor.name is not None for factor in factors_of(changed))
+        return changed if has_names else None
 
     leaves = tuple((name, tuple(map(change_axis, axes))) for name, axes in spec.leaves)
     kept: dict[str, tuple[int, ...]] = {}

@@ -10,11 +10,12 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from lmcjax._dtypes import accumulation_dtype
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._spec import PermutationSpec, Place
+from lmcjax.symmetry._parts import Part, Place, pack
+from lmcjax.symmetry._spec import PermutationSpec
 from lmcjax.symmetry._verify import perturb
 
 Exponents: TypeAlias = Mapping[tuple[str, int], int]
-"""Powers by leaf name and axis: scaling a neuron by `c` multiplies its entries there by `c^power`.
+"""Powers by part and axis of the leaf: scaling a neuron by `c` multiplies its entries there by `c^power`.
 
 The power is 1 for incoming weights and -1 for outgoing ones.
 """
@@ -53,7 +54,7 @@ def homogeneous_groups(
         tolerance: of the comparison, relative to the largest output.
 
     Returns:
-        Exponents by leaf and axis, per homogeneous group; use them with `rescale`.
+        Exponents by part and axis, per homogeneous group; use them with `rescale`.
 
     Raises:
         ValueError: the spec does not fit the parameters.
@@ -73,7 +74,7 @@ def homogeneous_groups(
     euler_products = _euler_products(outputs, params, before, jax.random.fold_in(key, 1))
     homogeneous: dict[str, Exponents] = {}
     for i, group in enumerate(spec.groups):
-        if any(place.segment.batch_axes for place in spec.places(group)):
+        if spec.along(group):
             continue
         exponents = _solve_exponents(spec, group, euler_products)
         size = spec.group_shapes()[group][-1]
@@ -143,9 +144,9 @@ def _kernel_exponents(spec: PermutationSpec, group: str) -> dict[tuple[str, int]
     for kernel, place in spec.writers(group):
         # A depthwise kernel may also read the neurons that it writes: its exponent is to be found.
         if kernel.feature_groups == 1:
-            exponents[place.leaf, place.axis] = 1
+            exponents[place.key] = 1
     for _, place in spec.readers(group):
-        exponents[place.leaf, place.axis] = -1
+        exponents[place.key] = -1
     return exponents
 
 
@@ -157,12 +158,12 @@ def _euler_terms(
     for place in spec.places(group):
 
         def sum_per_neuron(products: Array, place: Place = place) -> Array:
-            return place.rows(products, range(products.ndim)).sum(-1)
+            return place.rows(products).sum(-1)
 
         sums = jax.vmap(sum_per_neuron)(euler_products[place.leaf])
-        at = (place.leaf, place.axis)
-        # An axis may hold the group at several places.
-        terms[at] = terms.get(at, 0) + np.asarray(sums, np.float64).ravel()
+        # a group may stand twice on an axis
+        earlier = terms.get(place.key, 0)
+        terms[place.key] = earlier + np.asarray(sums, np.float64).ravel()
     return terms
 
 
@@ -197,9 +198,10 @@ def rescale(
         if group not in exponents:
             raise ValueError(f"group {group!r} has no exponents, only {sorted(exponents)}")
         for place in spec.places(group):
-            exponent = exponents[group][place.leaf, place.axis]
+            exponent = exponents[group][place.key]
+            parts = spec.parts[place.leaf]
             leaf = jnp.asarray(leaves[place.leaf])
-            leaves[place.leaf] = _scale(leaf, place, jnp.asarray(factor), exponent)
+            leaves[place.leaf] = _scale(leaf, parts, place, jnp.asarray(factor), exponent)
     return rebuild(params, leaves)
 
 
@@ -260,18 +262,18 @@ def _incoming_places(spec: PermutationSpec, group: str, exponents: Exponents) ->
     """Where kernels write the group in proportion to its scale."""
     places = []
     for _, place in spec.writers(group):
-        if exponents[place.leaf, place.axis] == 1:
+        if exponents[place.key] == 1:
             places.append(place)
     return places
 
 
 def _changed_leaves(spec: PermutationSpec, group: str, exponents: Exponents) -> list[str]:
-    """The leaves that change with the scale of a group, once for each place where they do."""
-    leaves = []
+    """The leaves that change with the scale of a group, once for each axis on which they do."""
+    changed = {}
     for place in spec.places(group):
-        if exponents[place.leaf, place.axis] != 0:
-            leaves.append(place.leaf)
-    return leaves
+        if exponents[place.key] != 0:
+            changed[place.leaf, place.leaf_axis] = place.leaf
+    return list(changed.values())
 
 
 def _incoming_norms(places: list[Place], params: PyTree) -> Array:
@@ -279,8 +281,7 @@ def _incoming_norms(places: list[Place], params: PyTree) -> Array:
     leaves = named_leaves(params)
     rows = []
     for place in places:
-        leaf = jnp.asarray(leaves[place.leaf])
-        rows.append(place.rows(leaf, range(leaf.ndim)))
+        rows.append(place.rows(leaves[place.leaf]))
     dtype = accumulation_dtype(*rows)
     squared_norms = jnp.zeros((), dtype)
     for row in rows:
@@ -290,13 +291,17 @@ def _incoming_norms(places: list[Place], params: PyTree) -> Array:
     return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squared_norms)))
 
 
-def _scale(leaf: Array, place: Place, factor: Array, exponent: int) -> Array:
+def _scale(
+    leaf: Array, parts: tuple[Part, ...], place: Place, factor: Array, exponent: int
+) -> Array:
     """Multiply one place of a leaf by a power of the group's factors."""
     power = jnp.power(factor.astype(leaf.dtype), exponent)
-    # One factor per neuron becomes one per entry, laid out as [outer, n, inner].
-    power_of_entry = jnp.tile(jnp.repeat(power, place.segment.inner), place.segment.outer)
-    shape = [1] * leaf.ndim
-    shape[place.axis] = power_of_entry.size
-    stretch = slice(place.offset, place.offset + power_of_entry.size)
-    index = (slice(None),) * place.axis + (stretch,)
-    return leaf.at[index].multiply(power_of_entry.reshape(shape))
+    scaled = []
+    for part in parts:
+        entries = part.cut(leaf)
+        if part == place.part:
+            shape = [1] * entries.ndim
+            shape[place.axis] = power.size
+            entries = entries * power.reshape(shape)
+        scaled.append(entries)
+    return pack(parts, scaled)

@@ -7,11 +7,12 @@ over the neurons.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
+from lmcjax.symmetry._layout import groups_of
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
+from lmcjax.symmetry._parts import Part, pack
+from lmcjax.symmetry._spec import PermutationSpec
 
 
 def pad_neurons(spec: PermutationSpec, wide: PermutationSpec, params: PyTree) -> PyTree:
@@ -32,17 +33,24 @@ def pad_neurons(spec: PermutationSpec, wide: PermutationSpec, params: PyTree) ->
     """
     _check_wider(spec, wide)
     spec.bind(params)
-    sizes = _group_sizes(spec)
     wide_sizes = _group_sizes(wide)
     leaves = named_leaves(params)
     for name, axes in spec.leaves:
-        leaf = jnp.asarray(leaves[name])
-        for i, axis in enumerate(axes):
-            if axis:
-                sources = _padded_sources(axis, sizes, wide_sizes)
-                leaf = jnp.take(leaf, sources, axis=i, mode="fill", fill_value=0)
-        leaves[name] = leaf
+        if groups_of(axes):
+            padded = []
+            for part in spec.parts[name]:
+                padded.append(_pad_part(part, wide_sizes, part.cut(leaves[name])))
+            leaves[name] = pack(wide.parts[name], padded)
     return rebuild(params, leaves)
+
+
+def _pad_part(part: Part, wide_sizes: dict[str, int], array: Array) -> Array:
+    """Zeros after the entries of every axis on which a group acts."""
+    widths = [(0, 0)] * array.ndim
+    for i, axis in enumerate(part.axes):
+        if axis.group is not None:
+            widths[i] = (0, wide_sizes[axis.group] - array.shape[i])
+    return jnp.pad(array, widths)
 
 
 def drop_padding(wide: PermutationSpec, spec: PermutationSpec, params: PyTree) -> PyTree:
@@ -59,14 +67,22 @@ def drop_padding(wide: PermutationSpec, spec: PermutationSpec, params: PyTree) -
     _check_wider(spec, wide)
     wide.bind(params)
     sizes = _group_sizes(spec)
-    wide_sizes = _group_sizes(wide)
     leaves = named_leaves(params)
     for name, axes in wide.leaves:
-        for i, axis in enumerate(axes):
-            if axis:
-                positions = _real_positions(axis, sizes, wide_sizes)
-                leaves[name] = jnp.take(leaves[name], positions, axis=i)
+        if groups_of(axes):
+            real = []
+            for part in wide.parts[name]:
+                real.append(_real_part(part, sizes, part.cut(leaves[name])))
+            leaves[name] = pack(spec.parts[name], real)
     return rebuild(params, leaves)
+
+
+def _real_part(part: Part, sizes: dict[str, int], array: Array) -> Array:
+    """The first entries of every axis on which a group acts."""
+    for i, axis in enumerate(part.axes):
+        if axis.group is not None:
+            array = jax.lax.slice_in_dim(array, 0, sizes[axis.group], axis=i)
+    return array
 
 
 def real_entries(spec: PermutationSpec, wide: PermutationSpec, params: PyTree) -> PyTree:
@@ -100,34 +116,3 @@ def _differing_leaves(spec: PermutationSpec, wide: PermutationSpec) -> list[str]
     wide_axes = dict(wide.leaves)
     differing = [name for name in axes if wide_axes.get(name) != axes[name]]
     return differing or sorted(wide_axes.keys() - axes.keys())
-
-
-def _padded_sources(axis: Axis, sizes: dict[str, int], wide_sizes: dict[str, int]) -> np.ndarray:
-    """Where each entry of a padded axis comes from; out of range where it is padding."""
-    positions = _real_positions(axis, sizes, wide_sizes)
-    length = len(positions)
-    wide_length = 0
-    for segment in axis:
-        wide_length += segment.length(_num_neurons(segment, wide_sizes))
-    sources = np.full(wide_length, length)
-    sources[positions] = np.arange(length)
-    return sources
-
-
-def _real_positions(axis: Axis, sizes: dict[str, int], wide_sizes: dict[str, int]) -> np.ndarray:
-    """Where the entries of an axis lie in the padded axis."""
-    positions = []
-    offset = 0
-    for segment in axis:
-        size = _num_neurons(segment, sizes)
-        wide_size = _num_neurons(segment, wide_sizes)
-        wide_length = segment.length(wide_size)
-        entries = np.arange(wide_length).reshape(segment.outer, wide_size, segment.inner)
-        positions.append(offset + entries[:, :size].ravel())
-        offset += wide_length
-    return np.concatenate(positions)
-
-
-def _num_neurons(segment: Segment, sizes: dict[str, int]) -> int:
-    """The size of the segment's group; 1 where nothing permutes the segment."""
-    return 1 if segment.group is None else sizes[segment.group]

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from lmcjax._bijections import check_bijection
+from lmcjax.symmetry._layout import Axis, AxisLike, Factor, factors_of, groups_of
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
+from lmcjax.symmetry._parts import Part, pack, parts_of, strand_positions
+from lmcjax.symmetry._spec import PermutationSpec
 
 Permutations: TypeAlias = Mapping[str, Int[ArrayLike, "..."]]
 """Index vectors `[*batch, n]` by group name.
@@ -118,7 +120,7 @@ def _move_batch_entries(
 
     With channels per head, say, the channels' index vectors go where their heads go.
     """
-    axes = (*spec.frame(group), ())  # nothing acts on the last axis, that of the indices
+    axes = (*spec.frame(group), None)  # nothing acts on the last axis, that of the indices
     return jnp.asarray(permute_leaf(axes, permutations, indices))
 
 
@@ -180,7 +182,9 @@ def permute(spec: PermutationSpec, permutations: Permutations, params: PyTree) -
     return rebuild(params, leaves)
 
 
-def permute_leaf(axes: tuple[Axis, ...], permutations: Permutations, leaf: ArrayLike) -> ArrayLike:
+def permute_leaf(
+    axes: tuple[AxisLike, ...], permutations: Permutations, leaf: ArrayLike
+) -> ArrayLike:
     """Permute one leaf, as `permute` does, without checks.
 
     Args:
@@ -188,55 +192,86 @@ def permute_leaf(axes: tuple[Axis, ...], permutations: Permutations, leaf: Array
         permutations: per group, as for `permute`.
         leaf: traced or not.
     """
-    for i in axes_in_turn(axes):
-        leaf = _permute_axis(jnp.asarray(leaf), i, axes[i], permutations)
-    return leaf
+    if not groups_of(axes):
+        return leaf
+    array = jnp.asarray(leaf)
+    group_shapes = {group: jnp.shape(permutation) for group, permutation in permutations.items()}
+    sizes = sizes_of(axes, group_shapes, array.shape)
+    if any(_varies_along_another(axis) for axis in axes):
+        parts = parts_of("", axes, sizes)
+        return pack(parts, [_permute_part(part, permutations, part.cut(array)) for part in parts])
+    for i, axis in enumerate(axes):
+        if axis is not None and groups_of((axis,)):
+            index = _axis_index(axis, permutations, sizes)
+            array = jnp.take(array, index, axis=i)
+    return array
 
 
-def axes_in_turn(axes: tuple[Axis, ...]) -> list[int]:
-    """The axes on which something acts, in the order in which they must be permuted.
+def sizes_of(
+    axes: tuple[AxisLike, ...],
+    group_shapes: Mapping[str, tuple[int, ...]],
+    shape: tuple[int, ...],
+) -> dict[str, int]:
+    """The sizes of the named factors of a leaf's axes.
 
-    An axis goes before those whose permutations vary along it: heads before the channels in each.
+    Args:
+        axes: of a leaf.
+        group_shapes: `(*batch, n)` of the groups that act on it.
+        shape: of the leaf.
     """
+    sizes = {}
+    for axis, length in zip(axes, shape, strict=True):
+        for factor in factors_of(axis):
+            if factor.name is None:
+                continue
+            if factor is axis:
+                sizes[factor.name] = length
+            elif factor.group is not None:
+                *batch, size = group_shapes[factor.group]
+                sizes[factor.name] = size
+                sizes.update(zip(factor.along, batch, strict=True))
+            elif factor.size is not None:
+                sizes[factor.name] = factor.size
+    return sizes
 
-    def num_batch_axes(i: int) -> int:
-        return max(len(segment.batch_axes) for segment in axes[i])
 
-    acted_on = [i for i, axis in enumerate(axes) if axis]
-    return sorted(acted_on, key=num_batch_axes)
+def _varies_along_another(axis: AxisLike) -> bool:
+    """Whether a permutation of this axis varies along another axis of the leaf."""
+    factors = list(factors_of(axis))
+    own = {factor.name for factor in factors}
+    return any(not own.issuperset(factor.along) for factor in factors)
 
 
-def _permute_axis(leaf: Array, i: int, axis: Axis, permutations: Permutations) -> Array:
-    """Gather the entries of axis `i` of a leaf: one index vector, or one per batch entry."""
-    batch_axes = {b for segment in axis for b in segment.batch_axes}
-    shape = [leaf.shape[j] if j in batch_axes else 1 for j in range(leaf.ndim)]
+def _axis_index(
+    axis: Axis, permutations: Permutations, sizes: Mapping[str, int]
+) -> Int[Array, " length"]:
+    """Where each entry of an axis comes from."""
+    if isinstance(axis, Factor):
+        return jnp.asarray(permutations[axis.name or ""], jnp.int32)
+    parts = parts_of("", (axis,), sizes)
     indices = []
-    offset = 0
-    for segment in axis:
-        index = offset + _segment_index(segment, permutations)
-        shape[i] = index.shape[-1]
-        offset += index.shape[-1]
-        index = _spread(index, (*segment.batch_axes, i), leaf.ndim)
-        # A segment may lack a batch axis that another segment of the axis has.
-        indices.append(jnp.broadcast_to(index, shape))
-    index = jnp.concatenate(indices, axis=i)
-    if batch_axes:
-        return jnp.take_along_axis(leaf, index, axis=i)
-    return jnp.take(leaf, index.ravel(), axis=i)
+    for part in parts:
+        (strand,) = part.strands
+        assert strand is not None
+        positions = jnp.asarray(strand_positions(strand), jnp.int32)
+        indices.append(_permute_part(part, permutations, positions))
+    return pack(parts, indices)
 
 
-def _segment_index(segment: Segment, permutations: Permutations) -> Array:
-    """Where each entry of a segment comes from, counted from its start: `[*batch, length]`."""
-    if segment.group is None:
-        return jnp.arange(segment.length(1), dtype=jnp.int32)
-    permutation = jnp.asarray(permutations[segment.group], jnp.int32)
-    *batch, size = permutation.shape
-    # Entry [block, neuron, k] of the segment lies at (block * size + neuron) * inner + k.
-    block = jnp.arange(segment.outer, dtype=jnp.int32)[:, None, None]
-    neuron = permutation[..., None, :, None]
-    k = jnp.arange(segment.inner, dtype=jnp.int32)
-    index = (block * size + neuron) * segment.inner + k
-    return index.reshape(*batch, segment.length(size))
+def _permute_part(part: Part, permutations: Permutations, array: Array) -> Array:
+    """Gather the entries of a part, which is cut out already."""
+    # an axis goes before those whose permutations vary along it: heads before their channels
+    for i in sorted(range(len(part.axes)), key=lambda i: len(part.axes[i].batch_axes)):
+        group = part.axes[i].group
+        if group is None:
+            continue
+        index = jnp.asarray(permutations[group], jnp.int32)
+        if part.axes[i].batch_axes:
+            index = _spread(index, (*part.axes[i].batch_axes, i), array.ndim)
+            array = jnp.take_along_axis(array, index, axis=i)
+        else:
+            array = jnp.take(array, index, axis=i)
+    return array
 
 
 def _spread(array: Array, positions: tuple[int, ...], num_axes: int) -> Array:

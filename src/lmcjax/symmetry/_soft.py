@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
+from lmcjax.symmetry._layout import AxisLike, groups_of
 from lmcjax.symmetry._leaves import named_leaves, rebuild
-from lmcjax.symmetry._permutations import Permutations, axes_in_turn
-from lmcjax.symmetry._spec import Axis, PermutationSpec, Segment
+from lmcjax.symmetry._parts import Part, pack, parts_of
+from lmcjax.symmetry._permutations import Permutations, sizes_of
+from lmcjax.symmetry._spec import PermutationSpec
 
 Alignments: TypeAlias = Mapping[str, Float[ArrayLike, "*batch n_a n_b"]]
 """Matrices by group name.
@@ -50,8 +52,7 @@ def apply_soft(spec: PermutationSpec, alignments: Alignments, params: PyTree) ->
 
     Source: Singh and Jaggi (2020), with the scales of readers so that functions are kept.
     """
-    # Without the sizes that the spec may be bound to: these parameters may have others.
-    spec = PermutationSpec(spec.leaves, kernels=spec.kernels).bind(params)
+    spec = spec.with_widths_of(params)
     _check_alignments(spec, alignments)
     leaves = named_leaves(params)
     for name, axes in spec.leaves:
@@ -78,7 +79,7 @@ def _check_alignments(spec: PermutationSpec, alignments: Alignments) -> None:
             )
 
 
-def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) -> Array:
+def mix_leaf(axes: tuple[AxisLike, ...], alignments: Alignments, leaf: ArrayLike) -> Array:
     """Mix one leaf, as `apply_soft` does, without checks.
 
     Args:
@@ -86,56 +87,40 @@ def mix_leaf(axes: tuple[Axis, ...], alignments: Alignments, leaf: ArrayLike) ->
         alignments: per group, as for `apply_soft`.
         leaf: traced.
     """
-    mixed = jnp.asarray(leaf)
-    for i in axes_in_turn(axes):
-        mixed = _mix_axis(mixed, i, axes[i], alignments)
-    return mixed
-
-
-def _mix_axis(leaf: Array, i: int, axis: Axis, alignments: Alignments) -> Array:
+    array = jnp.asarray(leaf)
+    if not groups_of(axes):
+        return array
+    shapes_b = {}
+    for group, matrix in alignments.items():
+        *batch, _, n_b = jnp.shape(matrix)
+        shapes_b[group] = (*batch, n_b)
+    sizes_b = sizes_of(axes, shapes_b, array.shape)
+    sizes_a = dict(sizes_b)
+    for group in groups_of(axes):
+        sizes_a[group] = jnp.shape(alignments[group])[-2]
     mixed = []
-    offset = 0
-    for segment in axis:
-        if segment.group is None:
-            length = segment.length(1)
-            mixed.append(jax.lax.slice_in_dim(leaf, offset, offset + length, axis=i))
-        else:
-            matrix = jnp.asarray(alignments[segment.group])
-            length = segment.length(matrix.shape[-1])
-            entries = jax.lax.slice_in_dim(leaf, offset, offset + length, axis=i)
-            mixed.append(_mix_segment(entries, i, segment, matrix))
-        offset += length
-    return jnp.concatenate(mixed, axis=i)
+    for part in parts_of("", axes, sizes_b):
+        mixed.append(_mix_part(part, alignments, part.cut(array)))
+    return pack(parts_of("", axes, sizes_a), mixed)
 
 
-def _mix_segment(entries: Array, i: int, segment: Segment, matrix: Array) -> Array:
-    """`sum_j T[i, j] entries[..., j, ...]`, with a matrix per batch entry where there are any.
-
-    Args:
-        entries: the segment's stretch of a leaf.
-        i: the axis of the leaf that the segment is a part of.
-        segment: says how axis `i` holds the neurons.
-        matrix: T, `[*batch, n_a, n_b]`.
-    """
-    *_, n_a, n_b = matrix.shape
-    scale = n_b / n_a if segment.role == "reads" else 1.0
-    weights = (matrix * scale).astype(jnp.promote_types(entries.dtype, matrix.dtype))
-    before = entries.shape[:i]
-    after = entries.shape[i + 1 :]
-    blocks = entries.reshape(*before, segment.outer, n_b, segment.inner, *after)
-
-    # The labels of an einsum. The leaf's axes have their own numbers, so that the matrix's batch
-    # axes meet those of the leaf; axis `i` has become three, and these have the next numbers.
-    outer = entries.ndim
-    neuron_b = entries.ndim + 1
-    inner = entries.ndim + 2
-    neuron_a = entries.ndim + 3
-    labels_before = list(range(i))
-    labels_after = list(range(i + 1, entries.ndim))
-    matrix_labels = [*segment.batch_axes, neuron_a, neuron_b]
-    block_labels = [*labels_before, outer, neuron_b, inner, *labels_after]
-    mixed_labels = [*labels_before, outer, neuron_a, inner, *labels_after]
-    mixed = jnp.einsum(weights, matrix_labels, blocks, block_labels, mixed_labels)
-
-    mixed_length = segment.outer * n_a * segment.inner
-    return mixed.reshape(*before, mixed_length, *after).astype(entries.dtype)
+def _mix_part(part: Part, alignments: Alignments, entries: Array) -> Array:
+    """`sum_j T[i, j] entries[..., j, ...]` on every axis, with a matrix per batch entry if any."""
+    # an axis goes before those whose matrices vary along it: heads before their channels
+    for i in sorted(range(len(part.axes)), key=lambda i: len(part.axes[i].batch_axes)):
+        factor = part.axes[i].factor
+        if factor is None or factor.group is None:
+            continue
+        matrix = jnp.asarray(alignments[factor.group])
+        *_, n_a, n_b = matrix.shape
+        scale = n_b / n_a if factor.role == "reads" else 1.0
+        weights = (matrix * scale).astype(jnp.promote_types(entries.dtype, matrix.dtype))
+        # The labels of an einsum. The part's axes have their own numbers, so that the matrix's
+        # batch axes meet those of the part; A's neurons have the next number.
+        labels = list(range(entries.ndim))
+        neuron_a = entries.ndim
+        matrix_labels = [*part.axes[i].batch_axes, neuron_a, i]
+        mixed_labels = [neuron_a if label == i else label for label in labels]
+        mixed = jnp.einsum(weights, matrix_labels, entries, labels, mixed_labels)
+        entries = mixed.astype(entries.dtype)
+    return entries

@@ -1,92 +1,24 @@
 """What may be permuted together: the permutation spec of a network."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, ArrayLike, PyTree
 
+from lmcjax.symmetry._layout import (
+    Axis,
+    AxisLike,
+    Factor,
+    factors_of,
+    length_of,
+    reads,
+    writes,
+)
 from lmcjax.symmetry._leaves import named_leaves
-
-Role: TypeAlias = Literal["writes", "reads", "both"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Segment:
-    """A stretch of one axis of one leaf, in which a group permutes blocks of entries.
-
-    It is `outer * n * inner` entries long, and the group permutes the middle factor.
-
-    Attributes:
-        group: name of the group that acts; None for a stretch that nothing permutes, `outer *
-            inner` long.
-        role: `"writes"` the group's neurons (incoming weights, biases, scales), `"reads"` them
-            (outgoing weights), or `"both"` (residual streams).
-        outer: number of blocks of neurons (a flatten that keeps neurons inside pixels has one block
-            per pixel).
-        inner: entries per neuron (a flatten that keeps pixels inside neurons, or the channels of a
-            head).
-        batch_axes: the leaf's axes along which the permutation itself varies (layers stacked by
-            `scan`, heads). Where a group permutes such an axis, that comes first.
-    """
-
-    group: str | None
-    role: Role = "writes"
-    outer: int = 1
-    inner: int = 1
-    batch_axes: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.role not in ("writes", "reads", "both"):
-            raise ValueError(f"a segment's role is 'writes', 'reads' or 'both', not {self.role!r}")
-        if self.outer < 1 or self.inner < 1:
-            raise ValueError(
-                f"a segment's outer and inner are at least 1, not {self.outer} and {self.inner}"
-            )
-
-    def length(self, size: int) -> int:
-        """Entries that the segment covers when its group has `size` neurons."""
-        return self.outer * (size if self.group is not None else 1) * self.inner
-
-
-class Place(NamedTuple):
-    """A stretch of a leaf on which a group acts."""
-
-    leaf: str
-    axis: int
-    offset: int  # of the stretch within the axis
-    size: int  # of the group
-    segment: Segment
-
-    def split(self, array: Array, position: int) -> Array:
-        """Cut the place out of an array and split its axis into `[outer, size, inner]`.
-
-        Axis `position` of the array is laid out like the leaf's axis.
-        """
-        stop = self.offset + self.segment.length(self.size)
-        part = jax.lax.slice_in_dim(array, self.offset, stop, axis=position)
-        before, after = array.shape[:position], array.shape[position + 1 :]
-        return part.reshape(*before, self.segment.outer, self.size, self.segment.inner, *after)
-
-    def others(self, axes: tuple["Axis", ...]) -> tuple["Axis", ...]:
-        """What acts on the leaf's axes, but for the place's own, on which nothing does."""
-        return tuple(() if i == self.axis else axis for i, axis in enumerate(axes))
-
-    def rows(self, array: Array, axes: Sequence[int | None]) -> Array:
-        """One row per neuron, `[*batch, size, rest]`.
-
-        Args:
-            array: any array some of whose axes are laid out like the leaf's.
-            axes: for each axis of the array, which of the leaf's it is; None: none.
-        """
-        position = axes.index(self.axis)
-        batch = [i + 2 * (i > position) for i in (axes.index(b) for b in self.segment.batch_axes)]
-        rows = jnp.moveaxis(
-            self.split(array, position), (*batch, position + 1), range(len(batch) + 1)
-        )
-        return rows.reshape(*rows.shape[: len(batch) + 1], -1)
+from lmcjax.symmetry._parts import Part, Place, parts_of
 
 
 class Kernel(NamedTuple):
@@ -109,42 +41,6 @@ class Kernel(NamedTuple):
         return tuple(i for i in range(num_axes) if i not in (*self.inputs, *self.batch))
 
 
-Axis: TypeAlias = tuple[Segment, ...]
-AxisLike: TypeAlias = Segment | Sequence[Segment] | None
-
-
-def writes(
-    group: str, *, outer: int = 1, inner: int = 1, batch_axes: tuple[int, ...] = ()
-) -> Segment:
-    """An axis that writes the neurons of `group`: incoming weights, biases, scales."""
-    return Segment(group, "writes", outer, inner, batch_axes)
-
-
-def reads(
-    group: str, *, outer: int = 1, inner: int = 1, batch_axes: tuple[int, ...] = ()
-) -> Segment:
-    """An axis that reads the neurons of `group`: outgoing weights."""
-    return Segment(group, "reads", outer, inner, batch_axes)
-
-
-def both(
-    group: str, *, outer: int = 1, inner: int = 1, batch_axes: tuple[int, ...] = ()
-) -> Segment:
-    """An axis that reads and writes the neurons of `group`, as on a residual stream."""
-    return Segment(group, "both", outer, inner, batch_axes)
-
-
-def fixed(length: int) -> Segment:
-    """A stretch of `length` entries that nothing permutes, for use in concatenations."""
-    return Segment(None, outer=length)
-
-
-def _as_axis(axis: AxisLike) -> Axis:
-    if axis is None:
-        return ()
-    return (axis,) if isinstance(axis, Segment) else tuple(axis)
-
-
 @dataclasses.dataclass(frozen=True)
 class PermutationSpec:
     """For every axis of every leaf of a network's parameters: which groups of neurons permute it.
@@ -153,8 +49,8 @@ class PermutationSpec:
     `PermutationSpec.from_axes` or `mlp_spec`.
 
     Attributes:
-        leaves: `(leaf name, axes)` in order; each axis is a tuple of segments, empty where nothing
-            acts.
+        leaves: `(leaf name, axes)` in order; an axis is a `Factor`, a `Product` or a
+            `Concatenation`, or None where nothing acts.
         shapes: `(group, (*batch, n))` once `bind` has read the sizes off parameters; empty before.
         kernels: the leaves that the data are multiplied by, in the order of the computation.
         unknown: primitives that `discover` did not know and where they stand; all that they touch
@@ -162,7 +58,7 @@ class PermutationSpec:
         dead: leaves on which, as `discover` found, nothing depends.
     """
 
-    leaves: tuple[tuple[str, tuple[Axis, ...]], ...]
+    leaves: tuple[tuple[str, tuple[AxisLike, ...]], ...]
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
     kernels: tuple[Kernel, ...] = ()
     unknown: tuple[tuple[str, str], ...] = dataclasses.field(default=(), compare=False)
@@ -174,13 +70,14 @@ class PermutationSpec:
         axes: Mapping[str, Sequence[AxisLike]],
         *,
         inputs: Mapping[str, Sequence[int]] | None = None,
+        sizes: Mapping[str, int] | None = None,
     ) -> "PermutationSpec":
         """Write a spec by hand: for each leaf one entry per axis.
 
-        An entry is None (nothing acts), a `Segment` (`writes("g")`, `reads("g")`, `both("g")`) or a
-        sequence of segments (a concatenation). Every leaf is listed, also those on which nothing
-        acts. Groups are ordered by first appearance, so list the leaves in the order of the
-        computation: `match_layerwise` follows it.
+        An entry is None (nothing acts), `writes("g")`, `reads("g")`, `both("g")`, or `fixed(n)`;
+        `*` makes a product of them, the first outermost, and `|` a concatenation. Every leaf is
+        listed, also those on which nothing acts. Groups are ordered by first appearance, so list
+        the leaves in the order of the computation: `match_layerwise` follows it.
 
         Args:
             axes: leaf name to its axes.
@@ -188,6 +85,8 @@ class PermutationSpec:
                 features. By default a leaf of two or more axes is a kernel, whose outputs are the
                 axes that write, or else the last one, and whose inputs are the others (batch axes
                 apart).
+            sizes: number of neurons by group, or of entries by name, where shapes alone do not
+                tell: heads times channels, say.
 
         >>> spec = PermutationSpec.from_axes({
         ...     "w1": (None, writes("hidden")),
@@ -197,11 +96,24 @@ class PermutationSpec:
         >>> spec.groups
         ('hidden',)
 
+        The values of an attention block whose heads lie one after the other:
+
+        >>> value = writes("heads") * writes("value", along="heads")
+        >>> read = reads("heads") * reads("value", along="heads")
+        >>> spec = PermutationSpec.from_axes({"v": (None, value), "o": (read, None)})
+        >>> spec.groups
+        ('heads', 'value')
+
         Raises:
-            ValueError: a group that nothing writes or whose batch axes differ in number between
-                leaves.
+            ValueError: a group that nothing writes, that varies along different things in different
+                leaves, or along something that does not stand once beside it.
         """
-        leaves = {name: tuple(_as_axis(axis) for axis in leaf) for name, leaf in axes.items()}
+        leaves = {name: tuple(leaf) for name, leaf in axes.items()}
+        if sizes:
+            leaves = {
+                name: tuple(_with_sizes(axis, sizes) for axis in leaf)
+                for name, leaf in leaves.items()
+            }
         given = inputs or {}
         if unknown := sorted(given.keys() - leaves.keys()):
             raise ValueError(
@@ -211,41 +123,68 @@ class PermutationSpec:
         spec = cls(
             tuple(leaves.items()), kernels=tuple(kernel for kernel in kernels if kernel.inputs)
         )
-        for group in spec.groups:
-            used = [segment for _, _, segment in spec.segments(group)]
-            if not any(segment.role in ("writes", "both") for segment in used):
-                raise ValueError(f"group {group!r} has readers but nothing writes it")
-            if len({len(segment.batch_axes) for segment in used}) > 1:
-                raise ValueError(
-                    f"group {group!r} has different numbers of batch axes in different leaves: "
-                    f"{used}"
-                )
+        _check_groups(spec)
         return spec
 
-    @property
+    @functools.cached_property
     def groups(self) -> tuple[str, ...]:
         """Names of the groups, in order of first appearance."""
-        names = (
-            s.group for _, axes in self.leaves for axis in axes for s in axis if s.group is not None
-        )
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(f.group for f in self._factors() if f.group is not None))
 
-    def segments(self, group: str) -> Iterator[tuple[str, int, Segment]]:
-        """Where `group` acts: `(leaf name, axis, segment)`, leaf by leaf."""
-        for name, axes in self.leaves:
-            for i, axis in enumerate(axes):
-                yield from ((name, i, segment) for segment in axis if segment.group == group)
+    def _factors(self) -> Iterator[Factor]:
+        for _, axes in self.leaves:
+            for axis in axes:
+                yield from factors_of(axis)
+
+    def along(self, group: str) -> tuple[str, ...]:
+        """Along which factors the permutation of `group` varies: other groups, or fixed entries."""
+        return next(factor.along for factor in self._factors() if factor.group == group)
+
+    def frame(self, group: str) -> tuple[Factor, ...]:
+        """What acts on each of the batch axes of `group`.
+
+        On a stack of layers that is nothing, on heads it is the group that permutes them.
+        """
+        frame = []
+        for host in self.along(group):
+            if host in self.groups:
+                frame.append(writes(host, along=self.along(host)))
+            else:
+                frame.append(Factor(host))
+        return tuple(frame)
+
+    def guests(self, group: str) -> tuple[str, ...]:
+        """The groups with a permutation per neuron of `group`, such as channels per head."""
+        return tuple(guest for guest in self.groups if group in self.along(guest))
+
+    @functools.cached_property
+    def sizes(self) -> dict[str, int]:
+        """The number of entries of every named factor, groups included.
+
+        Raises:
+            ValueError: the spec has not been bound to parameters yet.
+        """
+        sizes = {}
+        for group, (*batch, size) in self.group_shapes().items():
+            sizes[group] = size
+            sizes.update(zip(self.along(group), batch, strict=True))
+        for factor in self._factors():
+            if factor.name is not None and factor.size is not None:
+                sizes.setdefault(factor.name, factor.size)
+        return sizes
+
+    @functools.cached_property
+    def parts(self) -> dict[str, tuple[Part, ...]]:
+        """The parts of every leaf, by leaf; for a bound spec."""
+        return {name: parts_of(name, axes, self.sizes) for name, axes in self.leaves}
 
     def places(self, group: str) -> Iterator[Place]:
-        """Where `group` acts, entry by entry, leaf by leaf; for a bound spec."""
-        sizes = {name: shape[-1] for name, shape in self.group_shapes().items()}
-        for name, axes in self.leaves:
-            for i, axis in enumerate(axes):
-                offset = 0
-                for segment in axis:
-                    if segment.group == group:
-                        yield Place(name, i, offset, sizes[group], segment)
-                    offset += segment.length(sizes.get(segment.group or "", 1))
+        """Where `group` acts, leaf by leaf; for a bound spec."""
+        for parts in self.parts.values():
+            for part in parts:
+                for i, axis in enumerate(part.axes):
+                    if axis.group == group:
+                        yield Place(part, i)
 
     def readers(self, group: str) -> Iterator[tuple[Kernel, Place]]:
         """The kernels that see the activations of `group`.
@@ -256,7 +195,7 @@ class PermutationSpec:
             for kernel in self.kernels:
                 if (
                     kernel.leaf == place.leaf
-                    and place.axis in kernel.inputs
+                    and place.leaf_axis in kernel.inputs
                     and kernel.feature_groups == 1
                 ):
                     yield kernel, place
@@ -265,40 +204,9 @@ class PermutationSpec:
         """The kernels that put out the neurons of `group`."""
         for place in self.places(group):
             for kernel in self.kernels:
-                if kernel.leaf == place.leaf and place.axis not in (*kernel.inputs, *kernel.batch):
+                not_outputs = (*kernel.inputs, *kernel.batch)
+                if kernel.leaf == place.leaf and place.leaf_axis not in not_outputs:
                     yield kernel, place
-
-    def frame(self, group: str) -> tuple[Axis, ...]:
-        """What acts on each of the batch axes of `group`.
-
-        On a stack of layers that is nothing, on heads it is the group that permutes them.
-
-        Raises:
-            ValueError: the axis is not permuted as a whole by one group, or that group's own batch
-                axes are others.
-        """
-        name, _, segment = next(self.segments(group))
-        axes = dict(self.leaves)[name]
-        frame: list[Axis] = []
-        for b in segment.batch_axes:
-            hosts = axes[b]
-            if not hosts:
-                frame.append(())
-                continue
-            whole = len(hosts) == 1 and hosts[0].outer * hosts[0].inner == 1
-            if not whole or not {*hosts[0].batch_axes} <= {*segment.batch_axes}:
-                raise ValueError(
-                    f"group {group!r} varies along axis {b} of leaf {name!r}, on which {hosts} act"
-                )
-            inside = tuple(segment.batch_axes.index(position) for position in hosts[0].batch_axes)
-            frame.append((dataclasses.replace(hosts[0], batch_axes=inside),))
-        return tuple(frame)
-
-    def guests(self, group: str) -> tuple[str, ...]:
-        """The groups with a permutation per neuron of `group`, such as channels per head."""
-        return tuple(
-            g for g in self.groups if any(s.group == group for axis in self.frame(g) for s in axis)
-        )
 
     def group_shapes(self) -> dict[str, tuple[int, ...]]:
         """`(*batch, n)` of each group.
@@ -323,30 +231,10 @@ class PermutationSpec:
 
         Raises:
             ValueError: a leaf that the spec lacks or the parameters lack, a wrong number of axes,
-                an axis whose length does not fit its segments, a group whose size differs between
-                leaves; leaf and both values are named.
+                an axis whose length does not fit, a group whose size differs between leaves; leaf
+                and both values are named.
         """
-        named = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
-        _check_leaves(dict(self.leaves), named)
-        sizes = _solve_sizes(self, named)
-        shapes = []
-        for group in self.groups:
-            for name, _, segment in self.segments(group):
-                if any(not 0 <= b < len(named[name]) for b in segment.batch_axes):
-                    raise ValueError(
-                        f"leaf {name!r} has shape {named[name]}, which lacks the batch axes "
-                        f"{segment.batch_axes} of group {group!r}"
-                    )
-            batches = {
-                tuple(named[name][b] for b in s.batch_axes): name
-                for name, _, s in self.segments(group)
-            }
-            if len(batches) > 1:
-                raise ValueError(
-                    f"group {group!r} has different batch shapes in different leaves: {batches}"
-                )
-            shapes.append((group, (*next(iter(batches)), sizes[group])))
-        bound = dataclasses.replace(self, shapes=tuple(shapes))
+        bound = self.with_widths_of(params)
         if self.shapes and self.shapes != bound.shapes:
             raise ValueError(
                 f"the spec's groups have shapes {dict(self.shapes)}, the parameters' "
@@ -354,39 +242,125 @@ class PermutationSpec:
             )
         return bound
 
+    def with_widths_of(self, params: PyTree) -> "PermutationSpec":
+        """The same spec bound to parameters whose groups may be of other sizes.
+
+        Where shapes alone do not tell (heads times channels), groups along which others vary keep
+        the sizes that the spec has.
+
+        Raises:
+            ValueError: as `bind`.
+        """
+        named = {name: jnp.shape(leaf) for name, leaf in named_leaves(params).items()}
+        _check_leaves(dict(self.leaves), named)
+        sizes = _solve_sizes(self, named)
+        shapes = []
+        for group in self.groups:
+            batch = [sizes[host] for host in self.along(group)]
+            shapes.append((group, (*batch, sizes[group])))
+        bound = dataclasses.replace(self, shapes=tuple(shapes))
+        assert bound.parts is not None  # hosts stand where they have to
+        return bound
+
+    def unpacked(self) -> "PermutationSpec":
+        """The spec of the network's parts, each a leaf on whose axes whole groups act."""
+        leaves = []
+        for parts in self.parts.values():
+            for part in parts:
+                leaves.append((part.name, part.layout()))
+        return PermutationSpec(tuple(leaves), self.shapes)
+
+    def unpack(self, leaves: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """The parts of some leaves, by the parts' names."""
+        unpacked = {}
+        for name, leaf in leaves.items():
+            for part in self.parts[name]:
+                unpacked[part.name] = part.cut(leaf)
+        return unpacked
+
     def __str__(self) -> str:
-        sizes = dict(self.shapes)
+        shapes = dict(self.shapes)
         rows = []
         for group in self.groups:
-            rows.append(
-                f"{group}  size {'x'.join(map(str, sizes[group])) if sizes else 'not bound'}"
-            )
-            for name, axis, s in self.segments(group):
-                block = f"  block [{s.outer}, n, {s.inner}]" if s.outer * s.inner > 1 else ""
-                rows.append(f"  {s.role:6s} {name} axis {axis}{block}")
-        rows += [
-            f"unknown primitive {name!r}, pins what it touches: {source}"
-            for name, source in self.unknown
-        ]
+            size = "x".join(map(str, shapes[group])) if shapes else "not bound"
+            rows.append(f"{group}  size {size}")
+            for name, axes in self.leaves:
+                for i, axis in enumerate(axes):
+                    for role in dict.fromkeys(_roles(axis, group)):
+                        layout = "" if isinstance(axis, Factor) and not axis.along else f"  {axis}"
+                        rows.append(f"  {role:6s} {name} axis {i}{layout}")
+        for name, source in self.unknown:
+            rows.append(f"unknown primitive {name!r}, pins what it touches: {source}")
         rows += [f"dead leaf {name}" for name in self.dead]
         return "\n".join(rows)
 
 
-def _kernel(name: str, axes: tuple[Axis, ...], inputs: Sequence[int] | None) -> Kernel:
+def _roles(axis: AxisLike, group: str) -> Iterator[str]:
+    """How a group is used on an axis."""
+    for factor in factors_of(axis):
+        if factor.group == group:
+            assert factor.role is not None
+            yield factor.role
+
+
+def _with_sizes(axis: AxisLike, sizes: Mapping[str, int]) -> AxisLike:
+    """The axis with the sizes of named factors written into it."""
+    if axis is None:
+        return None
+    if isinstance(axis, Factor):
+        return dataclasses.replace(axis, size=sizes.get(axis.name or "", axis.size))
+    items = tuple(_with_sizes(item, sizes) for item in axis.items)
+    return dataclasses.replace(axis, items=items)
+
+
+def _check_groups(spec: PermutationSpec) -> None:
+    """Check that every group is written, and varies along what stands beside it.
+
+    Raises:
+        ValueError: names the group.
+    """
+    fixed_names = {f.name for f in spec._factors() if f.name is not None and f.role is None}
+    for group in spec.groups:
+        used = [factor for factor in spec._factors() if factor.group == group]
+        if not any(factor.role in ("writes", "both") for factor in used):
+            raise ValueError(f"group {group!r} has readers but nothing writes it")
+        if len({factor.along for factor in used}) > 1:
+            raise ValueError(
+                f"group {group!r} varies along different things in different leaves: "
+                f"{[str(factor) for factor in used]}"
+            )
+        if group in fixed_names:
+            raise ValueError(f"{group!r} names a group and entries that nothing permutes")
+    one_each = {factor.name: 1 for factor in spec._factors() if factor.name is not None}
+    for name, axes in spec.leaves:
+        parts_of(name, axes, one_each)
+
+
+def _kernel(name: str, axes: tuple[AxisLike, ...], inputs: Sequence[int] | None) -> Kernel:
     """A leaf as a kernel; one without inputs is none."""
-    batch_axes = {b for axis in axes for segment in axis for b in segment.batch_axes}
-    # heads are outputs, not a batch
-    batch = tuple(sorted(b for b in batch_axes if not any(axes[b : b + 1])))
+    hosts: set[str] = set()
+    for axis in axes:
+        for factor in factors_of(axis):
+            hosts.update(factor.along)
+    batch = []
+    for i, axis in enumerate(axes):
+        # heads are outputs, not a batch
+        if isinstance(axis, Factor) and axis.role is None and axis.name in hosts:
+            batch.append(i)
     rest = [i for i in range(len(axes)) if i not in batch]
-    outputs = [i for i in rest if any(s.group and s.role != "reads" for s in axes[i])] or rest[-1:]
+    outputs = []
+    for i in rest:
+        if any(factor.role in ("writes", "both") for factor in factors_of(axes[i])):
+            outputs.append(i)
+    outputs = outputs or rest[-1:]
     found = [i for i in rest if i not in outputs] if inputs is None else sorted(inputs)
     if not set(found) <= set(rest):
         raise ValueError(f"leaf {name!r} has axes {rest} that can be inputs, not {found}")
-    return Kernel(name, name, tuple(found), batch)
+    return Kernel(name, name, tuple(found), tuple(batch))
 
 
 def _check_leaves(
-    axes: Mapping[str, tuple[Axis, ...]], named: Mapping[str, tuple[int, ...]]
+    axes: Mapping[str, tuple[AxisLike, ...]], named: Mapping[str, tuple[int, ...]]
 ) -> None:
     """Every leaf is known to both sides, with the same number of axes."""
     for name in axes.keys() - named.keys():
@@ -406,48 +380,83 @@ def _check_leaves(
             )
 
 
-def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
-    """Find the groups' sizes from the lengths of axes, and check every axis.
+class _SizedAxis(NamedTuple):
+    """An axis of a leaf and its length."""
 
-    Each axis with one group of unknown size settles that size.
+    leaf: str
+    number: int
+    axis: Axis
+    length: int
+
+    def names(self) -> set[str]:
+        return {factor.name for factor in factors_of(self.axis) if factor.name is not None}
+
+
+def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Find the sizes of groups and named entries from the lengths of axes, and check every axis.
+
+    Each axis with one name of unknown size settles that size.
     """
-    constraints = [
-        (name, i, axis) for name, axes in spec.leaves for i, axis in enumerate(axes) if axis
-    ]
+    axes = []
+    for leaf, leaf_axes in spec.leaves:
+        for i, axis in enumerate(leaf_axes):
+            if axis is not None:
+                axes.append(_SizedAxis(leaf, i, axis, named[leaf][i]))
     sizes: dict[str, int] = {}
-    progress = True
-    while progress:
-        progress = False
-        for name, i, axis in constraints:
-            unknown = {s.group for s in axis if s.group is not None and s.group not in sizes}
-            if len(unknown) != 1:
-                continue
-            (group,) = unknown
-            known = sum(
-                s.length(sizes[s.group] if s.group else 1) for s in axis if s.group != group
-            )
-            per_neuron = sum(s.length(1) for s in axis if s.group == group)
-            size, rest = divmod(named[name][i] - known, per_neuron)
-            if rest or size < 1:
-                raise ValueError(
-                    f"axis {i} of leaf {name!r} has length {named[name][i]}, which does not hold "
-                    f"{known} fixed entries and a whole number of blocks of {per_neuron} for group "
-                    f"{group!r}"
-                )
-            sizes[group] = size
-            progress = True
-    sizes |= {group: shape[-1] for group, shape in spec.shapes if group not in sizes}
-    if missing := [group for group in spec.groups if group not in sizes]:
+    for factor in spec._factors():
+        if factor.name is not None and factor.size is not None:
+            sizes[factor.name] = factor.size
+    _settle(axes, sizes)
+    known = spec.sizes if spec.shapes else {}
+    hosts = {host for factor in spec._factors() for host in factor.along}
+    # what the shapes leave open stays as it was, hosts first
+    for name in sorted(known, key=lambda name: name not in hosts):
+        if name not in sizes:
+            sizes[name] = known[name]
+            _settle(axes, sizes)
+    names = dict.fromkeys(f.name for f in spec._factors() if f.name is not None)
+    if missing := [name for name in names if name not in sizes]:
         raise ValueError(f"the sizes of groups {missing} do not follow from the parameters' shapes")
-    for name, i, axis in constraints:
-        expected = sum(s.length(sizes[s.group] if s.group else 1) for s in axis)
-        if expected != named[name][i]:
-            groups = {s.group: sizes[s.group] for s in axis if s.group}
+    for leaf, number, axis, length in axes:
+        expected = length_of(axis, sizes)
+        if expected != length:
+            groups = {name: sizes[name] for name in dict.fromkeys(_names_of(axis))}
             raise ValueError(
-                f"axis {i} of leaf {name!r} has length {named[name][i]}, "
+                f"axis {number} of leaf {leaf!r} has length {length}, "
                 f"groups of sizes {groups} make {expected}"
             )
     return sizes
+
+
+def _names_of(axis: Axis) -> list[str]:
+    return [factor.name for factor in factors_of(axis) if factor.name is not None]
+
+
+def _settle(axes: Sequence[_SizedAxis], sizes: dict[str, int]) -> None:
+    """Add the sizes that follow from axes with one name of unknown size."""
+    progress = True
+    while progress:
+        progress = False
+        for sized in axes:
+            unknown = sized.names() - sizes.keys()
+            if len(unknown) != 1:
+                continue
+            (name,) = unknown
+            without, with_one, with_two = (
+                length_of(sized.axis, {**sizes, name: size}) for size in (0, 1, 2)
+            )
+            per_entry = with_one - without
+            if per_entry == 0 or with_two - with_one != per_entry:
+                continue  # the square of a size, say
+            size, rest = divmod(sized.length - without, per_entry)
+            if rest or size < 1:
+                raise ValueError(
+                    f"axis {sized.number} of leaf {sized.leaf!r} has length {sized.length}, which "
+                    f"does not hold {without} fixed entries and a whole number of blocks of "
+                    f"{per_entry} for group {name!r}"
+                )
+            sizes[name] = size
+            progress = True
 
 
 def mlp_spec(num_hidden_layers: int, *, prefix: str = "", use_bias: bool = True) -> PermutationSpec:

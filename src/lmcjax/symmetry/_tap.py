@@ -13,7 +13,8 @@ from lmcjax.symmetry._discover import interpret
 from lmcjax.symmetry._interpreter import PROGRAMS, Path
 from lmcjax.symmetry._kernels import Multiplication, multiplications
 from lmcjax.symmetry._leaves import named_leaves
-from lmcjax.symmetry._spec import Kernel, PermutationSpec, Place
+from lmcjax.symmetry._parts import Place
+from lmcjax.symmetry._spec import Kernel, PermutationSpec
 
 
 class Taps(NamedTuple):

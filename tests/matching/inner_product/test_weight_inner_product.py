@@ -22,7 +22,7 @@ from lmcjax import (
     random_permutations,
 )
 from lmcjax.matching import weight_inner_product, weight_similarity
-from lmcjax.symmetry import as_alignments, identity_permutations, reads, writes
+from lmcjax.symmetry import as_alignments, fixed, identity_permutations, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -63,10 +63,10 @@ def test_similarities_are_gradients(name: str, cases: Any) -> None:
 SPEC = PermutationSpec.from_axes(
     {
         "conv": (None, writes("c")),
-        "dense": ((reads("c", outer=2, inner=3), reads("s")), writes("h")),
+        "dense": (fixed(2) * reads("c") * fixed(3) | reads("s"), writes("h")),
         "other": (None, writes("s")),
-        "stack": (None, reads("h"), writes("k", batch_axes=(0,))),
-        "query": (reads("h"), writes("heads"), writes("q", batch_axes=(1,))),
+        "stack": (fixed("layers"), reads("h"), writes("k", along="layers")),
+        "query": (reads("h"), writes("heads"), writes("q", along="heads")),
     }
 )
 SHAPES = {"conv": (3, 4), "dense": (27, 5), "other": (3, 3), "stack": (2, 5, 6), "query": (5, 2, 4)}

@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_named(rng):
         ValueError, match="kernel 'Dense_1/kernel' has 4 features, its moments are of 6"
     ):
         match_soft(SPEC, a, b, similarity=Activations(moments_of_both(a, a)))
-    heads = PermutationSpec.from_axes({"q": (None, writes("heads"), writes("c", batch_axes=(1,)))})
+    heads = PermutationSpec.from_axes({"q": (None, writes("heads"), writes("c", along="heads"))})
     narrow, wide = {"q": jnp.ones((2, 2, 3))}, {"q": jnp.ones((2, 2, 4))}
     with pytest.raises(ValueError, match="'heads' has neurons of"):
         match_soft(heads, narrow, wide, similarity=Weights())

@@ -55,7 +55,7 @@ def test_all_terms_count_where_none_is_ready() -> None:
 @pytest.mark.parametrize("with_own", [False, True], ids=["by channels", "and by a leaf of its own"])
 def test_heads_are_as_alike_as_their_channels_can_be(with_own: bool) -> None:
     """By the best permutation of two channels, and by what has no channels."""
-    axes = {"q": (None, writes("heads"), writes("c", batch_axes=(1,)))}
+    axes = {"q": (None, writes("heads"), writes("c", along="heads"))}
     shapes = {"q": (3, 2, 2)}
     if with_own:
         axes["gate"] = (None, writes("heads"))

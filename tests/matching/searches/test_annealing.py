@@ -10,14 +10,14 @@ import pytest
 
 from lmcjax import match_annealing, mlp_spec, permute
 from lmcjax.matching import weight_distance
-from lmcjax.symmetry import PermutationSpec, reads, writes
+from lmcjax.symmetry import PermutationSpec, fixed, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 SPEC = PermutationSpec.from_axes(
     {
         "conv": (None, writes("c")),
-        "dense": ((reads("c", outer=2, inner=3), reads("s")), writes("h")),
+        "dense": (fixed(2) * reads("c") * fixed(3) | reads("s"), writes("h")),
         "other": (None, writes("s")),
         "out": (reads("h"), None),
     }

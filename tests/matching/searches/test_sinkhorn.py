@@ -11,7 +11,7 @@ import pytest
 
 from lmcjax import Weights, match_layerwise, mlp_spec, permute, random_permutations, require_finite
 from lmcjax.matching import match_sinkhorn, midpoint_loss
-from lmcjax.symmetry import PermutationSpec, invert, reads, writes
+from lmcjax.symmetry import PermutationSpec, fixed, invert, reads, writes
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -97,8 +97,8 @@ def test_stacked_layers_have_an_alignment_each(rng):
     """Two layers in one leaf; B is the same with each layer's neurons shuffled for itself."""
     spec = PermutationSpec.from_axes(
         {
-            "up": (None, None, writes("h", batch_axes=(0,))),
-            "down": (None, reads("h", batch_axes=(0,)), None),
+            "up": (fixed("layers"), None, writes("h", along="layers")),
+            "down": (fixed("layers"), reads("h", along="layers"), None),
         }
     )
     a = {"up": jnp.asarray(rng.normal(size=(2, 3, 6)), jnp.float32)}

@@ -17,14 +17,16 @@ from lmcjax.matching._pair import (
     make_pair,
 )
 from lmcjax.matching._similarities import KernelMetric, Weights, metric_of
-from lmcjax.matching._similarity import Similarity, inner_products, rows
+from lmcjax.matching._similarity import Similarity, inner_products
 from lmcjax.symmetry import (
     Alignments,
-    Axis,
+    AxisLike,
     Permutations,
     PermutationSpec,
     Place,
     apply_soft,
+    factors_of,
+    groups_of,
     permute_leaf,
 )
 
@@ -133,15 +135,16 @@ class WeightInnerProduct:
         What varies along the place's axis (a head's channels) is numbered by A's neurons, which are
         not those of B yet. There A is brought to B's order instead.
         """
-        of_a: list[Axis] = []
-        of_b: list[Axis] = []
+        of_a: list[AxisLike] = []
+        of_b: list[AxisLike] = []
         axes = dict(self.spec.leaves)[place.leaf]
         for i, axis in enumerate(axes):
-            varies = any(place.axis in segment.batch_axes for segment in axis)
-            of_a.append(axis if varies else ())
-            of_b.append(() if varies or i == place.axis else axis)
+            varies = place.axis in place.part.axes[i].batch_axes
+            stays = None if axis is None else next(factors_of(axis)).as_fixed()
+            of_a.append(axis if varies else stays)
+            of_b.append(stays if varies or i == place.axis else axis)
         back = {}
-        if any(of_a):
+        if groups_of(tuple(of_a)):
             for group in groups_of(axes):
                 back[group] = jnp.argsort(permutations[group], axis=-1)
         leaf_a = permute_leaf(tuple(of_a), back, self.leaves_a[place.leaf])
@@ -154,12 +157,9 @@ def compare_weights(
 ) -> WeightInnerProduct:
     """The inner product of a pair; arguments and errors as of `weight_inner_product`."""
     metric = metric_of(similarity)
-    counted = []
-    for name, axes in pair.spec.leaves:
-        if pair.is_compared(name):
-            counted.append((name, axes))
+    compared = pair.compared_leaves()
     dtype = accumulation_dtype(
-        *(pair.leaves_a[name] for name, _ in counted), *(pair.leaves_b[name] for name, _ in counted)
+        *(pair.leaves_a[name] for name in compared), *(pair.leaves_b[name] for name in compared)
     )
     weights = dict(leaf_weights or {})
     unknown = sorted(weights.keys() - pair.leaves_a.keys())
@@ -168,20 +168,22 @@ def compare_weights(
             f"leaf_weights name leaf {unknown[0]!r}, the parameters have {sorted(pair.leaves_a)}"
         )
     check_real(*weights.values())
-    leaves: list[tuple[str, tuple[Axis, ...]]] = []
-    leaves_a: dict[str, Array] = {}
-    leaves_b: dict[str, Array] = {}
-    for name, axes in counted:
+    layouts: list[tuple[str, tuple[AxisLike, ...]]] = []
+    parts_a: dict[str, Array] = {}
+    parts_b: dict[str, Array] = {}
+    for name in compared:
         leaf_a = jnp.asarray(pair.leaves_a[name]).astype(dtype)
         leaf_b = jnp.asarray(pair.leaves_b[name]).astype(dtype)
         leaf_a = leaf_a * jnp.asarray(weights.get(name, 1), dtype)
         in_metric = _in_metric(pair.spec, name, leaf_a, leaf_b, metric)
         for kernel_name, (rooted_a, rooted_b) in in_metric.items():
-            leaves.append((kernel_name, axes))
-            leaves_a[kernel_name] = rooted_a
-            leaves_b[kernel_name] = rooted_b
-    spec = PermutationSpec(tuple(leaves), pair.spec.shapes)
-    return WeightInnerProduct(spec, leaves_a, leaves_b)
+            for part in pair.spec.parts[name]:
+                part_name = part.name.replace(name, kernel_name, 1)
+                layouts.append((part_name, part.layout()))
+                parts_a[part_name] = part.cut(rooted_a)
+                parts_b[part_name] = part.cut(rooted_b)
+    spec = PermutationSpec(tuple(layouts), pair.spec.shapes)
+    return WeightInnerProduct(spec, parts_a, parts_b)
 
 
 def compare_weights_in_unit(
@@ -301,10 +303,9 @@ def weight_similarity(
 
 
 def is_linear(spec: PermutationSpec, group: str) -> bool:
-    """Whether the group acts on no more than one axis of each leaf."""
-    places = {(name, axis) for name, axis, _ in spec.segments(group)}
-    leaves = {name for name, _ in places}
-    return len(leaves) == len(places)
+    """Whether the group acts on no more than one axis of each part of a leaf."""
+    parts = [place.part.name for place in spec.places(group)]
+    return len(set(parts)) == len(parts)
 
 
 def linear_gain(matrix: Array, before: Array, after: Array) -> Array:
@@ -313,17 +314,7 @@ def linear_gain(matrix: Array, before: Array, after: Array) -> Array:
     return gained.sum()
 
 
-def groups_of(axes: tuple[Axis, ...]) -> set[str]:
-    """The groups that act on a leaf."""
-    groups = set()
-    for axis in axes:
-        for segment in axis:
-            if segment.group is not None:
-                groups.add(segment.group)
-    return groups
-
-
-def degree(axes: tuple[Axis, ...]) -> int:
+def degree(axes: tuple[AxisLike, ...]) -> int:
     """The number of a leaf's axes that carry groups.
 
     The inner product of the leaf along a line of matrices is a polynomial of this degree.
@@ -334,4 +325,6 @@ def degree(axes: tuple[Axis, ...]) -> int:
 def _row_products(place: Place, leaf_a: Array, leaf_b: Array) -> Array:
     """The inner products of the neurons' rows at a place, `[*batch, n, n]`."""
     dtype = accumulation_dtype(leaf_a, leaf_b)
-    return inner_products(rows(place, leaf_a, dtype), rows(place, leaf_b, dtype))
+    rows_a = place.rows(leaf_a.astype(dtype))
+    rows_b = place.rows(leaf_b.astype(dtype))
+    return inner_products(rows_a, rows_b)

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from lmcjax._checks import check_not_negative
 from lmcjax.matching._assignments import check_at_least_one
@@ -237,8 +237,7 @@ def _random_proposal(
 def _swaps_are_simple(spec: PermutationSpec) -> bool:
     """Whether a swap changes nothing but the inner products of two rows in each leaf."""
     for group in spec.groups:
-        has_batch_axes = any(segment.batch_axes for _, _, segment in spec.segments(group))
-        if has_batch_axes or not is_linear(spec, group):
+        if spec.along(group) or not is_linear(spec, group):
             return False
     return True
 
@@ -251,21 +250,16 @@ def _gain(
     neurons_b = jnp.asarray(permutations[swap.group])[neurons_a]
     gain = jnp.zeros((), dtype)
     for place in places:
-        leaf_a = _two_neurons(place, jnp.asarray(pair.leaves_a[place.leaf]), neurons_a)
-        leaf_b = _two_neurons(place, jnp.asarray(pair.leaves_b[place.leaf]), neurons_b)
-        others = place.others(pair.axes(place.leaf))
-        leaf_b = jnp.asarray(permute_leaf(others, permutations, leaf_b))
-        two = place._replace(size=2, offset=0)
-        rows_a = two.rows(leaf_a.astype(dtype), range(leaf_a.ndim))
-        rows_b = two.rows(leaf_b.astype(dtype), range(leaf_b.ndim))
+        two_a = _two_neurons(place, pair.leaves_a[place.leaf], neurons_a)
+        two_b = _two_neurons(place, pair.leaves_b[place.leaf], neurons_b)
+        two_b = jnp.asarray(permute_leaf(place.others(), permutations, two_b))
+        rows_a = place.rows_of_part(two_a.astype(dtype))
+        rows_b = place.rows_of_part(two_b.astype(dtype))
         # crosswise less straight: (a0.b1 + a1.b0) - (a0.b0 + a1.b1)
         gain = gain - jnp.sum((rows_a[0] - rows_a[1]) * (rows_b[0] - rows_b[1]))
     return gain
 
 
-def _two_neurons(place: Place, leaf: Array, neurons: Array) -> Array:
-    """The leaf with only these neurons' entries along the place's axis, in the same layout."""
-    taken = jnp.take(place.split(leaf, place.axis), neurons, axis=place.axis + 1)
-    before = leaf.shape[: place.axis]
-    after = leaf.shape[place.axis + 1 :]
-    return taken.reshape(*before, -1, *after)
+def _two_neurons(place: Place, leaf: ArrayLike, neurons: Array) -> Array:
+    """The part at a place with only these neurons' entries."""
+    return jnp.take(place.part.cut(leaf), neurons, axis=place.axis)

@@ -77,7 +77,7 @@ def _inner_products(pair: Pair, leaves_b: dict[str, ArrayLike]) -> dict[str, Arr
     """`<A, B>` over the leaves on which each group acts."""
     products = {}
     for group in pair.spec.groups:
-        touched = dict.fromkeys(name for name, _, _ in pair.spec.segments(group))
+        touched = dict.fromkeys(place.leaf for place in pair.spec.places(group))
         total = jnp.zeros(())
         for name in touched:
             total = total + _dot(pair.leaves_a[name], leaves_b[name])
