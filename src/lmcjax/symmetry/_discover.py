@@ -176,7 +176,8 @@ class _Reader:
         # not.
         hosts = {}
         for atom, others in beside.items():
-            hosts[atom] = sorted(b for b in others if atom not in beside.get(b, ()) or b < atom)
+            aligned = filter(self.nodes.is_aligned, others)
+            hosts[atom] = sorted(b for b in aligned if atom not in beside.get(b, ()) or b < atom)
         return hosts
 
     def _name_stacks(

@@ -34,6 +34,9 @@ class Nodes:
         self._parent: list[int] = []
         self._split: dict[int, NodeAxis] = {}  # what a root was split into
         self._pinned: dict[int, str] = {}  # root to reason
+        # roots that were laid against each other and do not fit: one number does not mean the same
+        # in all places that carry them
+        self._misaligned: set[int] = set()
 
     def new(self, size: int, pinned: str | None = None) -> int:
         """A fresh index set of `size` elements; `pinned`: why nothing may permute it."""
@@ -79,6 +82,24 @@ class Nodes:
                 if root in self._split:
                     self.pin(self._split[root], reason)
 
+    def misalign(self, axis: NodeAxis, reason: str) -> None:
+        """As `pin`, where an axis is laid against another that it does not fit.
+
+        Besides, no permutation may vary along any part of it: `(i, j)` of a product of 2 and 3
+        meets `(j, i)` of one of 3 and 2, and there is no telling how.
+        """
+        self.pin(axis, reason)
+        for piece in axis:
+            for node in piece:
+                root = self.find(node)
+                self._misaligned.add(root)
+                if root in self._split:
+                    self.misalign(self._split[root], reason)
+
+    def is_aligned(self, node: int) -> bool:
+        """Whether a number along this atom means the same in all places that carry it."""
+        return self.find(node) not in self._misaligned
+
     def expand(self, axis: NodeAxis) -> NodeAxis:
         """The axis in atoms that are no further split."""
         return tuple(itertools.chain.from_iterable(self._expand_piece(piece) for piece in axis))
@@ -98,7 +119,7 @@ class Nodes:
                 return self._expand_piece((*before, *split[0], *after))
             if not before:
                 return self.expand(tuple((*part, *after) for part in split))
-            self.pin((piece,), "a concatenation inside a product of axes")
+            self.misalign((piece,), "a concatenation inside a product of axes")
         return (tuple(self.find(node) for node in piece),)
 
     def _divide(self, root: int, axis: NodeAxis) -> None:
@@ -107,8 +128,14 @@ class Nodes:
             self.merge(self._split[root], axis)
             return
         self._split[root] = axis
-        if root in self._pinned:
-            self.pin(axis, self._pinned[root])
+        self._inherit(root)
+
+    def _inherit(self, root: int) -> None:
+        """What holds of an atom holds of those it was split into."""
+        if root in self._split and root in self._pinned:
+            self.pin(self._split[root], self._pinned[root])
+        if root in self._split and root in self._misaligned:
+            self.misalign(self._split[root], self._pinned[root])
 
     def merge(self, first: NodeAxis, second: NodeAxis) -> None:
         """The two axes are the same index set: whatever permutes one permutes the other."""
@@ -123,7 +150,7 @@ class Nodes:
                 break
             left, right = list(self.expand(tuple(left))), list(self.expand(tuple(right)))
         for rest in (left, right):
-            self.pin(tuple(rest), "axes that are cut differently in two places")
+            self.misalign(tuple(rest), "axes that are cut differently in two places")
 
     def _cut(self, piece: Piece, length: int) -> bool:
         """Split a piece after `length` entries, if that is between elements of its first atom."""
@@ -178,7 +205,7 @@ class Nodes:
             ):
                 break
         for rest in (first, second):
-            self.pin((rest,), "axes that are reshaped differently in two places")
+            self.misalign((rest,), "axes that are reshaped differently in two places")
 
     def _factor(self, node: int, outer: int) -> bool:
         """Split an atom into a product whose outermost factor has `outer` elements, if possible."""
@@ -200,5 +227,6 @@ class Nodes:
             self.merge(split_a, split_b)
         elif split_b is not None:
             self._split[a] = split_b
-        if a in self._pinned and a in self._split:
-            self.pin(self._split[a], self._pinned[a])
+        if b in self._misaligned:
+            self._misaligned.add(a)
+        self._inherit(a)
