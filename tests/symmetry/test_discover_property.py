@@ -174,7 +174,8 @@ class Plan:
             return functools.reduce(operator.or_, pieces)
 
         axes = {name: [axis(layout) for layout in leaf] for name, leaf in self.leaves.items()}
-        return PermutationSpec.from_axes(axes).bind(self.params())
+        sizes = {f"g{root}": self.sizes[root] for root in groups}
+        return PermutationSpec.from_axes(axes, sizes=sizes).bind(self.params())
 
     def groups(self) -> set[int]:
         """Index sets that are not pinned."""
