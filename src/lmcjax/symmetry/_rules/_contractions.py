@@ -1,40 +1,9 @@
-"""Rules of products: contractions, convolutions, look-ups."""
+"""Rules of products: contractions, convolutions."""
 
 from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
-
-
-@rule("gather")
-def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """Axes that are taken whole come through (an embedding's features), indexed ones are pinned."""
-    operand, indices = operands
-    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    if getattr(numbers, "operand_batching_dims", ()):
-        return pin_everything(interpreter, equation, operands)
-    interpreter.nodes.pin(indices.axes[-1], "indices")
-    (shape,) = shapes(equation)
-    kept = [i for i in range(len(operand.axes)) if i not in numbers.collapsed_slice_dims]
-    axes: list[NodeAxis | None] = [None] * len(shape)
-    for position, i in zip(numbers.offset_dims, kept, strict=True):
-        whole = sizes[i] == interpreter.nodes.length(operand.axes[i])
-        axes[position] = operand.axes[i] if whole else interpreter.nodes.axis(sizes[i], "gathered")
-    whole_axes = [i for i in kept if sizes[i] == interpreter.nodes.length(operand.axes[i])]
-    looked_up = [i for i in range(len(operand.axes)) if i not in whole_axes]
-    interpreter.mix(operand, looked_up)
-    for i in looked_up:
-        interpreter.nodes.pin(operand.axes[i], "looked up by index")
-    rest = iter(indices.axes[:-1])
-    if indices.leaves is None:
-        interpreter.use(operand, whole_axes, "writes")
-        if (
-            tuple(numbers.start_index_map)
-            == tuple(numbers.collapsed_slice_dims)
-            == tuple(looked_up)
-        ):
-            interpreter.multiply(1, operand, looked_up, lookup=True)
-    return [combine([next(rest) if axis is None else axis for axis in axes], operands)]
 
 
 @rule("dot_general")
