@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jax.extend import core, source_info_util
 
-from lmcjax.symmetry._nodes import NodeAxis, Nodes
+from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
 
 Path: TypeAlias = tuple[int, ...]
 """Where an equation stands: its number, and so on into the programs that equations call."""
@@ -38,6 +38,8 @@ class Value(NamedTuple):
     # index sets of a `scan` over stacked layers, of which this is one entry
     stacked: frozenset[int] = frozenset()
     origins: tuple[Origin, ...] = ()
+    # made of constants alone: all its entries are equal along any index set that is not pinned
+    uniform: bool = False
 
 
 class Use(NamedTuple):
@@ -88,7 +90,10 @@ class Interpreter:
         )
 
         def read(atom: Any) -> Value:
-            return self.constant(atom.val) if isinstance(atom, core.Literal) else environment[atom]
+            if isinstance(atom, core.Literal):
+                return self.constant(atom.val)
+            value = environment[atom]
+            return self._detach(value) if value.uniform else value
 
         caller = self.path
         for number, equation in enumerate(jaxpr.eqns):
@@ -128,7 +133,35 @@ class Interpreter:
             uniform = [False] * np.ndim(array)
         pins = [None if same else "a constant that is not uniform" for same in uniform]
         axes = (self.nodes.axis(size, pin) for size, pin in zip(np.shape(array), pins, strict=True))
-        return Value(tuple(axes), frozenset())
+        return Value(tuple(axes), frozenset(), uniform=True)
+
+    def _detach(self, value: Value) -> Value:
+        """A uniform value with index sets of its own, in place of those that are not pinned.
+
+        Each use of a constant gets its own. Two layers that both start from zeros need not share a
+        permutation of their neurons, for no permutation changes zeros.
+        """
+        axes = []
+        for axis in value.axes:
+            pieces = [self._detach_piece(piece) for piece in self.nodes.expand(axis)]
+            axes.append(tuple(pieces))
+        return value._replace(axes=tuple(axes))
+
+    def _detach_piece(self, piece: Piece) -> Piece:
+        factors: list[int] = []
+        free = 1  # how many entries those factors have together that come one after the other
+        for node in piece:
+            size = self.nodes.size(node)
+            if self.nodes.pinned(node) is None:
+                free *= size
+                continue
+            if free != 1:
+                factors.append(self.nodes.new(free))
+            factors.append(node)
+            free = 1
+        if free != 1:
+            factors.append(self.nodes.new(free))
+        return tuple(factors)
 
     def fresh(
         self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None
@@ -194,10 +227,11 @@ def combine(
     """
     leaves: frozenset[int] | None = frozenset()
     stacked: frozenset[int] = frozenset()
+    uniform = all(operand.uniform for operand in operands)
     for operand in operands:
         leaves = None if leaves is None or operand.leaves is None else leaves | operand.leaves
         stacked |= operand.stacked
-    return Value(tuple(axes), leaves, stacked, origins)
+    return Value(tuple(axes), leaves, stacked, origins, uniform)
 
 
 # parameters of equations that hold programs

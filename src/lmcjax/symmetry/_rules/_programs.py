@@ -102,12 +102,13 @@ def _entries(origins: Sequence[Origin], path: Path) -> tuple[Origin, ...]:
 
 
 def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
-    """The state of a loop. It counts as data if anything in the loop is."""
-    leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
-    return [
-        value._replace(leaves=value.leaves if leaves is not None else None, origins=())
-        for value in initial
-    ]
+    """The state of a loop. It is made of all that enters the loop, a state of zeros too."""
+    everything = combine([], operands)
+    state = []
+    for value in initial:
+        later = value._replace(leaves=everything.leaves, origins=(), uniform=False)
+        state.append(later)
+    return state
 
 
 def _close_loop(
