@@ -40,6 +40,8 @@ class Value(NamedTuple):
     origins: tuple[Origin, ...] = ()
     # made of constants alone: all its entries are equal along any index set that is not pinned
     uniform: bool = False
+    # its entries are positions along this axis, which is pinned as soon as anything reads them
+    positions: NodeAxis | None = None
 
 
 class Use(NamedTuple):
@@ -78,13 +80,17 @@ class Interpreter:
     source: str = "unknown line"  # of the equation at hand
     path: Path = ()  # of the equation at hand
     leaf_shapes: Sequence[tuple[int, ...]] = ()
+    assume_no_ties: bool = False  # no two entries that are compared to be sorted are equal
     # False: inside a branch or a loop of unknown length, whose values cannot be taken out
     repeatable: bool = True
 
     def run(
         self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
     ) -> list[Value]:
-        """The values of the jaxpr's results, given those of its constants and arguments."""
+        """The values of the jaxpr's results, given those of its constants and arguments.
+
+        Results may be positions; whoever uses these without `read_positions` loses a constraint.
+        """
         environment: dict[Any, Value] = dict(
             zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
         )
@@ -106,11 +112,25 @@ class Interpreter:
         return [read(atom) for atom in jaxpr.outvars]
 
     def run_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
-        """The same with the constants that the jaxpr carries."""
+        """The same with the constants that the jaxpr carries, and with positions read."""
+        return self.read_positions(self.call_closed(closed, arguments))
+
+    def call_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+        """The same, for an equation whose results are the program's own."""
         return self.run(closed.jaxpr, [self.constant(value) for value in closed.consts], arguments)
 
+    def read_positions(self, values: Sequence[Value]) -> list[Value]:
+        """Something looks at these values: axes along which they are positions are pinned."""
+        read = []
+        for value in values:
+            if value.positions is not None:
+                self.nodes.pin(value.positions, f"positions along it, read at {self.source}")
+                value = value._replace(positions=None)
+            read.append(value)
+        return read
+
     def _apply(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-        if not any(name in equation.params for name in PROGRAMS):
+        if not _calls_a_program(equation):
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.source
@@ -120,6 +140,8 @@ class Interpreter:
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
             rule = pin_everything
+        if equation.primitive.name not in PASS_POSITIONS:
+            operands = self.read_positions(operands)
         results = rule(self, equation, operands)
         self.source = caller
         return results
@@ -237,15 +259,36 @@ def combine(
 # parameters of equations that hold programs
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")
 
+# their programs work on single entries, and are not entered
+_OF_ENTRIES = ("reduce", "reduce_window")
+
+
+def _calls_a_program(equation: core.JaxprEqn) -> bool:
+    """Whether what the equation does with its operands is seen inside."""
+    if equation.primitive.name in _OF_ENTRIES:
+        return False
+    return any(name in equation.params for name in PROGRAMS)
+
+
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register the rule of some primitives."""
+# primitives that do not look at what they pass on
+PASS_POSITIONS: set[str] = set()
+
+
+def rule(*names: str, passes_positions: bool = False) -> Callable[[Rule], Rule]:
+    """Register the rule of some primitives.
+
+    Args:
+        passes_positions: the rule takes care of operands whose entries are positions along an axis.
+    """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
+        if passes_positions:
+            PASS_POSITIONS.update(names)
         return function
 
     return register

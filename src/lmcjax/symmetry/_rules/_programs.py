@@ -17,14 +17,42 @@ from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combi
     "checkpoint",
     "remat2",
     "remat",
+    "call",
+    "composite",
+    "eval_jaxpr",
+    passes_positions=True,
 )
 def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Enter the program that is called."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
     inner = next(equation.params[name] for name in names if name in equation.params)
     if isinstance(inner, core.ClosedJaxpr):
-        return interpreter.run_closed(inner, operands)
+        return interpreter.call_closed(inner, operands)
     return interpreter.run(inner, [], operands)
+
+
+@rule("custom_vmap_call", "custom_partitioning", "linear_call")
+def call_without_taps(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Enter a program that comes with other ways to transform it; nothing is taken out of it."""
+    name = "callee" if "callee" in equation.params else "call"
+    with interpreter.unrepeatable():
+        return interpreter.run_closed(equation.params[name], operands)
+
+
+@rule("custom_linear_solve")
+def linear_solve(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """The program that solves, on its own constants and the right-hand sides."""
+    lengths = equation.params["const_lengths"]
+    start = lengths.matvec + lengths.vecmat
+    consts = operands[start : start + lengths.solve]
+    right_hand_sides = operands[sum(lengths) :]
+    with interpreter.unrepeatable():
+        solve = equation.params["jaxprs"].solve
+        return interpreter.run_closed(solve, [*consts, *right_hand_sides])
 
 
 @rule("cond")
