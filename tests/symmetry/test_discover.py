@@ -241,7 +241,7 @@ def test_stacked_layers_have_a_permutation_each():
         (lambda h: h, (3, 6)),
         (lambda h: jnp.cumsum(h, axis=0), (6,)),
         (lambda h: h + h[::-1], (6,)),
-        (lambda h: jnp.sort(h, axis=0), (6,)),
+        (lambda h: h + jnp.sort(h, axis=0), (6,)),
         (lambda h: h + h[jnp.array([1, 2, 0])], (6,)),
         (lambda h: h + jnp.concatenate([h[1:], h[:1]]), (6,)),
         (lambda h: h + jnp.einsum("kl,lbh->kbh", jnp.arange(9.0).reshape(3, 3), h), (6,)),
