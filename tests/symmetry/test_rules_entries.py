@@ -201,3 +201,87 @@ def test_layers_share_a_permutation_if_they_are_mixed(mix, shape):
     spec = discover(apply, params, X)
     assert spec.group_shapes() == {"w": shape}
     assert verify(apply, spec, params, X).jointly_holds
+
+
+def route(choose):
+    """Each sample goes to the experts that are chosen for it."""
+
+    def apply(p, x):
+        scores = jnp.tanh(x @ p["router"])
+        weights = jnp.einsum("nke,ne->ne", choose(scores), jax.nn.softmax(scores))
+        hidden = jnp.tanh(jnp.einsum("ni,eih->neh", x, p["w"]))
+        return jnp.einsum("ne,neh,eho->no", weights, hidden, p["v"])
+
+    return apply
+
+
+EXPERTS = {
+    "router": RNG.normal(size=(3, 5)),
+    "w": RNG.normal(size=(5, 3, 4)),
+    "v": RNG.normal(size=(5, 4, 2)),
+}
+CHOICES = {
+    "largest": lambda s: jax.nn.one_hot(jnp.argmax(s, -1), 5)[:, None],
+    "smallest": lambda s: jax.nn.one_hot(jnp.argmin(s, -1), 5)[:, None],
+    "largest two": lambda s: jax.nn.one_hot(lax.top_k(s, 2)[1], 5),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_experts_without_ties(name):
+    """With ties, the first expert is chosen; without, the experts may be permuted."""
+    apply = route(CHOICES[name])
+    spec = discover(apply, EXPERTS, X)
+    assert spec.group_shapes() == {"w": (5, 4)}
+    assert verify(apply, spec, EXPERTS, X).jointly_holds
+    spec = discover(apply, EXPERTS, X, assume_no_ties=True)
+    assert sorted(spec.group_shapes().values()) == [(5,), (5, 4)]
+    assert verify(apply, spec, EXPERTS, X).jointly_holds
+    rounded = route(lambda s: CHOICES[name](jnp.round(s)))
+    assert discover(rounded, EXPERTS, X).group_shapes() == {"w": (5, 4)}
+
+
+POSITIONS = {
+    "compared with a number": lambda h: h * (jnp.argmax(h, -1, keepdims=True) == 2),
+    "less than": lambda h: h * (jnp.argmax(h, -1, keepdims=True) < jnp.arange(WIDTH)),
+    "added to": lambda h: h * (jnp.argmax(h, -1, keepdims=True) + 1 == jnp.arange(WIDTH)),
+    "of another axis": lambda h: h * (jnp.argmax(h, -1, keepdims=True) == jnp.argmax(h, 0)),
+    "a ramp": lambda h: h * jnp.arange(WIDTH),
+    "one-hot, then summed up": lambda h: (
+        jnp.cumsum(jax.nn.one_hot(jnp.argmax(h, -1), WIDTH), -1) * h
+    ),
+    "one-hot of a position from outside": lambda h: h * jax.nn.one_hot(2, WIDTH),
+    "in a branch": lambda h: (
+        h
+        * lax.cond(h.sum() > 100, lambda: jnp.zeros(4, int), lambda: jnp.argmax(h, -1).astype(int))[
+            :, None
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_positions_that_are_used_as_numbers(name):
+    apply = through(POSITIONS[name])
+    assert not verify(apply, WHOLE_GROUP, PARAMS, X).jointly_holds
+    spec = discover(apply, PARAMS, X, assume_no_ties=True)
+    assert spec.groups == ()
+
+
+@pytest.mark.parametrize(
+    ("compare", "shape"),
+    [
+        (lambda i: jax.nn.one_hot(i, 6), (3, 6)),
+        (lambda i: (i[:, None] == i[None]).sum(0)[..., None] + jax.nn.one_hot(i, 6), (6,)),
+    ],
+    ids=["within layers", "across layers"],
+)
+def test_positions_in_layers(compare, shape):
+    def apply(p, x):
+        h = jnp.tanh(jnp.einsum("bi,lih->lbh", x, p["w"]))
+        return jnp.einsum("lbh,lho->lbo", h * compare(jnp.argmax(h, -1)), p["v"])
+
+    params = {"w": RNG.normal(size=(3, 3, 6)), "v": RNG.normal(size=(3, 6, 2))}
+    spec = discover(apply, params, X, assume_no_ties=True)
+    assert spec.group_shapes() == {"w": shape}
+    assert verify(apply, spec, params, X).jointly_holds

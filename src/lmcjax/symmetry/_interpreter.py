@@ -107,6 +107,9 @@ class Interpreter:
             operands = [read(atom) for atom in equation.invars]
             results = self._apply(equation, operands)
             self.values.extend(results)
+            for result in results:
+                if result.positions is not None:  # stands beside the axis along which they are
+                    self.values.append(result._replace(axes=(*result.axes, result.positions)))
             environment.update(zip(equation.outvars, results, strict=True))
         self.path = caller
         return [read(atom) for atom in jaxpr.outvars]

@@ -10,7 +10,7 @@ from lmcjax.symmetry._nodes import NodeAxis
 from lmcjax.symmetry._rules._common import replace_axes, without_run
 
 
-@rule("transpose")
+@rule("transpose", passes_positions=True)
 def transpose(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -18,7 +18,7 @@ def transpose(
     return [_select(operands[0], [int(i) for i in equation.params["permutation"]])]
 
 
-@rule("squeeze")
+@rule("squeeze", passes_positions=True)
 def squeeze(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -39,7 +39,7 @@ def _select(value: Value, kept: Sequence[int]) -> Value:
     return value._replace(axes=tuple(value.axes[i] for i in kept), origins=tuple(origins))
 
 
-@rule("expand_dims")
+@rule("expand_dims", passes_positions=True)
 def expand_dims(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -49,7 +49,7 @@ def expand_dims(
     return [_spread(interpreter, operands[0], kept, shape)]
 
 
-@rule("broadcast_in_dim")
+@rule("broadcast_in_dim", passes_positions=True)
 def broadcast(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:

@@ -10,7 +10,7 @@ from lmcjax.symmetry._rules._common import replace_axes
 
 _ENTRY_BY_ENTRY = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
-    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc
+    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq_to erf erf_inv erfc
     exp exp2 expm1 floor from_edtype ge gt igamma igamma_grad_a igammac imag integer_pow is_finite
     layout_constraint le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg
     nextafter not or polygamma population_count pow preduced pvary real reduce_precision
@@ -58,6 +58,30 @@ def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
     for axis in long[1:]:
         interpreter.nodes.merge(long[0], axis)
     return long[0] if long else ((),)
+
+
+@rule("eq", passes_positions=True)
+def equality(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Entry by entry. Positions may be compared with positions along the same axis.
+
+    A one-hot vector is such a comparison: where the largest entry is moved, its one is moved.
+    """
+    first, second = operands
+    known = first.positions is not None and second.positions is not None
+    if not (known and interpreter.assume_no_ties):
+        return entry_by_entry(interpreter, equation, interpreter.read_positions(operands))
+    assert first.positions is not None
+    assert second.positions is not None
+    interpreter.nodes.merge(first.positions, second.positions)
+    (result,) = entry_by_entry(interpreter, equation, operands)
+    nodes = interpreter.nodes
+    along = nodes.expand(first.positions)
+    if along not in [nodes.expand(axis) for axis in result.axes]:
+        # the permutation of the axis is the same for all that are compared with each other
+        interpreter.values.append(result._replace(axes=(*result.axes, along)))
+    return [result]
 
 
 @rule("bitcast_convert_type")
@@ -114,9 +138,15 @@ def reduction(
 def arg_reduction(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
-    """Positions along the reduced axis are looked at."""
-    replace_axes(interpreter, equation, operands[0], equation.params["axes"])
-    return reduction(interpreter, equation, operands)
+    """A position along the reduced axis; of several largest entries, it is the first one's."""
+    (operand,) = operands
+    (axis,) = equation.params["axes"]
+    if not interpreter.assume_no_ties:
+        replace_axes(interpreter, equation, operand, [axis])
+        return reduction(interpreter, equation, operands)
+    interpreter.mix(operand, [axis])
+    (result,) = reduction(interpreter, equation, operands)
+    return [result._replace(positions=operand.axes[axis])]
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
@@ -220,6 +250,13 @@ def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     pins = [
         "a ramp (iota)" if i == equation.params["dimension"] else None for i in range(len(shape))
     ]
+    if (
+        interpreter.assume_no_ties
+    ):  # pinned as soon as the entries are used as anything but positions
+        dimension = int(equation.params["dimension"])
+        free = [interpreter.nodes.axis(size) for size in shape]
+        result = combine(free, operands)
+        return [result._replace(positions=free[dimension], uniform=False)]
     axes = [interpreter.nodes.axis(size, pin) for size, pin in zip(shape, pins, strict=True)]
     return [combine(axes, operands)]
 
