@@ -45,9 +45,6 @@ class Plan:
     sizes: list[int] = dataclasses.field(default_factory=list)  # per index set
     parent: list[int] = dataclasses.field(default_factory=list)  # of the union-find
     pinned: set[int] = dataclasses.field(default_factory=set)
-    spurious: set[int] = dataclasses.field(
-        default_factory=set
-    )  # pinned, though permuting them may change nothing
     hosts: dict[int, Layout] = dataclasses.field(
         default_factory=dict
     )  # one permutation per entry of this axis
@@ -90,9 +87,8 @@ class Plan:
         for a, b in zip(sum(first, ()), sum(second, ()), strict=True):
             self.parent[self.find(b)] = self.find(a)
 
-    def pin(self, layout: Layout, spurious: bool = False) -> None:
+    def pin(self, layout: Layout) -> None:
         self.pinned.update(sum(layout, ()))
-        self.spurious.update(sum(layout, ()) if spurious else ())
 
     def is_pinned(self, index_set: int) -> bool:
         return self.find(index_set) in map(self.find, self.pinned)
@@ -261,7 +257,7 @@ PINS: dict[str, Callable] = {
     "window": lambda h: lax.reduce_window(
         h, 0.0, lax.add, (1,) * (h.ndim - 1) + (2,), (1,) * h.ndim, "SAME"
     ),
-    "unknown": lambda h: jnp.fft.fft(h).real / 2,
+    "fourier": lambda h: jnp.fft.fft(h).real / 2,
 }
 MIXING_PINS: dict[str, Callable] = {  # that show beside the features themselves
     "roll": lambda h: jnp.roll(h, 1, axis=-1),
@@ -567,9 +563,8 @@ def pin_through(p: Plan) -> None:
     function = p.choose(
         PINS if p.length(layout) < 5 else PINS | RESIZING_PINS
     )  # at least 3 features stay
-    p.pin(
-        layout, spurious=function in (PINS["sort"], RESIZING_PINS["top k"])
-    )  # these forget where they began
+    if function not in (PINS["sort"], RESIZING_PINS["top k"]):  # these forget where they began
+        p.pin(layout)
     (size,) = jax.eval_shape(function, jax.ShapeDtypeStruct((p.length(layout),), float)).shape
     p.add(lambda w, h: function(h), [], [value], [p.fixed(size)])
 
@@ -646,8 +641,7 @@ def check_pinned(p: Plan) -> None:
     params, x, outputs = p.params(), inputs(), jax.jit(p.apply)
     before = jax.tree.leaves(outputs(params, x))
     largest = max(np.abs(leaf).max() for leaf in before)
-    spurious = set(map(p.find, p.spurious))
-    for root in set(map(p.find, p.pinned)) - spurious:
+    for root in set(map(p.find, p.pinned)):
         spec = p.spec({root})
 
         def changes(i: int) -> bool:

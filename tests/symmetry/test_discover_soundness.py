@@ -1,11 +1,10 @@
 """What discovery claims is true: permuting all groups at once keeps the outputs of random programs.
 
 Nothing is planted here, so nothing limits how index sets meet: programs reshape, transpose, split,
-    concatenate, gather
-and contract, and add a value to copies of itself that are regrouped in another way. A program is
-traced by JAX, and run by NumPy in float64, before and after a random permutation of all its groups
-together (each alone may hide that two of them belong together). A permutation that changes the
-outputs is a symmetry that discovery has made up.
+concatenate, sort, gather, scatter, loop and contract, and add a value to copies of itself that are
+regrouped in another way. A program is traced by JAX, and run by NumPy in float64, before and after
+a random permutation of all its groups together (each alone may hide that two of them belong
+together). A permutation that changes the outputs is a symmetry that discovery has made up.
 
 CI draws 500 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
 names its seed.
@@ -341,7 +340,7 @@ def ordered(p: Program) -> None:
     """Functions that look at the order of one axis."""
     value = p.pick()
     axis = 1 + p.axis_of(value)
-    kind = p.choose(["cumsum", "flip", "ramp"])
+    kind = p.choose(["cumsum", "flip", "ramp", "fourier"])
     p.story.append(kind)
 
     def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
@@ -350,14 +349,107 @@ def ordered(p: Program) -> None:
             return xp.cumsum(h, axis=axis) / 2
         if kind == "flip":
             return h + xp.flip(h, axis=axis) / 2
+        if kind == "fourier":
+            return xp.fft.fft(h, axis=axis).real / 3
         ramp = np.linspace(0.5, 1.5, h.shape[axis])
         return h * ramp.reshape(-1, *[1] * (h.ndim - axis - 1))
 
     p.add(p.features[value], step)
 
 
+def sort(p: Program) -> None:
+    """Values that forget the order, by themselves or beside those that do not."""
+    value = p.pick()
+    axis = 1 + p.axis_of(value)
+    beside = p.chance(0.3)
+
+    def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        h = values[value]
+        return h + xp.sort(h, axis=axis) if beside else xp.sort(h, axis=axis)
+
+    p.add(p.features[value], step)
+
+
+def scatter(p: Program) -> None:
+    """Entries of one axis are added to places of a new one, or set or compared there."""
+    value = p.pick()
+    axis = p.axis_of(value)
+    shape = p.features[value]
+    size = shape[axis]
+    kind = p.choose(["add", "max", "set"])
+    length = size if p.chance(0.5) else int(p.rng.integers(size, size + 4))
+    new = (*shape[:axis], length, *shape[axis + 1 :])
+    if math.prod(new) > MOST_FEATURES:
+        return
+    # of several that are set at one place, NumPy and JAX need not choose the same
+    places = p.rng.choice(length, size=size, replace=kind != "set")
+    p.story.append(f"{kind} at {places}")
+
+    def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        updates = xp.moveaxis(values[value], 1 + axis, 0)
+        start = xp.full((length, *updates.shape[1:]), 0.1)
+        if xp is np:
+            at = {"add": np.add.at, "max": np.maximum.at, "set": np.ndarray.__setitem__}[kind]
+            at(start, places, updates)
+            result = start
+        else:
+            result = getattr(start.at[places], kind)(updates)
+        return xp.moveaxis(result, 0, 1 + axis)
+
+    p.add(new, step)
+
+
+def gather_each(p: Program) -> None:
+    """Entries of one axis, at places of their own for every entry of the other axes."""
+    value = p.pick()
+    axis = p.axis_of(value)
+    shape = p.features[value]
+    uniform = p.chance(0.5)
+    along = [1] * (1 + len(shape))
+    along[1 + axis] = 2
+    places = p.rng.integers(shape[axis], size=along if uniform else (BATCH, *shape))
+    if uniform:
+        sizes = [BATCH, *shape]
+        sizes[1 + axis] = 2
+        places = np.broadcast_to(places, sizes)
+    new = (*shape[:axis], places.shape[1 + axis], *shape[axis + 1 :])
+    p.add(new, lambda xp, params, values: xp.take_along_axis(values[value], places, axis=1 + axis))
+
+
+def constant(p: Program) -> None:
+    """A value that is the same everywhere; other steps use it, more than one of them too."""
+    shape = p.features[p.pick()]
+    p.add(shape, lambda xp, params, values: xp.full((BATCH, *shape), 0.3))
+
+
+def loop(p: Program) -> None:
+    """A state that starts from a constant and sees parameters or data."""
+    shape = p.features[p.pick()]
+    value = p.choose([i for i, features in enumerate(p.features) if features == shape])
+    leaf = p.leaf(shape)
+    only_parameters = p.chance(0.5)
+
+    def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        kernel = leaf(xp, params)
+        seen = kernel if only_parameters else values[value]
+
+        def turn(i: Any, state: Any) -> Any:
+            return xp.tanh(state * seen + kernel)
+
+        state = xp.full(seen.shape, 0.4, seen.dtype)
+        if xp is np:
+            for i in range(2):
+                state = turn(i, state)
+        else:
+            state = jax.lax.fori_loop(0, 2, turn, state)
+        return state + xp.zeros((BATCH, *shape))
+
+    p.add(shape, step)
+
+
 STEPS = [dense] * 4 + [sum_of_copies] * 4 + [reshape, transpose, split, concatenate, contract] * 2
 STEPS += [embedding, scale, gather, symmetric, symmetric, ordered]
+STEPS += [sort, scatter, gather_each, constant, loop]
 
 
 def draw_program(seed: int) -> Program:

@@ -27,6 +27,7 @@ def discover(
     *,
     pin: Iterable[str] = (),
     names: Mapping[str, str] | None = None,
+    assume_no_ties: bool = False,
 ) -> PermutationSpec:
     """Which neurons of a network may be permuted, read off the program itself.
 
@@ -44,6 +45,9 @@ def discover(
         pin: names of groups that are not to be permuted.
         names: new names of groups, by old name. Two groups of one shape that get the same name are
             merged: one permutation for both.
+        assume_no_ties: no two entries that are compared to be sorted are equal. What is sorted by
+            them then does not depend on their order. With ties it does: of two equal entries, the
+            one that stood first goes first.
 
     Returns:
         A spec bound to the parameters' shapes; leaves and groups in the order of their first use.
@@ -53,13 +57,17 @@ def discover(
         ValueError: `pin` or `names` names a group that there is not, or merges groups of different
             shapes.
     """
-    _, interpreter, parameters = interpret(apply, params, x)
+    _, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
     spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
     return _override(spec, frozenset(pin), names or {})
 
 
 def interpret(
-    apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any
+    apply: Callable[[PyTree, Any], Any],
+    params: PyTree,
+    x: Any,
+    *,
+    assume_no_ties: bool = False,
 ) -> tuple[core.ClosedJaxpr, Interpreter, list[Value]]:
     """Trace `apply` and interpret its program.
 
@@ -70,7 +78,8 @@ def interpret(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x)
     )
     closed = jax.make_jaxpr(apply)(params, x)
-    interpreter = Interpreter(leaf_shapes=[leaf.shape for leaf in jax.tree.leaves(params)])
+    leaf_shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
+    interpreter = Interpreter(leaf_shapes=leaf_shapes, assume_no_ties=assume_no_ties)
     nodes = interpreter.nodes
     parameters = []
     for i, shape in enumerate(interpreter.leaf_shapes):

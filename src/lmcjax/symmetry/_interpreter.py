@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jax.extend import core, source_info_util
 
-from lmcjax.symmetry._nodes import NodeAxis, Nodes
+from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
 
 Path: TypeAlias = tuple[int, ...]
 """Where an equation stands: its number, and so on into the programs that equations call."""
@@ -38,6 +38,10 @@ class Value(NamedTuple):
     # index sets of a `scan` over stacked layers, of which this is one entry
     stacked: frozenset[int] = frozenset()
     origins: tuple[Origin, ...] = ()
+    # made of constants alone: all its entries are equal along any index set that is not pinned
+    uniform: bool = False
+    # its entries are positions along this axis, which is pinned as soon as anything reads them
+    positions: NodeAxis | None = None
 
 
 class Use(NamedTuple):
@@ -76,19 +80,26 @@ class Interpreter:
     source: str = "unknown line"  # of the equation at hand
     path: Path = ()  # of the equation at hand
     leaf_shapes: Sequence[tuple[int, ...]] = ()
+    assume_no_ties: bool = False  # no two entries that are compared to be sorted are equal
     # False: inside a branch or a loop of unknown length, whose values cannot be taken out
     repeatable: bool = True
 
     def run(
         self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
     ) -> list[Value]:
-        """The values of the jaxpr's results, given those of its constants and arguments."""
+        """The values of the jaxpr's results, given those of its constants and arguments.
+
+        Results may be positions; whoever uses these without `read_positions` loses a constraint.
+        """
         environment: dict[Any, Value] = dict(
             zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
         )
 
         def read(atom: Any) -> Value:
-            return self.constant(atom.val) if isinstance(atom, core.Literal) else environment[atom]
+            if isinstance(atom, core.Literal):
+                return self.constant(atom.val)
+            value = environment[atom]
+            return self._detach(value) if value.uniform else value
 
         caller = self.path
         for number, equation in enumerate(jaxpr.eqns):
@@ -96,16 +107,33 @@ class Interpreter:
             operands = [read(atom) for atom in equation.invars]
             results = self._apply(equation, operands)
             self.values.extend(results)
+            for result in results:
+                if result.positions is not None:  # stands beside the axis along which they are
+                    self.values.append(result._replace(axes=(*result.axes, result.positions)))
             environment.update(zip(equation.outvars, results, strict=True))
         self.path = caller
         return [read(atom) for atom in jaxpr.outvars]
 
     def run_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
-        """The same with the constants that the jaxpr carries."""
+        """The same with the constants that the jaxpr carries, and with positions read."""
+        return self.read_positions(self.call_closed(closed, arguments))
+
+    def call_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+        """The same, for an equation whose results are the program's own."""
         return self.run(closed.jaxpr, [self.constant(value) for value in closed.consts], arguments)
 
+    def read_positions(self, values: Sequence[Value]) -> list[Value]:
+        """Something looks at these values: axes along which they are positions are pinned."""
+        read = []
+        for value in values:
+            if value.positions is not None:
+                self.nodes.pin(value.positions, f"positions along it, read at {self.source}")
+                value = value._replace(positions=None)
+            read.append(value)
+        return read
+
     def _apply(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-        if not any(name in equation.params for name in PROGRAMS):
+        if not _calls_a_program(equation):
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.source
@@ -115,6 +143,8 @@ class Interpreter:
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
             rule = pin_everything
+        if equation.primitive.name not in PASS_POSITIONS:
+            operands = self.read_positions(operands)
         results = rule(self, equation, operands)
         self.source = caller
         return results
@@ -128,7 +158,35 @@ class Interpreter:
             uniform = [False] * np.ndim(array)
         pins = [None if same else "a constant that is not uniform" for same in uniform]
         axes = (self.nodes.axis(size, pin) for size, pin in zip(np.shape(array), pins, strict=True))
-        return Value(tuple(axes), frozenset())
+        return Value(tuple(axes), frozenset(), uniform=True)
+
+    def _detach(self, value: Value) -> Value:
+        """A uniform value with index sets of its own, in place of those that are not pinned.
+
+        Each use of a constant gets its own. Two layers that both start from zeros need not share a
+        permutation of their neurons, for no permutation changes zeros.
+        """
+        axes = []
+        for axis in value.axes:
+            pieces = [self._detach_piece(piece) for piece in self.nodes.expand(axis)]
+            axes.append(tuple(pieces))
+        return value._replace(axes=tuple(axes))
+
+    def _detach_piece(self, piece: Piece) -> Piece:
+        factors: list[int] = []
+        free = 1  # how many entries those factors have together that come one after the other
+        for node in piece:
+            size = self.nodes.size(node)
+            if self.nodes.pinned(node) is None:
+                free *= size
+                continue
+            if free != 1:
+                factors.append(self.nodes.new(free))
+            factors.append(node)
+            free = 1
+        if free != 1:
+            factors.append(self.nodes.new(free))
+        return tuple(factors)
 
     def fresh(
         self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None
@@ -194,24 +252,46 @@ def combine(
     """
     leaves: frozenset[int] | None = frozenset()
     stacked: frozenset[int] = frozenset()
+    uniform = all(operand.uniform for operand in operands)
     for operand in operands:
         leaves = None if leaves is None or operand.leaves is None else leaves | operand.leaves
         stacked |= operand.stacked
-    return Value(tuple(axes), leaves, stacked, origins)
+    return Value(tuple(axes), leaves, stacked, origins, uniform)
 
 
 # parameters of equations that hold programs
 PROGRAMS = ("jaxpr", "call_jaxpr", "fun_jaxpr", "branches", "body_jaxpr")
 
+# their programs work on single entries, and are not entered
+_OF_ENTRIES = ("reduce", "reduce_window")
+
+
+def _calls_a_program(equation: core.JaxprEqn) -> bool:
+    """Whether what the equation does with its operands is seen inside."""
+    if equation.primitive.name in _OF_ENTRIES:
+        return False
+    return any(name in equation.params for name in PROGRAMS)
+
+
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Register the rule of some primitives."""
+# primitives that do not look at what they pass on
+PASS_POSITIONS: set[str] = set()
+
+
+def rule(*names: str, passes_positions: bool = False) -> Callable[[Rule], Rule]:
+    """Register the rule of some primitives.
+
+    Args:
+        passes_positions: the rule takes care of operands whose entries are positions along an axis.
+    """
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names, function))
+        if passes_positions:
+            PASS_POSITIONS.update(names)
         return function
 
     return register

@@ -6,4 +6,6 @@ Importing this registers them all.
 from lmcjax.symmetry._rules import _axes as _axes
 from lmcjax.symmetry._rules import _contractions as _contractions
 from lmcjax.symmetry._rules import _entries as _entries
+from lmcjax.symmetry._rules import _indexing as _indexing
+from lmcjax.symmetry._rules import _linear_algebra as _linear_algebra
 from lmcjax.symmetry._rules import _programs as _programs

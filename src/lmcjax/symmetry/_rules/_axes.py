@@ -10,7 +10,7 @@ from lmcjax.symmetry._nodes import NodeAxis
 from lmcjax.symmetry._rules._common import replace_axes, without_run
 
 
-@rule("transpose")
+@rule("transpose", passes_positions=True)
 def transpose(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -18,7 +18,7 @@ def transpose(
     return [_select(operands[0], [int(i) for i in equation.params["permutation"]])]
 
 
-@rule("squeeze")
+@rule("squeeze", passes_positions=True)
 def squeeze(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -39,7 +39,7 @@ def _select(value: Value, kept: Sequence[int]) -> Value:
     return value._replace(axes=tuple(value.axes[i] for i in kept), origins=tuple(origins))
 
 
-@rule("expand_dims")
+@rule("expand_dims", passes_positions=True)
 def expand_dims(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -49,7 +49,7 @@ def expand_dims(
     return [_spread(interpreter, operands[0], kept, shape)]
 
 
-@rule("broadcast_in_dim")
+@rule("broadcast_in_dim", passes_positions=True)
 def broadcast(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
@@ -92,8 +92,11 @@ def reshape(
 ) -> list[Value]:
     """Products of axes are taken apart and put together; what does not fit is pinned."""
     (shape,) = shapes(equation)
-    if 0 in shape or equation.params.get("dimensions") is not None:
+    if 0 in shape:
         return pin_everything(interpreter, equation, operands)
+    order = equation.params.get("dimensions")
+    if order is not None:  # transposed before
+        operands = [_select(operands[0], [int(i) for i in order])]
     old, new = list(operands[0].axes), list(shape)
     result: list[NodeAxis] = []
     runs: list[list[tuple[int, ...] | None]] = [[] for _ in operands[0].origins]
@@ -154,6 +157,7 @@ def _take_equal(
 def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) -> list[NodeAxis]:
     """Axes made into one product and cut into axes of the given sizes."""
     nodes = interpreter.nodes
+    taken = [_one_stretch(interpreter, axis) for axis in taken]
     expanded = [nodes.expand(axis) for axis in taken]
     whole = nodes.axis(math.prod(sizes))
     if all(len(axis) == 1 for axis in expanded):
@@ -172,6 +176,16 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
     for axis in taken:
         nodes.pin(axis, "a concatenation that is reshaped")
     return [nodes.axis(size, "a concatenation that is reshaped") for size in sizes]
+
+
+def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
+    """A concatenation in which nothing can be permuted need not be told in pieces."""
+    nodes = interpreter.nodes
+    pieces = nodes.expand(axis)
+    free = [node for piece in pieces for node in piece if nodes.pinned(node) is None]
+    if len(pieces) == 1 or free:
+        return axis
+    return nodes.axis(nodes.length(axis), "a concatenation of pinned axes that is reshaped")
 
 
 @rule("concatenate")
@@ -228,6 +242,21 @@ def split(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Valu
             _cut(interpreter, operands[0], {axis: (int(start), int(start + size))}, operands)
         )
         start += size
+    return results
+
+
+@rule("unstack")
+def unstack(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """One axis is cut into its entries."""
+    (value,) = operands
+    axis = int(equation.params["axis"])
+    kept = [i for i in range(len(value.axes)) if i != axis]
+    results = []
+    for i in range(len(equation.outvars)):
+        entry = _cut(interpreter, value, {axis: (i, i + 1)}, operands)
+        results.append(_select(entry, kept))
     return results
 
 

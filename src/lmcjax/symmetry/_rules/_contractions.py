@@ -1,40 +1,9 @@
-"""Rules of products: contractions, convolutions, look-ups."""
+"""Rules of products: contractions, convolutions."""
 
 from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
-
-
-@rule("gather")
-def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """Axes that are taken whole come through (an embedding's features), indexed ones are pinned."""
-    operand, indices = operands
-    numbers, sizes = equation.params["dimension_numbers"], equation.params["slice_sizes"]
-    if getattr(numbers, "operand_batching_dims", ()):
-        return pin_everything(interpreter, equation, operands)
-    interpreter.nodes.pin(indices.axes[-1], "indices")
-    (shape,) = shapes(equation)
-    kept = [i for i in range(len(operand.axes)) if i not in numbers.collapsed_slice_dims]
-    axes: list[NodeAxis | None] = [None] * len(shape)
-    for position, i in zip(numbers.offset_dims, kept, strict=True):
-        whole = sizes[i] == interpreter.nodes.length(operand.axes[i])
-        axes[position] = operand.axes[i] if whole else interpreter.nodes.axis(sizes[i], "gathered")
-    whole_axes = [i for i in kept if sizes[i] == interpreter.nodes.length(operand.axes[i])]
-    looked_up = [i for i in range(len(operand.axes)) if i not in whole_axes]
-    interpreter.mix(operand, looked_up)
-    for i in looked_up:
-        interpreter.nodes.pin(operand.axes[i], "looked up by index")
-    rest = iter(indices.axes[:-1])
-    if indices.leaves is None:
-        interpreter.use(operand, whole_axes, "writes")
-        if (
-            tuple(numbers.start_index_map)
-            == tuple(numbers.collapsed_slice_dims)
-            == tuple(looked_up)
-        ):
-            interpreter.multiply(1, operand, looked_up, lookup=True)
-    return [combine([next(rest) if axis is None else axis for axis in axes], operands)]
 
 
 @rule("dot_general")
@@ -72,36 +41,101 @@ def dot_general(
 def convolution(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
-    """Feature axes connect; spatial axes are pinned. Feature groups are products on both sides."""
+    """Feature axes connect; spatial axes are pinned. Groups are products on both sides."""
     nodes, numbers = interpreter.nodes, equation.params["dimension_numbers"]
     image, kernel = operands
     (shape,) = shapes(equation)
-    if equation.params["batch_group_count"] != 1:
-        return pin_everything(interpreter, equation, operands)
     for value, spec in ((image, numbers.lhs_spec), (kernel, numbers.rhs_spec)):
         for i in spec[2:]:
             nodes.pin(value.axes[i], "a spatial axis of a convolution")
         interpreter.mix(value, spec[2:])
-        interpreter.mix(value, spec[:1])
-    groups = equation.params["feature_group_count"]
+    interpreter.mix(image, numbers.lhs_spec[:1])
     features, incoming = image.axes[numbers.lhs_spec[1]], kernel.axes[numbers.rhs_spec[1]]
-    outgoing = kernel.axes[numbers.rhs_spec[0]]
+    outgoing, images = kernel.axes[numbers.rhs_spec[0]], image.axes[numbers.lhs_spec[0]]
+    groups = int(equation.params["feature_group_count"])
+    batch_groups = int(equation.params["batch_group_count"])
     if groups == 1:
         nodes.merge(features, incoming)
+        interpreter.mix(kernel, numbers.rhs_spec[:1])
     else:
-        (group,) = nodes.axis(groups)
-        (each,) = nodes.axis(nodes.length(outgoing) // groups)
-        nodes.merge(outgoing, ((*group, *each),))
-        inside = nodes.expand(incoming)
-        if len(inside) > 1:
-            nodes.pin(incoming, "a concatenation inside feature groups")
-            (single,) = nodes.axis(nodes.length(incoming), "a concatenation inside feature groups")
-            inside = (single,)
-        nodes.merge(features, ((*group, *inside[0]),))
+        group = _merge_feature_groups(interpreter, groups, features, incoming, outgoing)
+        # within a group, incoming features have one permutation for all outgoing ones
+        axes_of_kernel = list(kernel.axes)
+        axes_of_kernel[numbers.rhs_spec[0]] = group
+        interpreter.mix(kernel._replace(axes=tuple(axes_of_kernel)), [])
+    if batch_groups > 1:
+        images = _merge_batch_groups(interpreter, batch_groups, images, outgoing)
     if image.leaves is None and kernel.leaves is not None:
         interpreter.use(kernel, [numbers.rhs_spec[1]], "reads")
         interpreter.use(kernel, [numbers.rhs_spec[0]], "writes")
-        interpreter.multiply(0, kernel, numbers.rhs_spec[1:], feature_groups=groups)
+        if batch_groups == 1:
+            interpreter.multiply(0, kernel, numbers.rhs_spec[1:], feature_groups=groups)
     axes: list[NodeAxis] = [nodes.axis(size, "a spatial axis of a convolution") for size in shape]
-    axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = image.axes[numbers.lhs_spec[0]], outgoing
+    axes[numbers.out_spec[0]], axes[numbers.out_spec[1]] = images, outgoing
     return [combine(axes, operands)]
+
+
+def _merge_feature_groups(
+    interpreter: Interpreter,
+    groups: int,
+    features: NodeAxis,
+    incoming: NodeAxis,
+    outgoing: NodeAxis,
+) -> NodeAxis:
+    """Each group of incoming features makes a group of outgoing ones. The axis of groups."""
+    nodes = interpreter.nodes
+    (group,) = nodes.axis(groups)
+    (each,) = nodes.axis(nodes.length(outgoing) // groups)
+    nodes.merge(outgoing, ((*group, *each),))
+    inside = nodes.expand(incoming)
+    if len(inside) > 1:
+        nodes.pin(incoming, "a concatenation inside feature groups")
+        (single,) = nodes.axis(nodes.length(incoming), "a concatenation inside feature groups")
+        inside = (single,)
+    nodes.merge(features, ((*group, *inside[0]),))
+    return (group,)
+
+
+def _merge_batch_groups(
+    interpreter: Interpreter, groups: int, images: NodeAxis, outgoing: NodeAxis
+) -> NodeAxis:
+    """Each group of images makes a group of outgoing features. The images within a group."""
+    nodes = interpreter.nodes
+    (group,) = nodes.axis(groups)
+    (each,) = nodes.axis(nodes.length(outgoing) // groups)
+    nodes.merge(outgoing, ((*group, *each),))
+    (rest,) = nodes.axis(nodes.length(images) // groups)
+    nodes.merge(images, ((*group, *rest),))
+    return (rest,)
+
+
+@rule("ragged_dot_general")
+def ragged_dot(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Rows come in stretches, each with a kernel of its own; where they end, the data say."""
+    left, right, sizes = operands
+    params = equation.params["ragged_dot_dimension_numbers"]
+    (contracting, batch) = params.dot_dimension_numbers
+    (ragged,) = params.lhs_ragged_dimensions
+    groups = list(params.rhs_group_dimensions)
+    if ragged in contracting[0] or ragged in batch[0] or len(sizes.axes) != 1:
+        return pin_everything(interpreter, equation, operands)
+    nodes = interpreter.nodes
+    for axis in (left.axes[ragged], sizes.axes[0], *(right.axes[i] for i in groups)):
+        nodes.pin(axis, "stretches of a ragged product")
+    for pairs in (contracting, batch):
+        for i, j in zip(*pairs, strict=True):
+            nodes.merge(left.axes[i], right.axes[j])
+    free_left = [i for i in range(len(left.axes)) if i not in (*contracting[0], *batch[0])]
+    bound_right = (*contracting[1], *batch[1], *groups)
+    free_right = [i for i in range(len(right.axes)) if i not in bound_right]
+    interpreter.mix(left, contracting[0])
+    interpreter.mix(left, free_left)
+    interpreter.mix(right, [*contracting[1], *groups])
+    interpreter.mix(right, [*free_right, *groups])
+    if left.leaves is None and right.leaves is not None:
+        interpreter.use(right, contracting[1], "reads")
+        interpreter.use(right, free_right, "writes")
+    axes = [left.axes[i] for i in (*batch[0], *free_left)]
+    return [combine([*axes, *(right.axes[i] for i in free_right)], operands)]

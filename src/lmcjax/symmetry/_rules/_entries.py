@@ -10,12 +10,14 @@ from lmcjax.symmetry._rules._common import replace_axes
 
 _ENTRY_BY_ENTRY = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
-    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq erf erf_inv erfc exp
-    exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le lgamma log log1p logistic lt
-    max min mul name ne neg nextafter not or population_count pow pvary real reduce_precision
-    regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
-    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
-    xor
+    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq_to erf erf_inv erfc
+    exp exp2 expm1 floor from_edtype ge gt igamma igamma_grad_a igammac imag integer_pow is_finite
+    layout_constraint le le_to lgamma log log1p logistic lt lt_to max min mul mulhi name ne neg
+    nextafter not or polygamma population_count pow preduced pvary real reduce_precision
+    reduced_vary_cast_p regularized_incomplete_beta rem reshard round rsqrt select_n
+    sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt
+    square stop_gradient sub tan tanh to_edtype vary_unreduced_cast_p with_memory_space_constraint
+    xor zeros_like zeta
 """
 
 _KEEPS_ENTRIES = {
@@ -58,6 +60,30 @@ def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
     return long[0] if long else ((),)
 
 
+@rule("eq", passes_positions=True)
+def equality(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Entry by entry. Positions may be compared with positions along the same axis.
+
+    A one-hot vector is such a comparison: where the largest entry is moved, its one is moved.
+    """
+    first, second = operands
+    known = first.positions is not None and second.positions is not None
+    if not (known and interpreter.assume_no_ties):
+        return entry_by_entry(interpreter, equation, interpreter.read_positions(operands))
+    assert first.positions is not None
+    assert second.positions is not None
+    interpreter.nodes.merge(first.positions, second.positions)
+    (result,) = entry_by_entry(interpreter, equation, operands)
+    nodes = interpreter.nodes
+    along = nodes.expand(first.positions)
+    if along not in [nodes.expand(axis) for axis in result.axes]:
+        # the permutation of the axis is the same for all that are compared with each other
+        interpreter.values.append(result._replace(axes=(*result.axes, along)))
+    return [result]
+
+
 @rule("bitcast_convert_type")
 def bitcast(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
@@ -67,12 +93,34 @@ def bitcast(
     return rule_(interpreter, equation, operands)
 
 
-@rule("optimization_barrier")
+@rule("optimization_barrier", "device_put", "shard_alike")
 def identity(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
     """Each operand comes out as it went in."""
     return operands
+
+
+@rule("tie")
+def tie(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    """The second of two operands; it only waits for the first."""
+    return [operands[1]]
+
+
+@rule("debug_callback", "debug_print", "inspect_sharding", "dce_sink")
+def no_result(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Looks at values, but no output depends on it."""
+    return []
+
+
+@rule("platform_index")
+def platform(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """A number that says which branch belongs to the machine at hand."""
+    return [combine([], operands)]
 
 
 @rule(
@@ -90,9 +138,15 @@ def reduction(
 def arg_reduction(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
-    """Positions along the reduced axis are looked at."""
-    replace_axes(interpreter, equation, operands[0], equation.params["axes"])
-    return reduction(interpreter, equation, operands)
+    """A position along the reduced axis; of several largest entries, it is the first one's."""
+    (operand,) = operands
+    (axis,) = equation.params["axes"]
+    if not interpreter.assume_no_ties:
+        replace_axes(interpreter, equation, operand, [axis])
+        return reduction(interpreter, equation, operands)
+    interpreter.mix(operand, [axis])
+    (result,) = reduction(interpreter, equation, operands)
+    return [result._replace(positions=operand.axes[axis])]
 
 
 @rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
@@ -111,31 +165,82 @@ def reversal(
     return [replace_axes(interpreter, equation, operands[0], equation.params["dimensions"])]
 
 
+@rule("reduce")
+def general_reduction(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """By a function of one's own, which may look at the order. The operands have one shape."""
+    arrays = operands[: len(operands) // 2]  # the others are scalars to start from
+    reduced = [int(i) for i in equation.params["dimensions"]]
+    for value in arrays:
+        replace_axes(interpreter, equation, value, reduced)
+    together = entry_by_entry(interpreter, equation, arrays)[0]
+    axes = [axis for i, axis in enumerate(together.axes) if i not in reduced]
+    return [combine(axes, operands) for _ in equation.outvars]
+
+
 @rule("sort")
 def sorting(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
     """The order along one axis, after sorting, is by value.
 
-    The other axes are those of the operands together.
+    The order before does not matter where entries that compare equal are equal, as they are if all
+    operands are compared. Other operands are taken along, and show which of two equal entries came
+    first. The other axes are those of the operands together.
     """
+    dimension = int(equation.params["dimension"])
+    forgets_order = equation.params["num_keys"] == len(operands) or interpreter.assume_no_ties
     for value in operands:
-        replace_axes(interpreter, equation, value, [equation.params["dimension"]])
+        if forgets_order:
+            interpreter.mix(value, [dimension])
+        else:
+            replace_axes(interpreter, equation, value, [dimension])
     together = entry_by_entry(interpreter, equation, operands)
-    return [
-        replace_axes(interpreter, equation, value, [equation.params["dimension"]])
-        for value in together
-    ]
+    reason = f"sorted at {interpreter.source}"
+    results = []
+    for value in together:
+        axes = list(value.axes)
+        axes[dimension] = interpreter.nodes.axis(interpreter.nodes.length(axes[dimension]), reason)
+        results.append(value._replace(axes=tuple(axes), origins=()))
+    return results
 
 
 @rule("top_k")
 def top_k(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
-    """As sorting, and cut."""
-    axis = equation.params.get("axis", len(operands[0].axes) - 1)
+    """The largest values do not depend on the order, with ties too; their positions do."""
+    (operand,) = operands
+    axis = int(equation.params.get("axis", len(operand.axes) - 1))
+    interpreter.mix(operand, [axis])
+    results = []
+    for shape in shapes(equation):
+        axes = list(operand.axes)
+        axes[axis] = interpreter.nodes.axis(shape[axis], f"top_k at {interpreter.source}")
+        results.append(combine(axes, operands))
+    values, positions = results
+    return [values, positions._replace(positions=operand.axes[axis])]
+
+
+@rule("approx_top_k")
+def approximate_top_k(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Which values are missed depends on where they are."""
+    axis = equation.params["reduction_dimension"] % len(operands[0].axes)
     return [
         replace_axes(interpreter, equation, operands[0], [axis], shape)
         for shape in shapes(equation)
     ]
+
+
+@rule("fft")
+def fourier(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """The last axes are transformed."""
+    (shape,) = shapes(equation)
+    transformed = range(len(shape) - len(equation.params["fft_lengths"]), len(shape))
+    return [replace_axes(interpreter, equation, operands[0], transformed, shape)]
 
 
 @rule("iota")
@@ -145,6 +250,13 @@ def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     pins = [
         "a ramp (iota)" if i == equation.params["dimension"] else None for i in range(len(shape))
     ]
+    if (
+        interpreter.assume_no_ties
+    ):  # pinned as soon as the entries are used as anything but positions
+        dimension = int(equation.params["dimension"])
+        free = [interpreter.nodes.axis(size) for size in shape]
+        result = combine(free, operands)
+        return [result._replace(positions=free[dimension], uniform=False)]
     axes = [interpreter.nodes.axis(size, pin) for size, pin in zip(shape, pins, strict=True)]
     return [combine(axes, operands)]
 
@@ -173,12 +285,40 @@ def pooling(
     return [replace_axes(interpreter, equation, operands[0], pooled, shape)]
 
 
+@rule("select_and_scatter_add", "select_and_gather_add")
+def windows_of_two(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Derivatives of a maximum over windows. Axes with a window of 1 are those of both operands."""
+    (shape,) = shapes(equation)
+    first, second = operands
+    windows, paddings = equation.params["window_dimensions"], equation.params["padding"]
+    strides = equation.params["window_strides"]
+    pooled: list[int] = []
+    whole: list[int] = []
+    for i, size in enumerate(shape):
+        single = windows[i] == strides[i] == 1 and not any(paddings[i])
+        lengths = {interpreter.nodes.length(value.axes[i]) for value in operands}
+        (whole if single and lengths == {size} else pooled).append(i)
+    for i in whole:
+        interpreter.nodes.merge(first.axes[i], second.axes[i])
+    replace_axes(interpreter, equation, first, pooled)
+    result = replace_axes(interpreter, equation, second, pooled, shape)
+    return [combine(result.axes, operands)]
+
+
 @rule(
     *(
         f"random_{name}"
         for name in ("seed", "split", "bits", "wrap", "unwrap", "fold_in", "clone", "gamma")
     ),
     "threefry2x32",
+    "threefry4x32",
+    "philox2x32",
+    "philox4x32",
+    "iota_2x32_shape",
+    "rng_bit_generator",
+    "rng_uniform",
 )
 def randomness(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]

@@ -17,14 +17,42 @@ from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combi
     "checkpoint",
     "remat2",
     "remat",
+    "call",
+    "composite",
+    "eval_jaxpr",
+    passes_positions=True,
 )
 def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """Enter the program that is called."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
     inner = next(equation.params[name] for name in names if name in equation.params)
     if isinstance(inner, core.ClosedJaxpr):
-        return interpreter.run_closed(inner, operands)
+        return interpreter.call_closed(inner, operands)
     return interpreter.run(inner, [], operands)
+
+
+@rule("custom_vmap_call", "custom_partitioning", "linear_call")
+def call_without_taps(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Enter a program that comes with other ways to transform it; nothing is taken out of it."""
+    name = "callee" if "callee" in equation.params else "call"
+    with interpreter.unrepeatable():
+        return interpreter.run_closed(equation.params[name], operands)
+
+
+@rule("custom_linear_solve")
+def linear_solve(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """The program that solves, on its own constants and the right-hand sides."""
+    lengths = equation.params["const_lengths"]
+    start = lengths.matvec + lengths.vecmat
+    consts = operands[start : start + lengths.solve]
+    right_hand_sides = operands[sum(lengths) :]
+    with interpreter.unrepeatable():
+        solve = equation.params["jaxprs"].solve
+        return interpreter.run_closed(solve, [*consts, *right_hand_sides])
 
 
 @rule("cond")
@@ -102,12 +130,13 @@ def _entries(origins: Sequence[Origin], path: Path) -> tuple[Origin, ...]:
 
 
 def _carried(initial: Sequence[Value], operands: Sequence[Value]) -> list[Value]:
-    """The state of a loop. It counts as data if anything in the loop is."""
-    leaves = None if any(value.leaves is None for value in operands) else frozenset[int]()
-    return [
-        value._replace(leaves=value.leaves if leaves is not None else None, origins=())
-        for value in initial
-    ]
+    """The state of a loop. It is made of all that enters the loop, a state of zeros too."""
+    everything = combine([], operands)
+    state = []
+    for value in initial:
+        later = value._replace(leaves=everything.leaves, origins=(), uniform=False)
+        state.append(later)
+    return state
 
 
 def _close_loop(
