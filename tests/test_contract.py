@@ -51,6 +51,8 @@ NOT_TRANSFORMED = {
     "statistics.activation_sources": "static: finds where a group is seen",
     "statistics.over_batch": "a transformation of functions",
     "matching.similarity_from_name": "static: chooses a class by its name",
+    "matching.load_matching": "on the host: reads a file",
+    "matching.save_matching": "on the host: writes a file",
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)

@@ -9,6 +9,8 @@ from lmcjax.matching._dimensions import approximate_dimensions as approximate_di
 from lmcjax.matching._matching import Matching as Matching
 from lmcjax.matching._matching import Search as Search
 from lmcjax.matching._matching import TotalSimilarity as TotalSimilarity
+from lmcjax.matching._matching_file import load_matching as load_matching
+from lmcjax.matching._matching_file import save_matching as save_matching
 from lmcjax.matching._pair import Pair as Pair
 from lmcjax.matching._similarities import SIMILARITIES as SIMILARITIES
 from lmcjax.matching._similarities import Activations as Activations
