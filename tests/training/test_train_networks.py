@@ -18,7 +18,7 @@ train = jax.jit(lmcjax.train)  # compiled once per configuration: the rate is tr
 
 
 def test_same_seed_same_bits(make_data, many):
-    configs, keys = many(3)
+    configs, keys = many(5)  # as many as below, so that both share a program
     first, second = (train_networks(configs, keys, make_data()) for _ in range(2))
     chex.assert_trees_all_equal(first, second)
 
