@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import subprocess
 import sys
@@ -20,11 +21,7 @@ from rich.table import Table
 
 import lmcjax
 from _report import machine_line, ratio, time_alternately, write_result
-from lmcjax.batching import replicate
-from lmcjax.sweep import Programs, Sweep, make_plan
-from lmcjax.sweep._batch_training import TrainingCall, train_call
-from lmcjax.sweep._sweep_plan import Group, Plan
-from lmcjax.sweep._training_checkpoints import Checkpoints
+from lmcjax.sweep import Group, Plan, Programs, Sweep, make_plan, train_group
 from training import machine_rate, make_loop, operations
 
 WIDTHS = (32, 64, 128, 256, 512)
@@ -95,8 +92,8 @@ def make_trainer(
     sweep: Sweep, dataset: lmcjax.Dataset, contender: Contender
 ) -> tuple[Callable[[], np.ndarray], int]:
     """All networks' mean losses by epoch, cell by cell, and the number of training programs."""
-    data = jax.tree.map(jnp.asarray, tuple(dataset.train))
     if contender == "one at a time":
+        data = jax.tree.map(jnp.asarray, tuple(dataset.train))
         rates = jnp.asarray(np.repeat(RATES, len(sweep.seeds)), jnp.float32)
         keys = jax.vmap(jax.random.key)(jnp.asarray(list(sweep.seeds) * len(RATES), jnp.uint32))
         steps = len(dataset.train.labels) // BATCH_SIZE
@@ -112,23 +109,18 @@ def make_trainer(
             [np.reshape(loop(), by_epoch).mean(2) for loop in loops]
         ), len(sweep.widths)
     programs, devices = Programs(sweep, dataset), jax.local_devices()
-    replicated = replicate(data, devices)
     chosen = groups(sweep, programs, contender)
 
     def train() -> np.ndarray:
         losses = {}
         for group in chosen:
-            networks = [(c, s) for c in sweep.cells if c.width in group.widths for s in sweep.seeds]
-            for start in range(0, len(networks), 8 * len(devices)):
-                some = networks[start : start + 8 * len(devices)]
-                cells, seeds = zip(*some, strict=True)
-                checkpoints = Checkpoints(Path("/nowhere"), np.inf)
-                call = TrainingCall(group, cells, seeds, devices)
-                trained = train_call(
-                    programs, call, replicated, checkpoints, lambda done, losses: True, keep=False
-                )
-                losses |= dict(zip(some, trained.losses, strict=True))
-        return np.array([losses[cell, seed] for cell in sweep.cells for seed in sweep.seeds])
+            trained = train_group(programs, group, networks_per_call=8 * len(devices))
+            cells = [cell for cell in sweep.cells if cell.width in group.widths]
+            networks = itertools.product(cells, sweep.seeds)
+            losses |= dict(zip(networks, trained.losses, strict=True))
+        return np.array(
+            [losses[network] for network in itertools.product(sweep.cells, sweep.seeds)]
+        )
 
     return train, len(chosen)
 

@@ -10,7 +10,9 @@ import xarray as xr
 
 from lmcjax import cli
 from lmcjax.cli._figure2 import ModelName
+from lmcjax.cli._plot import complain
 from lmcjax.models import MODELS
+from lmcjax.results import draw_picture
 
 TINY = shlex.split(
     "figure2 --scale tiny --dataset digits --num-hidden-layers 1 --num-points 3 --repetitions 1"
@@ -187,6 +189,25 @@ def test_interrupt_is_clean(tmp_path, capsys, monkeypatch):
     assert stop.value.code == 130
     assert capsys.readouterr().err == "lmcjax: interrupted, nothing was written\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_during_a_picture_says_that_the_numbers_are_there(
+    tmp_path, capsys, monkeypatch
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    def with_its_picture(arguments):
+        draw_picture(interrupted, tmp_path / "figure2", complain("lmcjax plot runs"))
+
+    monkeypatch.setattr(cli.Plot, "run", with_its_picture)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["plot", str(tmp_path)])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == (
+        "lmcjax: no picture figure2: interrupted; to draw it again: lmcjax plot runs\n"
+        "lmcjax: interrupted; the numbers are stored\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,20 @@ def test_a_picture_that_fails_costs_a_line(stored, capsys, monkeypatch):
     assert printed.err == f"lmcjax: no picture one: TypeError: no ink; to draw it again: {again}\n"
 
 
+def test_an_interrupt_says_that_finished_experiments_are_stored(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lmcjax.experiments.claims.run_experiments", interrupted)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["claims", "--size", "tiny", "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    again = shlex.join(["lmcjax", "claims", "--size", "tiny", "--out", str(tmp_path)])
+    assert capsys.readouterr().err == (
+        f"lmcjax: interrupted; finished experiments are stored, go on with: {again}\n"
+    )
+
+
 def test_an_experiment_that_there_is_not(tmp_path, capsys):
     out = tmp_path / "out"
     error = fails(capsys, "claims", "--only", "figure9", "--out", str(out))

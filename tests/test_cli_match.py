@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import lmcjax
 from lmcjax import cli
 from lmcjax.cli._checkpoint import permute_checkpoint
-from lmcjax.matching import Matching
+from lmcjax.matching import load_matching
 from lmcjax.symmetry import (
     PermutationSpec,
     fixed,
@@ -113,7 +113,7 @@ def test_a_shuffled_copy_comes_back(method, checkpoints, capsys):
     assert test["as given"]["loss half-way"] != pytest.approx(
         test["as given"]["loss of A"], rel=1e-3
     )
-    matching = Matching.load("matched/matching.safetensors")
+    matching = load_matching("matched/matching.safetensors")
     assert {g: p.shape for g, p in matching.permutations.items()} == {
         "Dense_0": (8,),
         "Dense_1": (8,),

@@ -51,6 +51,8 @@ NOT_TRANSFORMED = {
     "statistics.activation_sources": "static: finds where a group is seen",
     "statistics.over_batch": "a transformation of functions",
     "matching.similarity_from_name": "static: chooses a class by its name",
+    "matching.load_matching": "on the host: reads a file",
+    "matching.save_matching": "on the host: writes a file",
     "evaluation.require_finite": "on the host: raises by the values of a result",
 }
 SPEC = mlp_spec(1)
@@ -119,6 +121,13 @@ def measured(a: Any, b: Any, inputs: Any) -> statistics.ActivationMoments:
     return statistics.activation_moments(apply, SPEC, a, b, inputs, batch_size=4)
 
 
+def measured_by_leaves(a: Any, b: Any, inputs: Any) -> statistics.ActivationMoments:
+    leaves = (symmetry.named_leaves(a), symmetry.named_leaves(b))
+    return statistics.bound_activation_moments(
+        (apply, None), SPEC.bind(a), (a, b), leaves, inputs, batch_size=4
+    )
+
+
 def streamed(a: Any, b: Any, inputs: Any) -> dict[str, statistics.Moments]:
     return statistics.stream_moments(lambda p, x: {"out": apply(p, x)}, a, b, inputs, batch_size=4)
 
@@ -136,6 +145,21 @@ def matched(name: str) -> Case:
         return matching.match_layerwise(SPEC, a, b, similarity=similarity)
 
     return Case(match, pair())
+
+
+def matched_as_pair(a: Any, b: Any, moments: Any) -> matching.Matching:
+    both = matching.make_pair(SPEC, a, b)
+    return matching.match_pair(both, similarity=matching.Covariance(moments))
+
+
+def dimensions_of_both(a: Any, b: Any, moments: Any) -> dict[str, jax.Array]:
+    both = matching.make_pair(SPEC, a, b)
+    return matching.dimensions_of_pair(both, similarity=matching.Covariance(moments))
+
+
+def leaves_of_both(a: Any, b: Any) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    both = matching.make_pair(SPEC, a, b)
+    return both.leaves_a, both.leaves_b
 
 
 def matched_softly(a: Any, b: Any, moments: Any) -> matching.Matching:
@@ -172,6 +196,19 @@ def dimensions(name: str) -> Case:
 def barrier(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResult:
     loss = evaluation.batched_loss(apply, mean_square, (inputs, targets), 4)
     return evaluation.linear_barrier(loss, a, b, num_points=4)
+
+
+def barrier_along_a_bow(a: Any, b: Any, inputs: Any, targets: Any) -> evaluation.BarrierResult:
+    loss = evaluation.batched_loss(apply, mean_square, (inputs, targets), 4)
+
+    def bow(t: jax.Array) -> Any:
+        def between(x: jax.Array, y: jax.Array) -> jax.Array:
+            weight = t.astype(x.dtype)
+            return (1 - weight) * (1 - weight) * x + weight * weight * y
+
+        return jax.tree.map(between, a, b)
+
+    return evaluation.barrier_along(loss, bow, num_points=4)
 
 
 def on_the_line(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -302,6 +339,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "statistics.activation_moments": lambda: Case(
         measured, (params(0), params(2), normal(4, 9, 3))
     ),
+    "statistics.bound_activation_moments": lambda: Case(
+        measured_by_leaves, (params(0), params(2), normal(4, 9, 3))
+    ),
     "statistics.stream_moments": lambda: Case(streamed, (params(0), params(2), normal(4, 9, 3))),
     "statistics.group_moments": lambda: Case(
         lambda a, moments: statistics.group_moments(SPEC, "Dense_0", a, moments), pair()[::2]
@@ -335,6 +375,9 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda a, b, key: matching.match_annealing(SPEC, a, b, key=key, num_iterations=5),
         (params(0), params(2), keys()),
     ),
+    "matching.make_pair": lambda: Case(leaves_of_both, (params(0), params(2))),
+    "matching.match_pair": lambda: Case(matched_as_pair, pair()),
+    "matching.dimensions_of_pair": lambda: Case(dimensions_of_both, pair()),
     "matching.match_soft": lambda: Case(
         lambda a, b: matching.match_soft(SPEC, a, b, similarity=matching.Weights()),
         (params(0), params(2)),
@@ -370,8 +413,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "interpolation.interpolate": lambda: Case(
         interpolation.interpolate, (params(0), params(2), normal(4))
     ),
+    "interpolation.straight_line": lambda: Case(
+        lambda a, b, t: interpolation.straight_line(a, b)(t), (params(0), params(2), normal(4))
+    ),
     "evaluation.linear_barrier": lambda: Case(
         barrier, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))
+    ),
+    "evaluation.barrier_along": lambda: Case(
+        barrier_along_a_bow, (params(0), params(2), normal(4, 9, 3), normal(5, 9, 2))
     ),
     "evaluation.diagnose": lambda: Case(
         diagnosed, (params(0), params(2), permutations(0), normal(4, 9, 3), normal(5, 9, 2))

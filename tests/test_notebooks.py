@@ -26,7 +26,7 @@ def test_the_text_is_what_was_run(path):
     assert any("image/png" in output.get("data", {}) for cell in cells for output in cell.outputs)
 
 
-QUICK = ("01", "04")
+QUICK = ("01",)
 TO_RUN = []
 for notebook in NOTEBOOKS:
     marks = () if notebook.name[:2] in QUICK else (pytest.mark.slow,)

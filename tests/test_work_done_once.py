@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 import lmcjax
+from lmcjax.matching import SIMILARITIES
+from lmcjax.sweep import compare_pair
 from lmcjax.symmetry import _discover, _leaves
 
 NUM_SAMPLES = 2000  # two batches of the default size
@@ -95,3 +97,42 @@ def test_leaves_are_named_at_the_doors_only(count_calls):
     calls.clear()
     trace_comparison(3, NUM_SAMPLES + 7)
     assert len(calls) == of_a_shallow_network
+
+
+def trace_pair_of_a_sweep(num_hidden_layers):
+    """Trace what a sweep computes of one pair, by all similarities; the spec is there already."""
+    network = lmcjax.FlaxNetwork(lmcjax.MLP((8,) * num_hidden_layers, 4), (6,))
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    spec = lmcjax.mlp_spec(num_hidden_layers)
+    data = (
+        jax.ShapeDtypeStruct((NUM_SAMPLES, 6), jnp.float32),
+        jax.ShapeDtypeStruct((NUM_SAMPLES,), jnp.int32),
+    )
+
+    def compare(params_a, params_b, train, test):
+        return compare_pair(
+            network, spec, tuple(SIMILARITIES), 5, None, params_a, params_b, train, test
+        )
+
+    jax.jit(compare).trace(params, params, data, data)
+
+
+def test_a_pair_of_a_sweep_is_interpreted_for_its_first_sample_and_for_a_batch(count_calls):
+    """Twice, since the origin of the sums is the first sample's, run alone: in a batch its last
+    digits would be others."""
+    calls = count_calls(_discover.interpret)
+    trace_pair_of_a_sweep(2)
+    assert len(calls) == 2
+
+
+def test_a_pair_of_a_sweep_is_bound_once(count_binds):
+    trace_pair_of_a_sweep(2)
+    assert len(count_binds) == 1
+
+
+@pytest.mark.parametrize("num_hidden_layers", [1, 3])
+def test_a_pair_of_a_sweep_is_named_at_the_door_and_on_the_line(count_calls, num_hidden_layers):
+    """By `make_pair`, which checks, binds and names; and once for all points of the line."""
+    calls = count_calls(_leaves.named_leaves)
+    trace_pair_of_a_sweep(num_hidden_layers)
+    assert len(calls) <= 10

@@ -29,6 +29,7 @@ from lmcjax.matching import Similarity as Similarity
 from lmcjax.matching import Weights as Weights
 from lmcjax.matching import approximate_dimensions as approximate_dimensions
 from lmcjax.matching import covariance_distance as covariance_distance
+from lmcjax.matching import load_matching as load_matching
 from lmcjax.matching import match_annealing as match_annealing
 from lmcjax.matching import match_coordinate_descent as match_coordinate_descent
 from lmcjax.matching import match_frank_wolfe as match_frank_wolfe
@@ -38,6 +39,7 @@ from lmcjax.matching import match_soft as match_soft
 from lmcjax.matching import match_straight_through as match_straight_through
 from lmcjax.matching import midpoint_loss as midpoint_loss
 from lmcjax.matching import random_point_loss as random_point_loss
+from lmcjax.matching import save_matching as save_matching
 from lmcjax.matching import weight_distance as weight_distance
 from lmcjax.models import MLP as MLP
 from lmcjax.models import VGG as VGG

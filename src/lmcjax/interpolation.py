@@ -1,5 +1,7 @@
 """Paths between aligned networks."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, PyTree
@@ -25,17 +27,28 @@ def interpolate(
 
     Source: Section 2 of the paper, which runs t the other way.
     """
+    return straight_line(params_a, params_b)(t)
+
+
+def straight_line(params_a: PyTree, params_b: PyTree) -> Callable[..., PyTree]:
+    """The line from A to B as a function of t, checked once however many points are asked for.
+
+    `straight_line(A, B)(t)` is `interpolate(A, B, t)`; arguments and errors are the same.
+    """
     check_same_shapes(params_a, params_b)
     _check_floating(params_a, params_b)
 
-    def between(a: ArrayLike, b: ArrayLike) -> Array:
-        a = jnp.asarray(a)
-        if not _is_floating(a):
-            return a
-        weight = jnp.asarray(t, a.dtype)
-        return (1 - weight) * a + weight * jnp.asarray(b)
+    def point(t: float | int | Float[ArrayLike, ""]) -> PyTree:
+        def between(a: ArrayLike, b: ArrayLike) -> Array:
+            a = jnp.asarray(a)
+            if not _is_floating(a):
+                return a
+            weight = jnp.asarray(t, a.dtype)
+            return (1 - weight) * a + weight * jnp.asarray(b)
 
-    return jax.tree.map(between, params_a, params_b)
+        return jax.tree.map(between, params_a, params_b)
+
+    return point
 
 
 def _check_floating(params_a: PyTree, params_b: PyTree) -> None:

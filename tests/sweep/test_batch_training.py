@@ -10,9 +10,8 @@ from jaxtyping import PyTree
 
 import lmcjax
 from lmcjax.batching import replicate
-from lmcjax.sweep import Cell, Programs, Sweep
-from lmcjax.sweep._batch_training import Trained, TrainingCall, initial_states, train_call
-from lmcjax.sweep._sweep_plan import Group
+from lmcjax.sweep import Cell, Group, Programs, Sweep, Trained, train_group
+from lmcjax.sweep._batch_training import TrainingCall, initial_states, train_call
 from lmcjax.sweep._training_checkpoints import Checkpoints
 from lmcjax.symmetry import drop_padding, real_entries
 
@@ -159,3 +158,18 @@ def test_where_zeros_would_not_stay_they_are_masked(sigmoid, tmp_path):
         losses = training.together.losses[training.row]
         np.testing.assert_allclose(losses, training.alone.losses[0], rtol=0, atol=1e-9)
         assert padding_is_zero(programs, training)
+
+
+def test_a_group_without_a_folder(tmp_path):
+    """Three calls, the last filled up: the networks of both widths, in the order of the cells."""
+    programs = make_programs()
+    cells = list(programs.sweep.cells)
+    group = make_group(programs, WIDTHS, cells)
+    trained = train_group(programs, group, networks_per_call=6)
+    assert trained.losses.shape == (len(cells) * 4, 2)
+    some = [0, 5, 10, 15]  # of each cell another seed
+    by_hand = train(
+        programs, WIDTHS, [cells[i // 4] for i in some], [i % 4 for i in some], tmp_path
+    )
+    np.testing.assert_allclose(trained.losses[some], by_hand.losses, rtol=1e-5)
+    assert trained.finite.all()

@@ -89,7 +89,7 @@ def describe(folder: Path) -> str:
     return f"{batches} batches finished, checkpoints of epochs {epochs}"
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(
     kills, undisturbed, finished_alike, start, tmp_path
 ):

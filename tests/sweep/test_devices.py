@@ -53,11 +53,12 @@ def on_eight_devices(program: str, *arguments: str | Path, seconds: float = 300)
 
 TWICE = """
     import sys
-    from lmcjax.training import _networks
+    from lmcjax.training import _memory
 
     jax.config.update("jax_disable_most_optimizations", True)
 
-    _networks._ON_A_CPU = 2  # networks per device and call: few are enough for several batches
+    # networks per device and call: few are enough for several batches
+    _memory._MOST_PER_CPU_DEVICE = 2
     grid = dict(widths=(6, 8, 40), num_hidden_layers=1, learning_rates=0.1, epochs=2, num_points=3)
     sweep = Sweep(seeds=range(10), matchings="activations", keep_permutations=True, **grid)
     for name, devices in {"eight": eight, "one": eight[:1]}.items():

@@ -6,7 +6,7 @@ sets its leaves' axes carry: it plants new ones, merges them (a sum, a shared le
 that are not pinned, `verify` must agree in float64, and permuting a pinned one must change the
 outputs, which tests the plan itself.
 
-CI runs 100 programs, `pytest -m slow tests/symmetry/test_discover_property.py` 2,000; every eighth
+CI runs 50 programs, `pytest -m slow tests/symmetry/test_discover_property.py` 2,000; every eighth
 is also executed.
 """
 
@@ -684,13 +684,13 @@ def search(seed: int, num_programs: int, every: int) -> None:
     run()
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 def test_what_was_planted_is_found(seed):
     search(seed, num_programs=50, every=8)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(1, 9))
 def test_what_was_planted_is_found_in_many_programs(seed):
     search(seed, num_programs=250, every=8)
 

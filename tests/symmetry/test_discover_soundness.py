@@ -6,7 +6,7 @@ regrouped in another way. A program is traced by JAX, and run by NumPy in float6
 a random permutation of all its groups together (each alone may hide that two of them belong
 together). A permutation that changes the outputs is a symmetry that discovery has made up.
 
-CI draws 500 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
+CI draws 200 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
 names its seed.
 """
 
@@ -545,13 +545,13 @@ def check(seed: int) -> int:
     return len(spec.groups)
 
 
-def test_no_symmetry_is_made_up_in_500_programs():
-    num_groups = [check(seed) for seed in range(500)]
-    assert np.count_nonzero(num_groups) > 250  # of the others, nothing was asked
+def test_no_symmetry_is_made_up_in_200_programs():
+    num_groups = [check(seed) for seed in range(200)]
+    assert np.count_nonzero(num_groups) > 100  # of the others, nothing was asked
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(500, 20_000, 1_500))
+@pytest.mark.parametrize("start", range(200, 20_000, 1_500))
 def test_no_symmetry_is_made_up_in_many_programs(start):
     for seed in range(start, start + 1_500):
         check(seed)

@@ -68,9 +68,7 @@ def check_batch_norm(verified_spec, generic_like):
         }
         for norm in set(variables["batch_stats"][f"ResidualBlock_{i}"]):
             for statistic in ("mean", "var"):
-                (channels,) = dict(spec.leaves)[
-                    f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"
-                ]
+                (channels,) = dict(spec.leaves)[f"batch_stats/ResidualBlock_{i}/{norm}/{statistic}"]
                 assert channels == writes(groups[norm])
 
 

@@ -30,19 +30,39 @@ class Claims:
 
         use_all_cores()  # before anything else of JAX
         from lmcjax.cli._plot import complain
-        from lmcjax.experiments.claims import run_experiments, write_page
+        from lmcjax.experiments.claims import write_page
 
         folder = self.out / "claims"
         if not self.page_only:
-            run_experiments(self.size, folder, self.only, tell=_print_at_once)
+            self._run_experiments(folder)
         draw_again = shlex.join(["lmcjax", "claims", "--page-only", "--out", str(self.out)])
         page = self.out / "claims.md"
         for path in write_page(page, folder, on_failure=complain(draw_again)):
             print(path)
 
+    def _run_experiments(self, folder: Path) -> None:
+        """Run what has no results yet.
+
+        Raises:
+            KeyboardInterrupt: as it came, with the message that finished experiments are stored.
+        """
+        from lmcjax.experiments.claims import run_experiments
+        from lmcjax.sweep import SweepInterrupted
+
+        try:
+            run_experiments(self.size, folder, self.only, tell=_print_at_once)
+        except SweepInterrupted:
+            raise  # it says itself what is stored
+        except KeyboardInterrupt:
+            message = f"interrupted; finished experiments are stored, go on with: {self.again()}"
+            raise KeyboardInterrupt(message) from None
+
     def again(self) -> str:
         """The same command."""
-        return shlex.join(["lmcjax", "claims", "--size", self.size, "--out", str(self.out)])
+        command = ["lmcjax", "claims", "--size", self.size, "--out", str(self.out)]
+        if self.only:
+            command += ["--only", *self.only]
+        return shlex.join(command)
 
 
 def _print_at_once(line: str) -> None:

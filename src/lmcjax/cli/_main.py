@@ -86,7 +86,9 @@ def _end_interrupted(command: Command, stop: KeyboardInterrupt) -> None:
     # A sweep that is stopped by a signal stores what is finished, and says which signal it was.
     signal = getattr(stop, "signal", None)
     if signal is None:
-        print("lmcjax: interrupted, nothing was written", file=sys.stderr)
+        # Whoever had written something already says so
+        message = str(stop) or "interrupted, nothing was written"
+        print(f"lmcjax: {message}", file=sys.stderr)
         raise SystemExit(_INTERRUPTED) from None
     print(f"lmcjax: {stop}; go on with: {command.again()}", file=sys.stderr)
     raise SystemExit(_BY_SIGNAL + signal) from None

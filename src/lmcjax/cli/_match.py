@@ -26,7 +26,7 @@ from lmcjax.cli._match_networks import (
 )
 from lmcjax.cli._match_report import describe_matching, measure_test_losses, print_report
 from lmcjax.data import load_dataset
-from lmcjax.matching import Matching, SimilarityName
+from lmcjax.matching import Matching, SimilarityName, save_matching
 from lmcjax.models import build_network
 
 
@@ -218,5 +218,5 @@ class _OutputFiles:
         for file in (self.aligned, self.matching, self.report):
             file.unlink(missing_ok=True)
         write_checkpoint(self.aligned, aligned)
-        matching.save(self.matching)
+        save_matching(self.matching, matching)
         self.report.write_text(json.dumps(report, indent=1))

@@ -1,6 +1,7 @@
 """Loss along a path, barriers, diagnosis of a failed match, and turning bad results into errors."""
 
 from lmcjax.evaluation._barrier import BarrierResult as BarrierResult
+from lmcjax.evaluation._barrier import barrier_along as barrier_along
 from lmcjax.evaluation._barrier import linear_barrier as linear_barrier
 from lmcjax.evaluation._diagnosis import Diagnosis as Diagnosis
 from lmcjax.evaluation._diagnosis import Signature as Signature

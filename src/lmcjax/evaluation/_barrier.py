@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from lmcjax.interpolation import interpolate
+from lmcjax.interpolation import straight_line
 
 
 class BarrierResult(NamedTuple):
@@ -54,6 +54,24 @@ def linear_barrier(
 
     Source: Frankle et al. (2020); Entezari et al. (2022), Definition 1.
     """
+    return barrier_along(loss_fn, straight_line(params_a, params_b), num_points=num_points)
+
+
+def barrier_along(
+    loss_fn: Callable[[PyTree], Any], path: Callable[..., PyTree], *, num_points: int = 25
+) -> BarrierResult:
+    """The loss along any path and how far it rises above the chord between its ends.
+
+    As `linear_barrier`, whose path is a straight line.
+
+    Args:
+        loss_fn: static; as for `linear_barrier`.
+        path: static; `path(t)` gives the parameters at a traced t: A at 0, B at 1.
+        num_points: static, at least 2. The midpoint is evaluated whatever the grid.
+
+    Raises:
+        ValueError: fewer than 2 points, a loss that is no scalar.
+    """
     if num_points < 2:
         raise ValueError(f"a path has at least 2 points, not num_points={num_points}")
     dtype = jnp.result_type(float)
@@ -68,7 +86,7 @@ def linear_barrier(
         middle = num_points
 
     def value_at(t: Array) -> PyTree:
-        return loss_fn(interpolate(params_a, params_b, t))
+        return loss_fn(path(t))
 
     all_values = jax.lax.map(value_at, evaluated)
     losses = _loss(all_values)

@@ -6,10 +6,14 @@
 """
 
 from lmcjax.matching._dimensions import approximate_dimensions as approximate_dimensions
+from lmcjax.matching._dimensions import dimensions_of_pair as dimensions_of_pair
 from lmcjax.matching._matching import Matching as Matching
 from lmcjax.matching._matching import Search as Search
 from lmcjax.matching._matching import TotalSimilarity as TotalSimilarity
+from lmcjax.matching._matching_file import load_matching as load_matching
+from lmcjax.matching._matching_file import save_matching as save_matching
 from lmcjax.matching._pair import Pair as Pair
+from lmcjax.matching._pair import make_pair as make_pair
 from lmcjax.matching._similarities import SIMILARITIES as SIMILARITIES
 from lmcjax.matching._similarities import Activations as Activations
 from lmcjax.matching._similarities import ActivationSimilarity as ActivationSimilarity
@@ -28,6 +32,7 @@ from lmcjax.matching.inner_product import match_frank_wolfe as match_frank_wolfe
 from lmcjax.matching.inner_product import weight_inner_product as weight_inner_product
 from lmcjax.matching.inner_product import weight_similarity as weight_similarity
 from lmcjax.matching.layerwise import match_layerwise as match_layerwise
+from lmcjax.matching.layerwise import match_pair as match_pair
 from lmcjax.matching.layerwise import match_soft as match_soft
 from lmcjax.matching.searches import PairLoss as PairLoss
 from lmcjax.matching.searches import SoftAlignments as SoftAlignments

@@ -3,7 +3,7 @@
 from jaxtyping import Array, Float, PyTree
 
 from lmcjax._powers_of_two import in_unit_range
-from lmcjax.matching._pair import make_pair
+from lmcjax.matching._pair import Pair, make_pair
 from lmcjax.matching._similarity import Similarity
 from lmcjax.statistics import approximate_dimension, over_batch
 from lmcjax.symmetry import PermutationSpec
@@ -29,7 +29,17 @@ def approximate_dimensions(
 
     Source: the paper, Section 6 and the right panel of its Figure 2.
     """
-    pair, _ = similarity.unit(make_pair(spec, params, params))  # no unit is left in the result
+    return dimensions_of_pair(make_pair(spec, params, params), similarity=similarity)
+
+
+def dimensions_of_pair(pair: Pair, *, similarity: Similarity) -> dict[str, Float[Array, "*batch"]]:
+    """`approximate_dimensions` of the network A of a pair that `make_pair` has made.
+
+    Raises:
+        ValueError: the similarity has no approximate dimension, or lacks moments.
+    """
+    itself = pair._replace(spec_b=pair.spec, leaves_b=pair.leaves_a)
+    pair, _ = similarity.unit(itself)  # no unit is left in the result
     dimensions: dict[str, Array] = {}
     for group in pair.spec.groups:
         matrix = similarity.self_similarity(pair, group)

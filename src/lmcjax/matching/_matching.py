@@ -1,6 +1,5 @@
 """What every matching algorithm returns."""
 
-import os
 from typing import NamedTuple
 
 import jax
@@ -44,6 +43,8 @@ class Matching(NamedTuple):
     says so: inf (or -inf) is too large, nan is smaller than the smallest normal number, and 0 is
     exactly 0. `finite` speaks of the similarities that were compared: where it is True, such an inf
     or nan means no more.
+
+    `save_matching` and `load_matching` keep one in a file.
     """
 
     permutations: dict[str, Int[Array, "*batch n"]]  # none from `match_soft`: see `alignments`
@@ -56,19 +57,6 @@ class Matching(NamedTuple):
     total: TotalSimilarity | None = None  # of matchings of all weights at once
     search: Search | None = None  # of searches for a small loss
     alignments: dict[str, Float[Array, "*batch n_a n_b"]] | None = None  # soft ones; rows sum to 1
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the matching to one safetensors file; arguments and errors as `save_matching`."""
-        from lmcjax.matching._matching_file import save_matching
-
-        save_matching(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Matching":
-        """Read a matching that `save` wrote; errors as `load_matching`."""
-        from lmcjax.matching._matching_file import load_matching
-
-        return load_matching(path)
 
 
 def in_unit_of_weights(matching: Matching, exponent: Int[Array, ""]) -> Matching:

@@ -1,4 +1,4 @@
-"""Keeping a matching in a file."""
+"""A matching in a file: `save_matching` and `load_matching`."""
 
 import os
 from collections.abc import Mapping
@@ -30,8 +30,12 @@ class _Name(NamedTuple):
     group: str  # empty: the field is of the whole matching
 
 
-def save_matching(matching: Matching, path: str | os.PathLike[str]) -> None:
-    """Write a matching to one safetensors file.
+def save_matching(path: str | os.PathLike[str], matching: Matching) -> None:
+    """Write a matching, or a batch of them, to one safetensors file.
+
+    Args:
+        path: of a file that is not there yet.
+        matching: concrete arrays, with any batch axes.
 
     Raises:
         FileExistsError: the file is already there; matchings are never overwritten silently.

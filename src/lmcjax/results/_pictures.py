@@ -29,11 +29,17 @@ def draw_picture(
 
     Returns:
         What was written; nothing if the picture failed.
+
+    Raises:
+        KeyboardInterrupt: as it came, with the message that the numbers are stored.
     """
     try:
         from lmcjax.results._style import save_figure
 
         return save_figure(draw(), stem)
+    except KeyboardInterrupt:
+        on_failure(f"no picture {stem.name}: interrupted")
+        raise KeyboardInterrupt("interrupted; the numbers are stored") from None
     except Exception as error:  # matplotlib and its back ends raise anything
         reason = " ".join(str(error).split())
         on_failure(f"no picture {stem.name}: {type(error).__name__}: {reason}")

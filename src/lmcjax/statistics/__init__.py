@@ -2,6 +2,7 @@
 
 from lmcjax.statistics._activations import ActivationMoments as ActivationMoments
 from lmcjax.statistics._activations import activation_moments as activation_moments
+from lmcjax.statistics._activations import bound_activation_moments as bound_activation_moments
 from lmcjax.statistics._dimension import approximate_dimension as approximate_dimension
 from lmcjax.statistics._group_moments import ActivationSource as ActivationSource
 from lmcjax.statistics._group_moments import activation_sources as activation_sources

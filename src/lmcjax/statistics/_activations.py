@@ -90,10 +90,43 @@ def activation_moments(
         check_same_shapes(params_a, params_b)
     else:
         spec.with_widths_of(params_b)
-    spec = spec.bind(params_a)
+    return bound_activation_moments(
+        (apply, apply_b),
+        spec.bind(params_a),
+        (params_a, params_b),
+        (named_leaves(params_a), named_leaves(params_b)),
+        inputs,
+        batch_size=batch_size,
+    )
+
+
+def bound_activation_moments(
+    applies: tuple[Callable[[PyTree, Any], Any], Callable[[PyTree, Any], Any] | None],
+    spec: PermutationSpec,
+    params: tuple[PyTree, PyTree],
+    leaves: tuple[dict[str, Any], dict[str, Any]],
+    inputs: PyTree,
+    *,
+    batch_size: int | None = None,
+) -> ActivationMoments:
+    """`activation_moments` of networks that are checked, bound and named by leaf already.
+
+    Args:
+        applies: static; of A, and of B, or None where A's serves both.
+        spec: static, bound to A.
+        params: of A and of B, traced.
+        leaves: those of A and of B by name, traced.
+        inputs: as for `activation_moments`.
+        batch_size: as for `activation_moments`.
+
+    Raises:
+        ValueError: a kernel of the spec whose inputs are others in the program, no samples, a batch
+            size below 1.
+    """
+    apply, apply_b = applies
+    params_a, params_b = params
+    leaves_a, leaves_b = leaves
     measured = _measured_kernels(spec)
-    leaves_a = named_leaves(params_a)
-    leaves_b = named_leaves(params_b)
     tap_a = KernelTap(apply, spec, list(leaves_a))
     # networks of the same shapes share a tap, so that their program is interpreted once
     tap_b = tap_a if apply_b is None else KernelTap(apply_b, spec, list(leaves_b))

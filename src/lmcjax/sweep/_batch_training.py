@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
-from lmcjax.batching import network_map, shard
+from lmcjax.batching import network_map, replicate, shard
 from lmcjax.sweep._grid import Cell
 from lmcjax.sweep._network_programs import Program, Programs
-from lmcjax.sweep._sweep_plan import Group
+from lmcjax.sweep._sweep_plan import Group, ceil_div
 from lmcjax.sweep._training_checkpoints import Checkpoints
 from lmcjax.symmetry import pad_neurons, real_entries
 from lmcjax.training import TrainConfig, TrainState, init_state, train_in_calls
@@ -110,7 +110,7 @@ def train_call(
     programs: Programs,
     call: TrainingCall,
     data: tuple[Array, Array],
-    checkpoints: Checkpoints,
+    checkpoints: Checkpoints | None,
     after_epoch: Callable[[int, np.ndarray], bool],
     *,
     keep: bool,
@@ -122,6 +122,7 @@ def train_call(
         call: the networks.
         data: inputs and labels, on the devices.
         checkpoints: where to go on from, if there is one, and to store one every now and then.
+            None: nothing is stored.
         after_epoch: called with epochs done and each network's losses `[num_networks, epochs]`;
             False: stop here.
         keep: store the final state even of a short training, since more calls follow before the
@@ -150,8 +151,9 @@ def train_call(
         go_on = after_epoch(training.epochs_done, losses)
         finished = training.epochs_done == num_epochs
         # A short training is cheaper to repeat than to store
-        finished_long_work = finished and (keep or checkpoints.any)
-        if not go_on or finished_long_work or checkpoints.due():
+        is_long_work = keep or (checkpoints is not None and checkpoints.any)
+        finished_long_work = finished and is_long_work
+        if checkpoints is not None and (not go_on or finished_long_work or checkpoints.due()):
             checkpoints.save(training.epochs_done, _stored_part(training))
         if not go_on:
             return None
@@ -162,8 +164,58 @@ def train_call(
     )
 
 
+def train_group(
+    programs: Programs,
+    group: Group,
+    *,
+    networks_per_call: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Trained:
+    """Train the networks of one group of a plan, as a sweep does, and store nothing.
+
+    Args:
+        programs: of a sweep.
+        group: one of its plan's, or your own: which widths share a program.
+        networks_per_call: at most so many are trained at a time; a multiple of the devices.
+        devices: default: all local ones.
+
+    Returns:
+        The trained networks: the sweep's cells of this group in their order, each with all seeds.
+    """
+    devices = tuple(jax.local_devices() if devices is None else devices)
+    sweep = programs.sweep
+    networks = []
+    for cell in sweep.cells:
+        is_of_depth = cell.num_hidden_layers == group.num_hidden_layers
+        if is_of_depth and cell.optimizer == group.optimizer and cell.width in group.widths:
+            networks += [(cell, seed) for seed in sweep.seeds]
+    train_set = programs.dataset.train
+    data = (jnp.asarray(train_set.inputs), jnp.asarray(train_set.labels))
+    shared_data = replicate(data, devices)
+    per_call = min(networks_per_call, ceil_div(len(networks), len(devices)) * len(devices))
+    parts = []
+    for first in range(0, len(networks), per_call):
+        chosen = networks[first : first + per_call]
+        # Filled up by repeating the last network, so that all calls share a compiled program
+        filled = chosen + [chosen[-1]] * (per_call - len(chosen))
+        cells = [cell for cell, _ in filled]
+        seeds = [seed for _, seed in filled]
+        call = TrainingCall(group, cells, seeds, devices)
+        trained = train_call(programs, call, shared_data, None, _go_on, keep=False)
+        assert trained is not None  # nothing stops it
+        parts.append(trained)
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    return jax.tree.map(lambda leaf: leaf[: len(networks)], whole)
+
+
+def _go_on(epochs_done: int, losses: np.ndarray) -> bool:
+    """Report nothing, stop for nothing."""
+    del epochs_done, losses
+    return True
+
+
 def _start_or_restore(
-    programs: Programs, call: TrainingCall, checkpoints: Checkpoints
+    programs: Programs, call: TrainingCall, checkpoints: Checkpoints | None
 ) -> _Training:
     """The training as the newest checkpoint has it, or before its first step."""
     states = initial_states(programs, call)
@@ -173,6 +225,8 @@ def _start_or_restore(
         """A training of the right shapes, whatever its numbers."""
         return _Training(states, np.zeros((len(call.cells), num_epochs), loss_dtype))
 
+    if checkpoints is None:
+        return after(0)
     stored = checkpoints.restore(lambda num_epochs: _stored_part(after(num_epochs)))
     if stored is None:
         return after(0)

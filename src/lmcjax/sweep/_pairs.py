@@ -13,23 +13,32 @@ from lmcjax.data import evenly_spaced
 from lmcjax.evaluation import (
     BarrierResult,
     LossAndAccuracy,
+    barrier_along,
     batched_loss,
     cross_entropy_and_accuracy,
-    linear_barrier,
 )
+from lmcjax.interpolation import straight_line
 from lmcjax.matching import (
     Correlation,
     Matching,
+    Pair,
     Similarity,
     SimilarityName,
-    approximate_dimensions,
-    match_layerwise,
+    dimensions_of_pair,
+    make_pair,
+    match_pair,
     similarity_from_name,
 )
 from lmcjax.models import Network
-from lmcjax.statistics import activation_moments
+from lmcjax.statistics import bound_activation_moments
 from lmcjax.sweep._variables import Label
-from lmcjax.symmetry import PermutationSpec, drop_padding, identity_permutations, permute
+from lmcjax.symmetry import (
+    PermutationSpec,
+    drop_padding,
+    identity_permutations,
+    permute_leaf,
+    rebuild,
+)
 
 
 class Compared(NamedTuple):
@@ -87,26 +96,39 @@ def compare_pair(
         train: inputs and labels, traced.
         test: inputs and labels, traced.
     """
+    # Checked, bound and named once, for all that follows
+    pair = make_pair(spec, params_a, params_b)
     moments = None
     # Matching by weights needs no activations
     if set(similarities) - {"weights"}:
         samples = evenly_spaced(train[0], moment_samples)
-        moments = activation_moments(network.apply, spec, params_a, params_b, samples)
+        moments = bound_activation_moments(
+            (network.apply, None),
+            pair.spec,
+            (params_a, params_b),
+            (pair.leaves_a, pair.leaves_b),
+            samples,
+        )
     matchings = []
     dimensions = []
     for name in similarities:
         similarity = similarity_from_name(name, moments)
-        matchings.append(match_layerwise(spec, params_a, params_b, similarity=similarity))
-        dimensions.append(_dimensions(spec, params_a, similarity))
-    permutations = _stack_permutations(spec, matchings)
+        matchings.append(match_pair(pair, similarity=similarity))
+        dimensions.append(_dimensions(pair, similarity))
+    permutations = _stack_permutations(pair.spec, matchings)
+    losses = []
+    for data in (train, test):
+        losses.append(batched_loss(network.apply, cross_entropy_and_accuracy, data))
 
     def barriers_of(permutations: dict[str, Array]) -> BarrierResult:
         """Both splits, train before test, under one matching."""
-        aligned = permute(spec, permutations, params_b)
+        aligned = {}
+        for name, axes in pair.spec.leaves:
+            aligned[name] = permute_leaf(axes, permutations, pair.leaves_b[name])
+        line = straight_line(params_a, rebuild(params_b, aligned))
         barriers = []
-        for data in (train, test):
-            loss = batched_loss(network.apply, cross_entropy_and_accuracy, data)
-            barriers.append(linear_barrier(loss, params_a, aligned, num_points=num_points))
+        for loss in losses:
+            barriers.append(barrier_along(loss, line, num_points=num_points))
         return jax.tree.map(lambda *splits: jnp.stack(splits), *barriers)
 
     by_matching = jax.lax.map(barriers_of, permutations)
@@ -134,11 +156,11 @@ def compare_pair(
     )
 
 
-def _dimensions(spec: PermutationSpec, params: PyTree, similarity: Similarity) -> dict[str, Array]:
+def _dimensions(pair: Pair, similarity: Similarity) -> dict[str, Array]:
     """The approximate dimension of each group; nan for correlations, which have none."""
     if isinstance(similarity, Correlation):
-        return {group: jnp.asarray(jnp.nan) for group in spec.groups}
-    return approximate_dimensions(spec, params, similarity=similarity)
+        return {group: jnp.asarray(jnp.nan) for group in pair.spec.groups}
+    return dimensions_of_pair(pair, similarity=similarity)
 
 
 def _stack_permutations(

@@ -15,7 +15,7 @@ from lmcjax.matching._assignments import (
     matched_similarity,
 )
 from lmcjax.matching._matching import Matching, in_unit_of_weights
-from lmcjax.matching._pair import make_pair
+from lmcjax.matching._pair import Pair, make_pair
 from lmcjax.matching._similarity import Similarity, Term, total
 from lmcjax.matching.layerwise._terms import GroupTerms
 from lmcjax.symmetry import PermutationSpec, identity_permutations
@@ -77,7 +77,38 @@ def match_layerwise(
     Source: the paper, Section 6; activation matching after Li et al. (2015).
     """
     check_at_least_one(max_iterations=max_iterations)
-    pair, exponent = similarity.unit(make_pair(spec, params_a, params_b))
+    return match_pair(
+        make_pair(spec, params_a, params_b),
+        similarity=similarity,
+        backend=backend,
+        max_iterations=max_iterations,
+        certify=certify,
+    )
+
+
+def match_pair(
+    pair: Pair,
+    *,
+    similarity: Similarity,
+    backend: AssignmentBackend = "auto",
+    max_iterations: int = 50,
+    certify: bool = False,
+) -> Matching:
+    """`match_layerwise` of a pair, for those who match one pair by several similarities.
+
+    Args:
+        pair: what `make_pair` returns; its leaves are traced.
+        similarity: as for `match_layerwise`, and so are the others.
+        backend: static.
+        max_iterations: static.
+        certify: static.
+
+    Raises:
+        ValueError: moments are missing or of the wrong size, an unknown backend, fewer than one
+            iteration.
+    """
+    check_at_least_one(max_iterations=max_iterations)
+    pair, exponent = similarity.unit(pair)
     terms = GroupTerms(pair, similarity)
     start = identity_permutations(pair.spec)
     matching = _one_pass(terms, start, terms.ready(), backend, certify)

@@ -236,10 +236,7 @@ def _random_proposal(
 
 def _swaps_are_simple(spec: PermutationSpec) -> bool:
     """Whether a swap changes nothing but the inner products of two rows in each leaf."""
-    for group in spec.groups:
-        if spec.along(group) or not is_linear(spec, group):
-            return False
-    return True
+    return all(not spec.along(group) and is_linear(spec, group) for group in spec.groups)
 
 
 def _gain(
