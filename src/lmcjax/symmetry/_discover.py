@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 import lmcjax.symmetry._rules  # noqa: F401 - registers the rules
 from lmcjax.symmetry._interpreter import Interpreter, Origin, Value
 from lmcjax.symmetry._kernels import Multiplication, multiplications
-from lmcjax.symmetry._layout import Axis, AxisLike, Factor, Role, factors_of, fixed
+from lmcjax.symmetry._layout import Axis, AxisLike, Factor, Role, factors_of, fixed, map_factors
 from lmcjax.symmetry._leaves import named_leaves
 from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
 from lmcjax.symmetry._spec import PermutationSpec
@@ -351,31 +351,38 @@ def _override(
         return spec
     shapes = dict(spec.shapes)
 
-    def change(axis: AxisLike) -> AxisLike:
-        if axis is None:
-            return None
-        if not isinstance(axis, Factor):
-            return dataclasses.replace(axis, items=tuple(map(change, axis.items)))
-        along = tuple(names.get(host, host) for host in axis.along)
-        if axis.group in pin:
-            if spec.guests(axis.group):
-                return fixed(axis.group)
-            return fixed(shapes[axis.group][-1])
-        return dataclasses.replace(axis, name=names.get(axis.name or "", axis.name), along=along)
+    def change(factor: Factor) -> Factor:
+        along = tuple(names.get(host, host) for host in factor.along)
+        if factor.group not in pin:
+            name = names.get(factor.name or "", factor.name)
+            return dataclasses.replace(factor, name=name, along=along)
+        if spec.guests(factor.group):
+            return fixed(factor.group)
+        return fixed(shapes[factor.group][-1])
 
     def change_axis(axis: AxisLike) -> AxisLike:
-        changed = change(axis)
+        changed = map_factors(change, axis)
         has_names = any(factor.name is not None for factor in factors_of(changed))
         return changed if has_names else None
 
     leaves = tuple((name, tuple(map(change_axis, axes))) for name, axes in spec.leaves)
+    kept = _merge_shapes({group: shape for group, shape in spec.shapes if group not in pin}, names)
+    return dataclasses.replace(spec, leaves=leaves, shapes=tuple(kept.items()))
+
+
+def _merge_shapes(
+    shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> dict[str, tuple[int, ...]]:
+    """The groups' shapes by new names.
+
+    Raises:
+        ValueError: groups of different shapes get one name.
+    """
     kept: dict[str, tuple[int, ...]] = {}
-    for group, shape in spec.shapes:
+    for group, shape in shapes.items():
         name = names.get(group, group)
-        if group in pin:
-            continue
         if kept.setdefault(name, shape) != shape:
             raise ValueError(
                 f"groups of shapes {kept[name]} and {shape} cannot be merged as {name!r}"
             )
-    return dataclasses.replace(spec, leaves=leaves, shapes=tuple(kept.items()))
+    return kept

@@ -15,7 +15,9 @@ from lmcjax.symmetry._spec import PermutationSpec
 from lmcjax.symmetry._verify import perturb
 
 Exponents: TypeAlias = Mapping[tuple[str, int], int]
-"""Powers by part and axis of the leaf: scaling a neuron by `c` multiplies its entries there by `c^power`.
+"""Powers by part and axis of the leaf.
+
+Scaling a neuron by `c` multiplies its entries there by `c^power`.
 
 The power is 1 for incoming weights and -1 for outgoing ones.
 """

@@ -6,7 +6,7 @@ and value channels, one block after the other.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal, NamedTuple, TypeAlias
 
 Role: TypeAlias = Literal["writes", "reads", "both"]
@@ -136,6 +136,18 @@ def factors_of(axis: AxisLike) -> Iterator[Factor]:
         return
     for item in axis.items:
         yield from factors_of(item)
+
+
+def map_factors(function: Callable[[Factor], Factor], axis: AxisLike) -> AxisLike:
+    """The axis with every factor replaced by what the function makes of it."""
+    return None if axis is None else _map_factors(function, axis)
+
+
+def _map_factors(function: Callable[[Factor], Factor], axis: Axis) -> Axis:
+    if isinstance(axis, Factor):
+        return function(axis)
+    items = tuple(_map_factors(function, item) for item in axis.items)
+    return dataclasses.replace(axis, items=items)
 
 
 def groups_of(axes: tuple[AxisLike, ...]) -> set[str]:

@@ -14,6 +14,7 @@ from lmcjax.symmetry._layout import (
     Factor,
     factors_of,
     length_of,
+    map_factors,
     reads,
     writes,
 )
@@ -110,10 +111,7 @@ class PermutationSpec:
         """
         leaves = {name: tuple(leaf) for name, leaf in axes.items()}
         if sizes:
-            leaves = {
-                name: tuple(_with_sizes(axis, sizes) for axis in leaf)
-                for name, leaf in leaves.items()
-            }
+            leaves = _with_sizes(leaves, sizes)
         given = inputs or {}
         if unknown := sorted(given.keys() - leaves.keys()):
             raise ValueError(
@@ -303,14 +301,15 @@ def _roles(axis: AxisLike, group: str) -> Iterator[str]:
             yield factor.role
 
 
-def _with_sizes(axis: AxisLike, sizes: Mapping[str, int]) -> AxisLike:
-    """The axis with the sizes of named factors written into it."""
-    if axis is None:
-        return None
-    if isinstance(axis, Factor):
-        return dataclasses.replace(axis, size=sizes.get(axis.name or "", axis.size))
-    items = tuple(_with_sizes(item, sizes) for item in axis.items)
-    return dataclasses.replace(axis, items=items)
+def _with_sizes(
+    leaves: Mapping[str, tuple[AxisLike, ...]], sizes: Mapping[str, int]
+) -> dict[str, tuple[AxisLike, ...]]:
+    """The leaves' axes with the sizes of named factors written into them."""
+
+    def sized(factor: Factor) -> Factor:
+        return dataclasses.replace(factor, size=sizes.get(factor.name or "", factor.size))
+
+    return {name: tuple(map_factors(sized, axis) for axis in axes) for name, axes in leaves.items()}
 
 
 def _check_groups(spec: PermutationSpec) -> None:
@@ -388,8 +387,23 @@ class _SizedAxis(NamedTuple):
     axis: Axis
     length: int
 
-    def names(self) -> set[str]:
-        return {factor.name for factor in factors_of(self.axis) if factor.name is not None}
+    def names(self) -> dict[str, None]:
+        """The names of its factors, in order."""
+        return {factor.name: None for factor in factors_of(self.axis) if factor.name is not None}
+
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Check the length.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        expected = length_of(self.axis, sizes)
+        if expected != self.length:
+            of_groups = {name: sizes[name] for name in self.names()}
+            raise ValueError(
+                f"axis {self.number} of leaf {self.leaf!r} has length {self.length}, "
+                f"groups of sizes {of_groups} make {expected}"
+            )
 
 
 def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -402,34 +416,21 @@ def _solve_sizes(spec: PermutationSpec, named: Mapping[str, tuple[int, ...]]) ->
         for i, axis in enumerate(leaf_axes):
             if axis is not None:
                 axes.append(_SizedAxis(leaf, i, axis, named[leaf][i]))
-    sizes: dict[str, int] = {}
-    for factor in spec._factors():
-        if factor.name is not None and factor.size is not None:
-            sizes[factor.name] = factor.size
+    factors = [factor for factor in spec._factors() if factor.name is not None]
+    sizes = {f.name: f.size for f in factors if f.name is not None and f.size is not None}
     _settle(axes, sizes)
     known = spec.sizes if spec.shapes else {}
-    hosts = {host for factor in spec._factors() for host in factor.along}
+    hosts = {host for factor in factors for host in factor.along}
     # what the shapes leave open stays as it was, hosts first
     for name in sorted(known, key=lambda name: name not in hosts):
         if name not in sizes:
             sizes[name] = known[name]
             _settle(axes, sizes)
-    names = dict.fromkeys(f.name for f in spec._factors() if f.name is not None)
-    if missing := [name for name in names if name not in sizes]:
+    if missing := [name for name in dict.fromkeys(f.name for f in factors) if name not in sizes]:
         raise ValueError(f"the sizes of groups {missing} do not follow from the parameters' shapes")
-    for leaf, number, axis, length in axes:
-        expected = length_of(axis, sizes)
-        if expected != length:
-            groups = {name: sizes[name] for name in dict.fromkeys(_names_of(axis))}
-            raise ValueError(
-                f"axis {number} of leaf {leaf!r} has length {length}, "
-                f"groups of sizes {groups} make {expected}"
-            )
+    for sized in axes:
+        sized.check(sizes)
     return sizes
-
-
-def _names_of(axis: Axis) -> list[str]:
-    return [factor.name for factor in factors_of(axis) if factor.name is not None]
 
 
 def _settle(axes: Sequence[_SizedAxis], sizes: dict[str, int]) -> None:
@@ -438,7 +439,7 @@ def _settle(axes: Sequence[_SizedAxis], sizes: dict[str, int]) -> None:
     while progress:
         progress = False
         for sized in axes:
-            unknown = sized.names() - sizes.keys()
+            unknown = sized.names().keys() - sizes.keys()
             if len(unknown) != 1:
                 continue
             (name,) = unknown
