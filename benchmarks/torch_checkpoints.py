@@ -32,10 +32,8 @@ from docs.examples import torchvision_networks
 
 BATCH_SIZE = 100
 NUM_POINTS = 11
-NETWORKS = {
-    "ResNet-18": ("resnet18", 1e-3),
-    "VGG": ("vgg", 1e-3),
-}
+NETWORKS = {"VGG": "vgg", "ResNet-18": "resnet18"}
+LEARNING_RATE = 1e-3
 Build = Callable[[], nn.Module]
 Data = tuple[torch.Tensor, torch.Tensor]  # images [samples, channels, height, width], labels
 
@@ -46,13 +44,13 @@ def to_torch_data(split: Any) -> Data:
     return torch.from_numpy(images.copy()), torch.from_numpy(np.array(split.labels)).long()
 
 
-def train(build: Build, data: Data, *, seed: int, epochs: int, learning_rate: float) -> nn.Module:
+def train(build: Build, data: Data, *, seed: int, epochs: int) -> nn.Module:
     """Adam with a cosine schedule."""
     torch.manual_seed(seed)
     network = build().train()
     images, labels = data
     steps = epochs * (len(images) // BATCH_SIZE)
-    optimizer = torch.optim.Adam(network.parameters(), learning_rate)
+    optimizer = torch.optim.Adam(network.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(epochs):
         order = torch.randperm(len(images))
@@ -122,17 +120,16 @@ def align(folder: Path, function: str, options: list[str]) -> dict[str, Any]:
 
 def measure(name: str, options: argparse.Namespace, folder: Path) -> list[str]:
     """A row of the table."""
-    function, learning_rate = NETWORKS[name]
+    function = NETWORKS[name]
     build = getattr(torchvision_networks, function)
     dataset = lmcjax.load_dataset("mnist5k")
     training = to_torch_data(dataset.train)
     test = to_torch_data(dataset.test)
     for file, seed in {"a": 0, "b": 1}.items():
-        network = train(
-            build, training, seed=seed, epochs=options.epochs, learning_rate=learning_rate
-        )
+        network = train(build, training, seed=seed, epochs=options.epochs)
         save_file(network.state_dict(), folder / f"{file}.safetensors")
 
+    print(f"{name}: trained", flush=True)
     start = time.perf_counter()
     similarity = ["--similarity", options.similarity, "--num-points", str(NUM_POINTS)]
     samples = ["--moment-samples", str(options.moment_samples)]
@@ -179,7 +176,7 @@ def main() -> None:
         title="PyTorch checkpoints",
         note=f"""Pairs of torchvision networks, ResNet-18 and a small VGG without batch
 normalisation (`docs/examples/torchvision_networks.py`), trained in PyTorch on mnist5k from two
-seeds for {options.epochs} epochs with Adam, and saved as safetensors. `lmcjax match --torch` aligns
+seeds for {options.epochs} epochs with Adam, and saved as safetensors. The command `match` aligns
 B with A by {options.similarity}, {options.moment_samples} training images, and `load_state_dict`
 loads what it has written. "Difference" is the largest of B's outputs (logits) on the test images,
 aligned against as given, both in PyTorch. Barriers are those of the command's report, test loss in

@@ -29,7 +29,8 @@ def vgg() -> nn.Module:
     features = torchvision.models.vgg.make_layers([32, "M", 64, 64, "M", 128, 128])
     features[0] = nn.Conv2d(1, 32, 3, padding=1)
     network = torchvision.models.VGG(features, num_classes=10)
+    network.avgpool = nn.AdaptiveAvgPool2d(1)
     network.classifier = nn.Sequential(
-        nn.Linear(128 * 7 * 7, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, 10)
+        nn.Linear(128, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, 10)
     )
     return network
