@@ -1,6 +1,6 @@
 """Networks of torchvision for digits, as `lmcjax match --torch` takes them.
 
-lmcjax match a.safetensors b.safetensors --torch docs.examples.torchvision_networks:resnet18
+lmcjax match a.safetensors b.safetensors --torch docs.examples.torchvision_networks:resnet
 """
 
 import torch
@@ -17,20 +17,23 @@ except RuntimeError:
     import torchvision
 
 
-def resnet18() -> nn.Module:
-    """torchvision's ResNet-18 for images of one channel and ten classes."""
-    network = torchvision.models.resnet18(num_classes=10)
+def resnet() -> nn.Module:
+    """torchvision's residual network in small: a block in each of three stages, one channel in."""
+    block = torchvision.models.resnet.BasicBlock
+    network = torchvision.models.ResNet(block, [1, 1, 1, 1], num_classes=10)
     network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+    network.layer4 = nn.Identity()
+    network.fc = nn.Linear(256, 10)
     return network
 
 
 def vgg() -> nn.Module:
     """torchvision's VGG in small, without batch normalisation, for the same images."""
-    features = torchvision.models.vgg.make_layers([32, "M", 64, 64, "M", 128, 128])
-    features[0] = nn.Conv2d(1, 32, 3, padding=1)
+    features = torchvision.models.vgg.make_layers([16, "M", 32, 32, "M", 64, 64])
+    features[0] = nn.Conv2d(1, 16, 3, padding=1)
     network = torchvision.models.VGG(features, num_classes=10)
     network.avgpool = nn.AdaptiveAvgPool2d(1)
     network.classifier = nn.Sequential(
-        nn.Linear(128, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, 10)
+        nn.Linear(64, 128), nn.ReLU(), nn.Dropout(), nn.Linear(128, 10)
     )
     return network
