@@ -143,7 +143,7 @@ def without_ties(
     Raises:
         ValueError: two leaves that must be one are different; names both.
     """
-    kept = {}
+    kept: dict[str, np.ndarray] = {}
     for name, leaf in leaves.items():
         kept_name = ties.get(name, name)
         twin = kept.setdefault(kept_name, leaf)
