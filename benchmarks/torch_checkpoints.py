@@ -33,7 +33,7 @@ from docs.examples import torchvision_networks
 BATCH_SIZE = 100
 NUM_POINTS = 5
 NETWORKS = {"VGG": "vgg", "ResNet": "resnet"}
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 3e-3
 Build = Callable[[], nn.Module]
 Data = tuple[torch.Tensor, torch.Tensor]  # images [samples, channels, height, width], labels
 
