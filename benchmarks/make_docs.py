@@ -1,7 +1,8 @@
-"""Write `docs/benchmarks.md` from the results in `benchmarks/results`."""
+"""Write `docs/benchmarks.md`, and tables of other pages, from `benchmarks/results`."""
 
 import argparse
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,15 @@ SMALL: dict[str, dict[str, str]] = {
     },
     "benchmarks/planted.py": {"--repetitions": "1", "--only": "LSTM"},
     "benchmarks/sweep.py": {"--repetitions": "1", "--widths": "8", "--seeds": "2"},
+    "benchmarks/torch_checkpoints.py": {
+        "--only": "VGG",
+        "--epochs": "1",
+        "--moment-samples": "100",
+    },
     "benchmarks/training.py": {"--repetitions": "1", "--widths": "8"},
 }
+# Pages that are written by hand, and the result whose table they show
+TABLES = {"docs/frameworks/torch.md": "torch_checkpoints"}
 
 
 def small(command: str) -> str:
@@ -54,7 +62,8 @@ def small(command: str) -> str:
     )
 
 
-def section(result: dict[str, Any]) -> str:
+def table_lines(result: dict[str, Any]) -> list[str]:
+    """A result's table in Markdown."""
     table = [result["columns"], *result["rows"]]
     cells = [[str(cell).replace("|", "\\|") for cell in row] for row in table]
     numeric = [
@@ -62,14 +71,17 @@ def section(result: dict[str, Any]) -> str:
         for column in zip(*cells, strict=True)
     ]
     rule = ["--:" if right else ":--" for right in numeric]
-    lines = [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
+    return [f"| {' | '.join(row)} |" for row in [cells[0], rule, *cells[1:]]]
+
+
+def section(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"## {result['title']}",
             "",
             result["note"].strip(),
             "",
-            *lines,
+            *table_lines(result),
             "",
             f"Machine: {result['machine']}, {result['date']}.",
             "",
@@ -83,6 +95,20 @@ def section(result: dict[str, Any]) -> str:
     )
 
 
+def fill_table(text: str, name: str) -> str:
+    """A page whose table of that name is written anew, with what is measured above it."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    result = json.loads(path.read_text("utf-8"))
+    made_by = f"Machine: {result['machine']}, {result['date']}. Command: `{result['command']}`"
+    first = f"<!-- table {name} -->"
+    last = "<!-- end of the table -->"
+    companion = ["<!-- test", f"slow: {small(result['command'])}", "-->"]
+    lines = [first, result["note"].strip(), "", *table_lines(result), "", made_by, "", *companion]
+    table = "\n".join([*lines, "", last])
+    pattern = f"{re.escape(first)}.*?{re.escape(last)}"
+    return re.sub(pattern, lambda _: table, text, flags=re.DOTALL)
+
+
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     results = [
@@ -92,6 +118,9 @@ def main() -> None:
     target = ROOT / "docs" / "benchmarks.md"
     target.parent.mkdir(exist_ok=True)
     target.write_text("\n".join([HEADER, *map(section, results)]), encoding="utf-8")
+    for page, name in TABLES.items():
+        path = ROOT / page
+        path.write_text(fill_table(path.read_text("utf-8"), name), encoding="utf-8")
     print(f"{target.relative_to(ROOT)}: {len(results)} tables")
 
 

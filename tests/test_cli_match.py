@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import lmcjax
 from lmcjax import cli
-from lmcjax.cli._checkpoint import permute_checkpoint
+from lmcjax.cli._checkpoint import params_by_path, permute_checkpoint
 from lmcjax.matching import load_matching
 from lmcjax.symmetry import (
     PermutationSpec,
@@ -258,6 +258,44 @@ def test_results_are_replaced_only_if_asked(checkpoints, capsys):
     cli.main(["match", *arguments, "--overwrite"])
 
 
+def test_an_apply_needs_no_init(tmp_path, monkeypatch, rng):
+    """The files' keys say what the parameters are."""
+    monkeypatch.chdir(tmp_path)
+    Path("only_apply.py").write_text(
+        "import jax\n"
+        "def apply(params, x):\n"
+        "    x = x.reshape(len(x), -1)\n"
+        "    return jax.nn.relu(x @ params['in']['w'] + params['in']['b']) @ params['out']\n"
+    )
+    params = {
+        "in": {"w": jnp.asarray(rng.normal(size=(64, 6))), "b": jnp.asarray(rng.normal(size=6))},
+        "out": jnp.asarray(rng.normal(size=(6, 10))),
+    }
+    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+    order = rng.permutation(6)
+    shuffled = {
+        "in": {"w": params["in"]["w"][:, order], "b": params["in"]["b"][order]},
+        "out": params["out"][order],
+    }
+    write("a", params)
+    write("b", shuffled)
+    points = ["--num-points", "3"]
+    cli.main(["match", "a", "b", "--apply", "only_apply:apply", "--dataset", "digits", *points])
+    aligned = load_file("matched/aligned.safetensors")
+    for name, leaf in named_leaves(params).items():
+        np.testing.assert_array_equal(aligned[name], leaf)
+
+
+def test_paths_that_are_no_tree_are_refused():
+    leaf = np.zeros(2)
+    key = jax.random.key(0)
+    assert params_by_path({"a/b/c": leaf, "a/d": leaf}, key).keys() == {"a"}
+    with pytest.raises(ValueError, match="'a' is a leaf itself"):
+        params_by_path({"a": leaf, "a/b": leaf}, key)
+    with pytest.raises(ValueError, match="'a' is a leaf, and has leaves"):
+        params_by_path({"a/b": leaf, "a": leaf}, key)
+
+
 def truncate(params):
     Path("b").write_bytes(Path("b").read_bytes()[:-7])
 
@@ -327,8 +365,8 @@ def misname_spec(params):
         ),
         (break_spec, BY_SPEC, "spec.toml: no TOML"),
         (misname_spec, BY_SPEC, "the spec names leaf 'Dense_9/bias'"),
-        (None, [], "give one of --model, --apply and --spec"),
-        (None, [*MODEL, "--apply", "a.b:c"], "give one of --model, --apply and --spec"),
+        (None, [], "give one of --model, --apply, --torch and --spec"),
+        (None, [*MODEL, "--apply", "a.b:c"], "give one of --model, --apply, --torch and --spec"),
         (None, BY_SPEC[:2], "--similarity covariance needs the program of the networks"),
         (
             None,

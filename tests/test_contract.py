@@ -29,6 +29,7 @@ from lmcjax import (
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 PACKAGES = (
+    "frameworks",
     "symmetry",
     "transport",
     "statistics",
@@ -38,6 +39,15 @@ PACKAGES = (
     "theory",
 )
 NOT_TRANSFORMED = {
+    "frameworks.from_equinox": "on the host: takes apart an object of another library",
+    "frameworks.to_equinox": "on the host: makes an object of another library",
+    "frameworks.from_haiku": "on the host: takes apart an object of another library",
+    "frameworks.to_haiku": "on the host: makes an object of another library",
+    "frameworks.from_nnx": "on the host: takes apart an object of another library",
+    "frameworks.to_nnx": "on the host: makes an object of another library",
+    "frameworks.from_torch": "on the host: takes apart an object of another library",
+    "frameworks.to_torch": "on the host: makes an object of another library",
+    "frameworks.tied_names": "static: looks at the names of a module",
     "symmetry.check_permutations": "static: looks at names, shapes and concrete values",
     "symmetry.check_same_shapes": "static: looks at structure and shapes, returns nothing",
     "symmetry.discover": "static: reads a program and shapes, makes a spec",

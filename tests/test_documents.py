@@ -26,6 +26,7 @@ under test:
 
 import ast
 import contextlib
+import importlib.util
 import io
 import itertools
 import os
@@ -56,7 +57,13 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    *sorted(f"docs/frameworks/{path.name}" for path in (ROOT / "docs/frameworks").glob("*.md")),
 )
+# What a step needs beyond .[test], by its document or by its command
+NEEDS = {
+    "docs/frameworks/torch.md": ("torch", "torchax"),
+    "python benchmarks/torch_checkpoints.py": ("torch", "torchax", "torchvision"),
+}
 PROGRAMS = ("lmcjax", "python", "pip", "pytest", "bash", "ruff", "mypy", "srun")
 NOT_RUN = {
     ".ci/run does": {
@@ -66,6 +73,11 @@ NOT_RUN = {
         "mypy",
     },
     "it is what runs this": {"bash .ci/run"},
+    "the tests have it already": {"pip install equinox", "pip install dm-haiku"},
+    "needs PyTorch's package index": {
+        "pip install torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu",
+        "pip install 'lmcjax[torch]'",
+    },
     "needs the packages of .[dev]": {
         "pip install -e '.[dev]'",
         "nox -l",
@@ -306,7 +318,8 @@ def test_every_block_says_what_it_is():
             f"{name}: an indented block, fence it"
         )
     assert {p.document for p in PASSAGES if p.kind == "python"} >= {"README.md"}
-    assert {p.document for p in PASSAGES if p.kind == "bash"} == set(DOCUMENTS)
+    without_commands = set(DOCUMENTS) - {p.document for p in PASSAGES if p.kind == "bash"}
+    assert without_commands == {"docs/frameworks/nnx.md"}
 
 
 def test_what_is_not_run_is_listed():
@@ -460,8 +473,22 @@ def parameters() -> list[Any]:
     return [pytest.param(step, id=str(step), marks=slow if step.slow else ()) for step in run]
 
 
+def skip_without_packages(step: Step) -> None:
+    """Skip what needs packages that are not installed, unless they are said to be."""
+    needed: set[str] = set()
+    for start, packages in NEEDS.items():
+        if step.document == start or step.shown.startswith(start):
+            needed |= set(packages)
+    if os.environ.get("LMCJAX_NEEDS_TORCH"):
+        needed -= {"torch", "torchax"}
+    missing = sorted(name for name in needed if importlib.util.find_spec(name) is None)
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}")
+
+
 @pytest.mark.parametrize("step", parameters())
 def test_it_runs(step, read):
+    skip_without_packages(step)
     read(step)
 
 

@@ -20,6 +20,14 @@ from lmcjax.evaluation import cross_entropy_and_accuracy as cross_entropy_and_ac
 from lmcjax.evaluation import diagnose as diagnose
 from lmcjax.evaluation import linear_barrier as linear_barrier
 from lmcjax.evaluation import require_finite as require_finite
+from lmcjax.frameworks import from_equinox as from_equinox
+from lmcjax.frameworks import from_haiku as from_haiku
+from lmcjax.frameworks import from_nnx as from_nnx
+from lmcjax.frameworks import from_torch as from_torch
+from lmcjax.frameworks import to_equinox as to_equinox
+from lmcjax.frameworks import to_haiku as to_haiku
+from lmcjax.frameworks import to_nnx as to_nnx
+from lmcjax.frameworks import to_torch as to_torch
 from lmcjax.interpolation import interpolate as interpolate
 from lmcjax.matching import Activations as Activations
 from lmcjax.matching import Correlation as Correlation

@@ -1,7 +1,7 @@
 """Checkpoints: safetensors files whose keys are the parameters' paths, in the files' own dtypes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +103,60 @@ def permute_checkpoint(
 def in_float32(leaves: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """What checkpoints without a program are compared in, whatever their own dtypes are."""
     return {name: jnp.asarray(leaf.astype(jnp.float32)) for name, leaf in leaves.items()}
+
+
+def params_by_path(leaves: Mapping[str, np.ndarray], key: Array) -> PyTree:
+    """The leaves as nested dicts: `"Dense_0/kernel"` becomes `{"Dense_0": {"kernel": ...}}`.
+
+    Args:
+        leaves: by path; not changed.
+        key: not used. It makes an `init(key)` of this function.
+
+    Raises:
+        ValueError: a path is the beginning of another one; names it.
+    """
+    params: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *outer, last = path.split("/")
+        inner = params
+        for name in outer:
+            inner = inner.setdefault(name, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{path!r}: {name!r} is a leaf itself")
+        if last in inner:
+            raise ValueError(f"{path!r} is a leaf, and has leaves")
+        inner[last] = jnp.asarray(leaf)
+    return params
+
+
+def without_ties(
+    path: Path, leaves: Mapping[str, np.ndarray], ties: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The leaves, each under one name only.
+
+    Args:
+        path: of the file that they come from, for messages.
+        leaves: by name. Of tied leaves the file has all names or, as safetensors' `save_model`
+            writes it, one.
+        ties: for a name that is not kept, the name that is.
+
+    Raises:
+        ValueError: two leaves that must be one are different; names both.
+    """
+    kept: dict[str, np.ndarray] = {}
+    for name, leaf in leaves.items():
+        kept_name = ties.get(name, name)
+        twin = kept.setdefault(kept_name, leaf)
+        if twin.tobytes() != leaf.tobytes():
+            raise ValueError(f"{path}: {name!r} differs from {kept_name!r}, to which it is tied")
+    return kept
+
+
+def with_ties(
+    leaves: Mapping[str, np.ndarray], names: Iterable[str], ties: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """The leaves under all the names of a file: what `without_ties` has taken away, put back."""
+    return {name: leaves[ties.get(name, name)] for name in names}
 
 
 def params_of_network(path: Path, leaves: Mapping[str, np.ndarray], network: Network) -> PyTree:

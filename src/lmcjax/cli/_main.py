@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     command = _parse(arguments)
     try:
         command.run()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         _fail(" ".join(str(error).split()))
     except KeyboardInterrupt as stop:
         _end_interrupted(command, stop)

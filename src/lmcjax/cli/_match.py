@@ -13,6 +13,8 @@ from lmcjax.cli._checkpoint import (
     distance,
     permute_checkpoint,
     read_checkpoint,
+    with_ties,
+    without_ties,
     write_checkpoint,
 )
 from lmcjax.cli._figure2 import ModelName
@@ -20,14 +22,14 @@ from lmcjax.cli._match_methods import METHODS, LossName, MatchOptions, MethodNam
 from lmcjax.cli._match_networks import (
     CheckpointFile,
     Networks,
-    Program,
+    find_program,
+    find_torch_program,
     networks_of_program,
     networks_of_spec,
 )
 from lmcjax.cli._match_report import describe_matching, measure_test_losses, print_report
 from lmcjax.data import load_dataset
 from lmcjax.matching import Matching, SimilarityName, save_matching
-from lmcjax.models import build_network
 
 
 def _default(value: str, metavar: str | None = None) -> Any:
@@ -53,8 +55,13 @@ class Match:
     """The networks are of one of the library's models, with --width and --num-hidden-layers; their
     outputs are log probabilities or logits of the classes of --dataset."""
     apply: str | None = None
-    """Or a network of your own, package.module:function: function(params, inputs) gives logits, and
-    init(key) beside it gives params. What may be permuted is read off its program."""
+    """Or a network of your own, package.module:function: function(params, inputs) gives logits.
+    params are nested dicts by the keys of the files, or what init(key) beside the function gives.
+    What may be permuted is read off its program."""
+    torch: str | None = None
+    """Or a PyTorch network, package.module:function: function() gives a torch.nn.Module that takes
+    images [samples, channels, height, width] and gives logits. The files' keys are those of
+    state_dict(), and load_state_dict takes aligned.safetensors. Needs pip install lmcjax[torch]."""
     spec: Path | None = None
     """Or no program at all, but a TOML file that says which axes write and read which groups of
     neurons. Then only weights are compared, and no loss is measured."""
@@ -106,10 +113,10 @@ class Match:
             files.check_absent()
         file_a = CheckpointFile(self.a, read_checkpoint(self.a))
         file_b = CheckpointFile(self.b, read_checkpoint(self.b))
-        networks = self._networks(file_a, file_b)
+        networks, ties = self._networks(file_a, file_b)
         matching = run_method(networks, options)
-        leaves_a = file_a.checkpoint.leaves
-        leaves_b = file_b.checkpoint.leaves
+        leaves_a = without_ties(self.a, file_a.checkpoint.leaves, ties)
+        leaves_b = without_ties(self.b, file_b.checkpoint.leaves, ties)
         aligned = permute_checkpoint(networks.spec, matching.permutations, leaves_b)
         report: dict[str, Any] = {
             "a": str(self.a),
@@ -128,7 +135,8 @@ class Match:
             )
         origin = {"aligned_to": str(self.a), "from": str(self.b)}
         metadata = {**file_b.checkpoint.metadata, **origin}
-        files.write(Checkpoint(aligned, metadata), matching, report)
+        written = with_ties(aligned, file_b.checkpoint.leaves, ties)
+        files.write(Checkpoint(written, metadata), matching, report)
         print_report(networks.spec, report)
         print(files.aligned, files.matching, files.report, sep="\n")
 
@@ -140,11 +148,11 @@ class Match:
         """Refuse a command that does not say once what the networks are.
 
         Raises:
-            ValueError: none of --model, --apply and --spec is given, or several are.
+            ValueError: none of --model, --apply, --torch and --spec is given, or several are.
         """
-        if [self.model, self.apply, self.spec].count(None) != 2:
+        if [self.model, self.apply, self.torch, self.spec].count(None) != 3:
             raise ValueError(
-                "match needs to know the networks: give one of --model, --apply and --spec"
+                "match needs to know the networks: give one of --model, --apply, --torch and --spec"
             )
 
     def _options(self) -> MatchOptions:
@@ -177,19 +185,24 @@ class Match:
             moment_samples=self.moment_samples,
         )
 
-    def _networks(self, file_a: CheckpointFile, file_b: CheckpointFile) -> Networks:
-        """The two networks, as --model, --apply or --spec says what they are."""
+    def _networks(
+        self, file_a: CheckpointFile, file_b: CheckpointFile
+    ) -> tuple[Networks, dict[str, str]]:
+        """The two networks, as the options say what they are, and the names of tied leaves."""
         if self.spec is not None:
-            return networks_of_spec(file_a, file_b, self.spec)
+            return networks_of_spec(file_a, file_b, self.spec), {}
         dataset = load_dataset(self.dataset)
-        network = build_network(
+        if self.torch is not None:
+            program, ties = find_torch_program(self.torch, dataset)
+            return networks_of_program(file_a, file_b, program, ties), ties
+        program = find_program(
             self.apply or str(self.model),
-            dataset.input_shape,
-            dataset.num_classes,
+            dataset,
+            file_a,
             width=self.width,
             num_hidden_layers=self.num_hidden_layers,
         )
-        return networks_of_program(file_a, file_b, Program(network, dataset))
+        return networks_of_program(file_a, file_b, program, {}), {}
 
 
 class _OutputFiles:

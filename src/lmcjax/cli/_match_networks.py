@@ -1,14 +1,24 @@
 """What `lmcjax match` knows of two networks: their parameters, their spec, and maybe a program."""
 
+import functools
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
-from lmcjax.cli._checkpoint import Checkpoint, in_float32, params_of_network
+from lmcjax.cli._checkpoint import (
+    Checkpoint,
+    in_float32,
+    params_by_path,
+    params_of_network,
+    without_ties,
+)
 from lmcjax.data import Dataset
-from lmcjax.models import Network
+from lmcjax.frameworks import from_torch, tied_names
+from lmcjax.models import FunctionNetwork, Network, build_network, find_function
 from lmcjax.symmetry import PermutationSpec, discover, spec_from_table
 
 
@@ -24,6 +34,13 @@ class Program(NamedTuple):
 
     network: Network
     dataset: Dataset
+
+
+class TorchProgram(NamedTuple):
+    """A PyTorch module as a program, and the names that its tied tensors have twice."""
+
+    program: Program
+    ties: dict[str, str]  # of a name that `params` lack, the name that they have
 
 
 class Networks(NamedTuple):
@@ -42,21 +59,77 @@ class Networks(NamedTuple):
         """
         if self.program is None:
             raise ValueError(
-                f"{option} needs the program of the networks (--model or --apply); with --spec "
-                "alone only --similarity weights and --loss weight_distance are possible"
+                f"{option} needs the program of the networks (--model, --apply or --torch); with "
+                "--spec alone only --similarity weights and --loss weight_distance are possible"
             )
         return self.program
 
 
-def networks_of_program(a: CheckpointFile, b: CheckpointFile, program: Program) -> Networks:
+def find_program(
+    model: str, dataset: Dataset, a: CheckpointFile, *, width: int, num_hidden_layers: int
+) -> Program:
+    """The program of one of the library's models, or of a user's `package.module:function`.
+
+    Where there is no `init` beside a user's function, A's keys say what its parameters are.
+
+    Raises:
+        ValueError: there is no such model or function.
+    """
+    network = build_network(
+        model,
+        dataset.input_shape,
+        dataset.num_classes,
+        width=width,
+        num_hidden_layers=num_hidden_layers,
+        init=functools.partial(params_by_path, a.checkpoint.leaves),
+    )
+    return Program(network, dataset)
+
+
+def find_torch_program(place: str, dataset: Dataset) -> TorchProgram:
+    """The program of the PyTorch module that a user's `package.module:function` builds.
+
+    Raises:
+        ImportError: PyTorch or torchax is not installed.
+        ValueError: there is no such function, or it builds something else.
+    """
+    build = find_function(place)
+    module = build()
+    if not hasattr(module, "state_dict"):
+        raise ValueError(f"{place}: returns a {type(module).__name__}, not a torch.nn.Module")
+    apply_torch, params = from_torch(module)
+
+    def apply(params: PyTree, inputs: Array) -> Array:
+        if inputs.ndim == 4:  # images have their channels first in PyTorch
+            inputs = jnp.moveaxis(inputs, -1, 1)
+        return apply_torch(params, inputs)
+
+    def init(key: Array) -> PyTree:
+        return params
+
+    program = Program(FunctionNetwork(init, apply), dataset)
+    return TorchProgram(program, tied_names(module))
+
+
+def networks_of_program(
+    a: CheckpointFile, b: CheckpointFile, program: Program, ties: Mapping[str, str]
+) -> Networks:
     """The networks of a program, from which their spec is read off.
+
+    Args:
+        a, b: the files.
+        program: of both.
+        ties: names in the files of tied leaves, which the program's parameters have once, and the
+            name of each that they have.
 
     Raises:
         ValueError: a checkpoint does not hold the program's parameters.
     """
     network, dataset = program
-    params_a = params_of_network(a.path, a.checkpoint.leaves, network)
-    params_b = params_of_network(b.path, b.checkpoint.leaves, network)
+    leaves_a = without_ties(a.path, a.checkpoint.leaves, ties)
+    leaves_b = without_ties(b.path, b.checkpoint.leaves, ties)
+    params_a = params_of_network(a.path, leaves_a, network)
+    params_b = params_of_network(b.path, leaves_b, network)
     spec = discover(network.apply, params_a, dataset.train.inputs[:2])
     return Networks(spec.bind(params_a), params_a, params_b, program)
 

@@ -2,6 +2,7 @@
 
 from lmcjax.models._build import MODELS as MODELS
 from lmcjax.models._build import build_network as build_network
+from lmcjax.models._build import find_function as find_function
 from lmcjax.models._build import takes_width as takes_width
 from lmcjax.models._mlp import MLP as MLP
 from lmcjax.models._mlp import lecun_normal_per_neuron as lecun_normal_per_neuron

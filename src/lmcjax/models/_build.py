@@ -49,6 +49,7 @@ def build_network(
     *,
     width: int,
     num_hidden_layers: int,
+    init: Callable[..., PyTree] | None = None,
 ) -> Network:
     """A network by name, or one from a user's module.
 
@@ -62,12 +63,13 @@ def build_network(
         width: neurons of a hidden layer, channels of the first stage, or features of the residual
             stream.
         num_hidden_layers: of the MLP; layers of the transformer.
+        init: what stands for `init(key)` where a user's module has an `apply` and no `init`.
 
     Raises:
         ValueError: no such model, or it does not take such inputs.
     """
     if ":" in model:
-        found = _find(model)
+        found = _find(model, init)
         if found.init is not None:
             return FunctionNetwork(found.init, found.function)
         return found.function(
@@ -137,25 +139,44 @@ class _UserModel(NamedTuple):
     init: Callable | None  # None: `function` builds networks
 
 
-def _find(place: str) -> _UserModel:
+def find_function(place: str) -> Callable:
+    """The function of `package.module:function`; modules of the current folder are found as well.
+
+    Raises:
+        ValueError: there is no such module or function.
+    """
+    module, name = _find_module(place)
+    return _get_function(module, name, place)
+
+
+def _find(place: str, init: Callable | None = None) -> _UserModel:
     """Find the function of `package.module:function`, and the `init` beside an `apply`.
 
-    Modules of the current folder are found as well.
+    Args:
+        place: where they are.
+        init: what stands for an `init` that is not there.
 
     Raises:
         ValueError: there is no such module or function, or no `init` beside it.
     """
+    module, name = _find_module(place)
+    function = _get_function(module, name, place)
+    if "width" in _parameter_names(function):
+        return _UserModel(function, None)
+    if init is not None and not hasattr(module, "init"):
+        return _UserModel(function, init)
+    return _UserModel(function, _get_function(module, "init", place))
+
+
+def _find_module(place: str) -> tuple[ModuleType, str]:
+    """The module of `package.module:function`, and the function's name."""
     module_name, _, name = place.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name), name
     except ImportError as error:
         raise ValueError(f"{place}: cannot import {module_name!r}: {error}") from error
-    function = _get_function(module, name, place)
-    if "width" in _parameter_names(function):
-        return _UserModel(function, None)
-    return _UserModel(function, _get_function(module, "init", place))
 
 
 def _get_function(module: ModuleType, name: str, place: str) -> Callable:
