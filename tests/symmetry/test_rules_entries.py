@@ -75,7 +75,7 @@ def test_what_is_sorted_forgets_its_order(forget):
     """The neurons may come in any order; what reads them, sorted, may not."""
     spec = discover(through(forget), PARAMS, X)
     assert spec.group_shapes() == {"w": (WIDTH,)}
-    assert [leaf for leaf, _, _ in spec.segments("w")] == ["w"]
+    assert [place.leaf for place in spec.places("w")] == ["w"]
     ties = {**PARAMS, "w": np.repeat(PARAMS["w"][:, :3], 2, axis=1)}
     assert verify(through(forget), spec, ties, X).jointly_holds
     assert not verify(through(forget), WHOLE_GROUP, PARAMS, X).jointly_holds
@@ -170,7 +170,7 @@ def test_layers_that_are_sorted_may_be_permuted_for_each_neuron():
 
     params = {"w": RNG.normal(size=(3, 3, 6)), "v": RNG.normal(size=(3, 6, 2))}
     spec = discover(apply, params, X)
-    assert spec.group_shapes() == {"w[0]": (6, 3), "w[2]": (6,)}
+    assert spec.group_shapes() == {"w/each": (6, 3), "w": (6,)}
     assert verify(apply, spec, params, X).jointly_holds
 
 
