@@ -195,7 +195,7 @@ def test_transformer(tied):
     expected = {"Embed_0": (8,)}
     for layer in range(2):
         attention = f"MultiHeadDotProductAttention_{layer}"
-        expected |= {f"{attention}/query/kernel[1]": (2,), f"{attention}/query/kernel[2]": (2, 4)}
+        expected |= {f"{attention}/query": (2,), f"{attention}/query/qk": (2, 4)}
         expected |= {f"{attention}/value": (2, 4), f"Dense_{2 * layer + 1}": (16,)}
     assert sizes(Transformer(tied=tied), TOKENS) == expected
 

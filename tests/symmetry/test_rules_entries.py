@@ -170,7 +170,7 @@ def test_layers_that_are_sorted_may_be_permuted_for_each_neuron():
 
     params = {"w": RNG.normal(size=(3, 3, 6)), "v": RNG.normal(size=(3, 6, 2))}
     spec = discover(apply, params, X)
-    assert spec.group_shapes() == {"w[0]": (6, 3), "w[2]": (6,)}
+    assert spec.group_shapes() == {"w/each": (6, 3), "w": (6,)}
     assert verify(apply, spec, params, X).jointly_holds
 
 
