@@ -36,7 +36,15 @@ def discover(
     neurons where an operation connects them (entry by entry, by contraction, ...); the axes of
     inputs and outputs, spatial axes, and whatever looks at the order of an axis are pinned. What
     remains and touches parameters is a group. A primitive that is not known pins all that it
-    touches and is named in `spec.unknown`: a symmetry may be missed, none is made up.
+    touches and is named in `spec.unknown`: a symmetry may be missed, none is made up. `explain`
+    says of every axis why nothing permutes it.
+
+    A group has the name of the layer that writes it first: `Dense_0` of `Dense_0/kernel`. Where
+    kernels of one layer write different groups, it has the leaf's name. If several groups have one
+    name, it stays with heads, or whatever else other groups vary along. `layer/qk` are channels
+    that only meet each other, as those of queries and keys, and beside these `layer/v` the others;
+    elsewhere `layer/each` is what each head has. What is still alike is numbered in order,
+    `layer/1`, `layer/2`.
 
     Args:
         apply: static; `apply(params, x)` gives the outputs, in any structure of arrays.
@@ -49,13 +57,6 @@ def discover(
         assume_no_ties: no two entries that are compared to be sorted are equal. What is sorted by
             them then does not depend on their order. With ties it does: of two equal entries, the
             one that stood first goes first.
-
-    A group has the name of the layer that writes it first: `Dense_0` of `Dense_0/kernel`, or the
-    leaf's own where several leaves of the layer write groups. Where several groups have one layer,
-    heads, or whatever other groups vary along, have its plain name. Then come `layer/qk`, channels
-    that only meet each other, as those of queries and keys; beside these `layer/v`, the others;
-    elsewhere `layer/each`, what each head has. What is still alike is numbered, `layer/1`,
-    `layer/2`, in order.
 
     Returns:
         A spec bound to the parameters' shapes; leaves and groups in the order of their first use.
@@ -244,7 +245,7 @@ class Reader:
 
         Several of one layer differ in what follows: `qk`, `v`, `each`, or a number.
         """
-        bases = _bases({atom: self.names[leaf] for atom, leaf in self._first_writers().items()})
+        bases = self._bases()
         candidates = {}
         for atom, base in bases.items():
             together = [other for other in bases if bases[other] == base]
@@ -254,6 +255,24 @@ class Reader:
         names = _count_off(numbered, "{name}.{number}")  # a number may be the name of a layer
         return names
 
+    def _bases(self) -> dict[int, str]:
+        """Per group the layer that writes it; the leaf, if a layer has kernels that do not."""
+        kernels_of_layer: dict[str, set[int]] = {}
+        for found in self._multiplications:
+            leaf = found.origin.leaf
+            kernels_of_layer.setdefault(_layer(self.names[leaf]), set()).add(leaf)
+        bases = {}
+        for atom, leaf in self._first_writers().items():
+            name = self.names[leaf]
+            layer = _layer(name)
+            kernels = kernels_of_layer.get(layer, ())
+            of_layer = all(self._writes(kernel, atom) for kernel in kernels)
+            bases[atom] = layer if of_layer else name
+        return bases
+
+    def _writes(self, leaf: int, atom: int) -> bool:
+        return "writes" in self._roles.get((leaf, atom), ())
+
     def _first_writers(self) -> dict[int, int]:
         """Per group the leaf that writes it first; of a group that nothing writes, its first."""
         firsts: dict[int, int] = {}
@@ -262,7 +281,7 @@ class Reader:
             for axis in self.axes[leaf]:
                 for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
                     firsts.setdefault(atom, leaf)
-                    if "writes" in self._roles.get((leaf, atom), ()):
+                    if self._writes(leaf, atom):
                         writers.setdefault(atom, leaf)
         return {atom: writers.get(atom, first) for atom, first in firsts.items()}
 
@@ -348,22 +367,6 @@ class Reader:
         if len(used) == 2:
             return "both"
         return "reads" if "reads" in used else "writes"
-
-
-def _bases(writers: Mapping[int, str]) -> dict[int, str]:
-    """Per group, the layer that writes it; the leaf, where several leaves of a layer write groups.
-
-    Args:
-        writers: per group the name of the leaf that writes it.
-    """
-    leaves_of_layer: dict[str, set[str]] = {}
-    for leaf in writers.values():
-        leaves_of_layer.setdefault(_layer(leaf), set()).add(leaf)
-    bases = {}
-    for atom, leaf in writers.items():
-        layer = _layer(leaf)
-        bases[atom] = layer if len(leaves_of_layer[layer]) == 1 else leaf
-    return bases
 
 
 def _layer(leaf: str) -> str:

@@ -1,6 +1,7 @@
 """Why an axis is permuted or not, read off a network's program."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,12 @@ def _group_cell(row: ExplainedFactor) -> str:
 
 
 def _reason_cell(row: ExplainedFactor) -> str:
-    return f"{row.reason}, {row.source}" if row.source else row.reason
+    return f"{row.reason}, {_short(row.source)}" if row.source else row.reason
+
+
+def _short(source: str) -> str:
+    """`network.py:12 (apply)` of `/home/me/network.py:12:8 (apply)`; anything else as it is."""
+    return re.sub(r"^(?:.*[/\\])?([^/\\]+:\d+):\d+", r"\1", source)
 
 
 def explain(
