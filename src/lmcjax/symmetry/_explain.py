@@ -96,7 +96,11 @@ def _reason_cell(row: ExplainedFactor) -> str:
 
 
 def _short(source: str) -> str:
-    """`network.py:12 (apply)` of `/home/me/network.py:12:8 (apply)`; anything else as it is."""
+    """`network.py:12 (apply)` of `/home/me/network.py:12:8 (make.<locals>.apply)`.
+
+    Anything else stays as it is.
+    """
+    source = re.sub(r"\([^()]*<locals>\.", "(", source)
     return re.sub(r"^(?:.*[/\\])?([^/\\]+:\d+):\d+", r"\1", source)
 
 
