@@ -249,6 +249,42 @@ def test_names_say_what_groups_are(name):
     assert discover(apply, params, SEQUENCES).group_shapes() == expected
 
 
+def test_names_are_not_given_twice():
+    """A layer is called as one of two groups would be that are numbered."""
+
+    def apply(p, x):
+        return jnp.tanh(two_halves(p, x) @ p["up/1"]["kernel"]) @ p["last"]
+
+    shapes = {**HALVES, "up/1": {"kernel": (3, 7)}, "last": (7, 2)}
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    spec = discover(apply, params, SEQUENCES)
+    assert spec.group_shapes() == {
+        "up/1.1": (5,),
+        "up/2": (3,),
+        "down": (3,),
+        "up/1.2": (7,),
+    }
+
+
+def test_a_layer_may_be_called_stack():
+    """What stacked layers differ along is called so, too, and gets a number."""
+
+    def apply(p, x):
+        def layer(x, weights):
+            up, down = weights
+            return x + jnp.tanh(x @ up) @ down, None
+
+        return jax.lax.scan(layer, x, (p["stack"]["kernel"], p["down"]["kernel"]))[0]
+
+    params = {
+        "stack": {"kernel": jnp.ones((3, 4, 6))},
+        "down": {"kernel": jnp.ones((3, 6, 4))},
+    }
+    spec = discover(apply, params, SEQUENCES)
+    assert spec.group_shapes() == {"stack": (3, 6)}
+    assert spec.along("stack") == ("stack.2",)
+
+
 @pytest.mark.parametrize(
     ("cell", "name"),
     [(nn.OptimizedLSTMCell, "OptimizedLSTMCell_0/hi"), (nn.GRUCell, "GRUCell_0/ir")],

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -232,12 +233,14 @@ class Reader:
 
     def _name_stacks(self) -> dict[int, str]:
         """Names of what groups vary along though nothing permutes it, such as stacked layers."""
+        numbered = (f"stack.{number}" for number in itertools.count(2))
+        taken = set(self.group_names.values())
+        free = (name for name in itertools.chain(["stack"], numbered) if name not in taken)
         names: dict[int, str] = {}
         for atom in self.group_names:
             for host in self.hosts[atom]:
                 if host not in self.group_names and host not in names:
-                    number = len(names) + 1
-                    names[host] = "stack" if number == 1 else f"stack.{number}"
+                    names[host] = next(free)
         return names
 
     def _name_groups(self) -> dict[int, str]:
@@ -251,8 +254,9 @@ class Reader:
             together = [other for other in bases if bases[other] == base]
             suffix = self._suffix(atom, together)
             candidates[atom] = f"{base}/{suffix}" if suffix else base
-        numbered = _count_off(candidates, "{name}/{number}")
-        names = _count_off(numbered, "{name}.{number}")  # a number may be the name of a layer
+        names = _count_off(candidates, "{name}/{number}")
+        while len(set(names.values())) < len(names):  # a number is the name of a layer, too
+            names = _count_off(names, "{name}.{number}")
         return names
 
     def _bases(self) -> dict[int, str]:
