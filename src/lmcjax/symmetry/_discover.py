@@ -123,11 +123,15 @@ class Reader:
     interpreter: Interpreter
     leaves: dict[str, Any]  # the parameters by name, in the order of `parameters`
     parameters: list[Value]
+    # per group, the index sets along which its permutation may differ
+    hosts: dict[int, list[int]] = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         for i in self.unused:
             for axis in self.parameters[i].axes:
                 self.nodes.pin(axis, "a leaf that nothing uses")
+        # before anything else is asked: axes of values that do not fit are pinned on the way
+        self.hosts = self._find_hosts()
 
     @property
     def nodes(self) -> Nodes:
@@ -206,8 +210,7 @@ class Reader:
                         roles.setdefault((leaf, atom), set()).add(use.role)
         return roles
 
-    @functools.cached_property
-    def hosts(self) -> dict[int, list[int]]:
+    def _find_hosts(self) -> dict[int, list[int]]:
         """Per group, the index sets along which its permutation may differ.
 
         These are the others that stand beside it once, wherever it stands.

@@ -126,7 +126,6 @@ def explain(
         Rows of text and numbers, at least one per axis; `print` shows them as a table.
     """
     reader = read_program(apply, params, x, assume_no_ties=assume_no_ties)
-    assert reader.group_names is not None  # nothing is pinned any more once these are known
     rows: list[ExplainedFactor] = []
     for leaf in reader.order:
         rows += _explain_leaf(reader, leaf)
