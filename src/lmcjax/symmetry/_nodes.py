@@ -42,6 +42,7 @@ class Nodes:
         self._size: list[int] = []
         self._parent: list[int] = []
         self._split: dict[int, NodeAxis] = {}  # what a root was split into
+        self._split_source: dict[int, str] = {}  # and in which line
         self._pinned: dict[int, Pin] = {}  # by root
         # roots that were laid against each other and do not fit: one number does not mean the same
         # in all places that carry them
@@ -136,7 +137,8 @@ class Nodes:
                 return self._expand_piece((*before, *split[0], *after))
             if not before:
                 return self.expand(tuple((*part, *after) for part in split))
-            self.misalign((piece,), "a concatenation inside a product of axes")
+            source = self._split_source[root]
+            self.misalign((piece,), Pin("cut into stretches inside a product of axes", source))
         return (tuple(self.find(node) for node in piece),)
 
     def _divide(self, root: int, axis: NodeAxis) -> None:
@@ -145,6 +147,7 @@ class Nodes:
             self.merge(self._split[root], axis)
             return
         self._split[root] = axis
+        self._split_source[root] = self.source
         self._inherit(root)
 
     def _inherit(self, root: int) -> None:
@@ -245,6 +248,7 @@ class Nodes:
             self.merge(split_a, split_b)
         elif split_b is not None:
             self._split[a] = split_b
+            self._split_source[a] = self._split_source[b]
         if b in self._misaligned:
             self._misaligned.add(a)
         self._inherit(a)

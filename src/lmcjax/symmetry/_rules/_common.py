@@ -71,11 +71,12 @@ def meet_constant(interpreter: Interpreter, first: Value, i: int, second: Value,
 
     Merging pins it, too, but knows only where the constant is from.
     """
-    for constant, axis, other, met in (
-        (first, first.axes[i], second, second.axes[j]),
-        (second, second.axes[j], first, first.axes[i]),
-    ):
-        if constant.leaves != frozenset() or other.leaves == frozenset():
+    pairs = (
+        (first.axes[i], second, second.axes[j]),
+        (second.axes[j], first, first.axes[i]),
+    )
+    for axis, other, met in pairs:
+        if other.leaves == frozenset():
             continue
         atoms = [node for piece in interpreter.nodes.expand(axis) for node in piece]
         pins = [interpreter.nodes.pinned(node) for node in atoms]

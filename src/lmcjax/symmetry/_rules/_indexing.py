@@ -14,6 +14,7 @@ from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
+from lmcjax.symmetry._rules._common import meet_constant
 
 
 @rule("gather")
@@ -90,7 +91,9 @@ def scatter(
 
     # the other axes of the updates say which index vector they belong to
     along_indices = [i for i in range(len(updates.axes)) if i not in numbers.update_window_dims]
-    for i, axis in zip(along_indices, indices.axes[:-1], strict=True):
+    pairs = zip(along_indices, indices.axes[:-1], strict=True)
+    for position, (i, axis) in enumerate(pairs):
+        meet_constant(interpreter, updates, i, indices, position)
         nodes.merge(updates.axes[i], axis)
     scattered = [axis for i, axis in enumerate(along_indices) if i not in of_indices]
     if not _is_order_free(equation):
