@@ -193,8 +193,8 @@ for name, change in changes.items():
 # - A Fourier transform along the features is nothing that discovery knows. So it pins what the transform touches, and
 #   says so in `spec.unknown`, with the line of your program. A symmetry may be missed; none is made up.
 #
-# If there are fewer groups than you expect, look at `spec.unknown` first, then at constants, slices and indices along
-# the features. You can also pin by yourself, with `pin=`, say to keep two networks' streams in place:
+# If there are fewer groups than you expect, `lmcjax.explain` says of every axis what pins it, and in which line of your
+# program. You can also pin by yourself, with `pin=`, say to keep two networks' streams in place:
 
 # %%
 print(lmcjax.discover(apply, params, data.train.inputs[:2], pin=["embed"]).groups)

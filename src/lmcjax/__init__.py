@@ -71,6 +71,7 @@ from lmcjax.symmetry import PermutationSpec as PermutationSpec
 from lmcjax.symmetry import apply_soft as apply_soft
 from lmcjax.symmetry import compose as compose
 from lmcjax.symmetry import discover as discover
+from lmcjax.symmetry import explain as explain
 from lmcjax.symmetry import identity_permutations as identity_permutations
 from lmcjax.symmetry import invert as invert
 from lmcjax.symmetry import mlp_spec as mlp_spec

@@ -51,8 +51,8 @@ def check_groups(network, verified_spec, generic_like):
     expected = {"embedding": (8,)}
     for root in ("EncoderLayer_0", "EncoderLayer_1"):
         expected |= {
-            f"{root}/attention/query/kernel[1]": (2,),
-            f"{root}/attention/query/kernel[2]": (2, 4),
+            f"{root}/attention/query": (2,),
+            f"{root}/attention/query/qk": (2, 4),
         }
         expected |= {f"{root}/attention/value": (2, 4), f"{root}/Dense_0": (12,)}
     assert dict(spec.shapes) == expected

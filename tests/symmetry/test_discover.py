@@ -195,9 +195,94 @@ def test_transformer(tied):
     expected = {"Embed_0": (8,)}
     for layer in range(2):
         attention = f"MultiHeadDotProductAttention_{layer}"
-        expected |= {f"{attention}/query/kernel[1]": (2,), f"{attention}/query/kernel[2]": (2, 4)}
+        expected |= {f"{attention}/query": (2,), f"{attention}/query/qk": (2, 4)}
         expected |= {f"{attention}/value": (2, 4), f"Dense_{2 * layer + 1}": (16,)}
     assert sizes(Transformer(tied=tied), TOKENS) == expected
+
+
+def attend(q, k, v):
+    """Attention of two heads whose channels are laid end to end."""
+    q, k, v = (x.reshape(*x.shape[:2], 2, 4) for x in (q, k, v))
+    weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k))
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v).reshape(*q.shape[:2], 8)
+
+
+def packed(p, x):
+    return attend(*jnp.split(x @ p["attn"]["qkv"], 3, axis=-1)) @ p["attn"]["out"]
+
+
+def side_by_side(p, x):
+    p = p["attn"]
+    return attend(x @ p["q"], x @ p["k"], x @ p["v"]) @ p["out"]
+
+
+def one_head(p, x):
+    q, k, v = jnp.split(x @ p["attn"]["qkv"], 3, axis=-1)
+    return jax.nn.softmax(q @ k.swapaxes(1, 2)) @ v @ p["attn"]["out"]
+
+
+def two_halves(p, x):
+    a, b = jnp.split(x @ p["up"]["kernel"], [5], axis=-1)
+    return jnp.concatenate([jnp.tanh(a), jax.nn.relu(b)], axis=-1) @ p["down"]["kernel"]
+
+
+QKV = {"attn": {"qkv": (4, 24), "out": (8, 3)}}
+Q_K_V = {"attn": {"q": (4, 8), "k": (4, 8), "v": (4, 8), "out": (8, 3)}}
+HALVES = {"up": {"kernel": (4, 8)}, "down": {"kernel": (8, 3)}}
+PACKED = {"attn/qkv": (2,), "attn/qkv/qk": (2, 4), "attn/qkv/v": (2, 4)}
+NAMES = {
+    "packed": (packed, QKV, PACKED),
+    "one head": (one_head, QKV, {"attn/qkv/qk": (8,), "attn/qkv/v": (8,)}),
+    "side by side": (
+        side_by_side,
+        Q_K_V,
+        {"attn/q": (2,), "attn/q/qk": (2, 4), "attn/v": (2, 4)},
+    ),
+    "two in one layer": (two_halves, HALVES, {"up/1": (5,), "up/2": (3,)}),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_say_what_groups_are(name):
+    apply, shapes, expected = NAMES[name]
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    assert discover(apply, params, SEQUENCES).group_shapes() == expected
+
+
+def test_names_are_not_given_twice():
+    """A layer is called as one of two groups would be that are numbered."""
+
+    def apply(p, x):
+        return jnp.tanh(two_halves(p, x) @ p["up/1"]["kernel"]) @ p["last"]
+
+    shapes = {**HALVES, "up/1": {"kernel": (3, 7)}, "last": (7, 2)}
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=lambda node: isinstance(node, tuple))
+    spec = discover(apply, params, SEQUENCES)
+    assert spec.group_shapes() == {
+        "up/1.1": (5,),
+        "up/2": (3,),
+        "down": (3,),
+        "up/1.2": (7,),
+    }
+
+
+def test_a_layer_may_be_called_stack():
+    """What stacked layers differ along is called so, too, and gets a number."""
+
+    def apply(p, x):
+        def layer(x, weights):
+            up, down = weights
+            return x + jnp.tanh(x @ up) @ down, None
+
+        return jax.lax.scan(layer, x, (p["stack"]["kernel"], p["down"]["kernel"]))[0]
+
+    params = {
+        "stack": {"kernel": jnp.ones((3, 4, 6))},
+        "down": {"kernel": jnp.ones((3, 6, 4))},
+    }
+    spec = discover(apply, params, SEQUENCES)
+    assert spec.group_shapes() == {"stack": (3, 6)}
+    assert spec.along("stack") == ("stack.2",)
 
 
 @pytest.mark.parametrize(

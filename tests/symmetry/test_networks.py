@@ -206,12 +206,12 @@ def test_heads_that_share_an_axis_with_their_channels(verified_spec, generic_lik
     )
     assert dict(spec.shapes) == {
         "0/query_proj": (2,),
-        "0/query_proj/each": (2, 4),
+        "0/query_proj/qk": (2, 4),
         "0/value_proj": (2, 4),
         "0/output_proj": (8,),
     }
     leaves = dict(spec.leaves)
-    query = writes("0/query_proj/each", along="0/query_proj")
+    query = writes("0/query_proj/qk", along="0/query_proj")
     value = reads("0/value_proj", along="0/query_proj")
     assert leaves["0/query_proj/weight"] == (writes("0/query_proj") * query, None)
     assert leaves["0/output_proj/weight"] == (

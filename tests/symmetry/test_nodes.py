@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lmcjax.symmetry._nodes import Nodes
+from lmcjax.symmetry._nodes import Nodes, Pin
 
 
 def permutations_of(nodes, axis, drawn):
@@ -64,3 +64,27 @@ def test_a_cut_across_a_product_pins():
     nodes.merge(whole, (*nodes.axis(5), *nodes.axis(11)))
     assert nodes.pinned(two)
     assert nodes.pinned(eight)
+
+
+def test_a_pin_has_the_first_reason_and_its_line():
+    nodes = Nodes()
+    a, b, c = (nodes.axis(6) for _ in range(3))
+    nodes.source = "line 1"
+    nodes.pin(a, "first")
+    nodes.source = "line 2"
+    nodes.pin(a, "second")
+    nodes.pin(b, "other")
+    nodes.merge(c, ((nodes.new(2), nodes.new(3)),))
+    nodes.merge(b, c)
+    nodes.merge(a, b)
+    ((outer, inner),) = nodes.expand(c)
+    assert {nodes.pinned(node) for node in (a[0][0], outer, inner)} == {Pin("first", "line 1")}
+
+
+def test_where_a_constant_is_met_counts_more_than_where_it_is_from():
+    nodes = Nodes()
+    constant = nodes.axis(6, Pin("a constant", "line 1", of_constant=True))
+    data = nodes.axis(6)
+    nodes.pin(data, "meets a constant")
+    nodes.merge(constant, data)
+    assert nodes.pinned(constant[0][0]) == Pin("meets a constant", "")

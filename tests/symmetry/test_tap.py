@@ -132,10 +132,10 @@ def test_attention_and_embedding():
     np.testing.assert_allclose(
         taps.reads["Embed_0"][f"{attention}/query/kernel"], normed, rtol=1e-5, atol=1e-6
     )
-    channels = taps.outputs[f"{attention}/query/kernel[2]"][f"{attention}/query/kernel"]
+    channels = taps.outputs[f"{attention}/query/qk"][f"{attention}/query/kernel"]
     by_head = jnp.moveaxis(query, 2, 0).reshape(2, -1, 4)
     np.testing.assert_allclose(channels, by_head, rtol=1e-4, atol=1e-5)
-    heads = taps.outputs[f"{attention}/query/kernel[1]"][f"{attention}/query/kernel"]
+    heads = taps.outputs[f"{attention}/query"][f"{attention}/query/kernel"]
     np.testing.assert_allclose(heads, query.swapaxes(-1, -2).reshape(-1, 2), rtol=1e-4, atol=1e-5)
     written = taps.outputs["Embed_0"][f"{attention}/out/kernel"]
     np.testing.assert_allclose(

@@ -1,4 +1,4 @@
-"""The command line: `lmcjax figure2`, `sweep`, `status`, `plot`, `match`, `claims`."""
+"""The command line: `lmcjax figure2`, `sweep`, `status`, `plot`, `match`, `explain`, `claims`."""
 
 from lmcjax.cli._figure2 import Figure2 as Figure2
 from lmcjax.cli._main import main as main

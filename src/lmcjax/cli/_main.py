@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import tyro
 
 from lmcjax.cli._claims import Claims
+from lmcjax.cli._explain import Explain
 from lmcjax.cli._figure2 import Figure2
 from lmcjax.cli._match import Match
 from lmcjax.cli._plot import Plot
 from lmcjax.cli._sweep import Status, SweepCommand
 
-Command: TypeAlias = Figure2 | SweepCommand | Status | Plot | Match | Claims
+Command: TypeAlias = Figure2 | SweepCommand | Status | Plot | Match | Explain | Claims
 
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "figure2": Figure2,
@@ -24,6 +25,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "status": Status,
     "plot": Plot,
     "match": Match,
+    "explain": Explain,
     "claims": Claims,
 }
 _MISTAKE = 2  # exit codes, as other programs have them

@@ -1,6 +1,9 @@
 """Which axes of which parameters may be permuted together, and acting on them."""
 
 from lmcjax.symmetry._discover import discover as discover
+from lmcjax.symmetry._explain import ExplainedFactor as ExplainedFactor
+from lmcjax.symmetry._explain import Explanation as Explanation
+from lmcjax.symmetry._explain import explain as explain
 from lmcjax.symmetry._homogeneity import CanonicalScales as CanonicalScales
 from lmcjax.symmetry._homogeneity import Exponents as Exponents
 from lmcjax.symmetry._homogeneity import canonical_scales as canonical_scales

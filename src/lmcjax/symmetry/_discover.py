@@ -1,7 +1,9 @@
 """Reading the permutation symmetries of a network off its program."""
 
+import collections
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -35,7 +37,15 @@ def discover(
     neurons where an operation connects them (entry by entry, by contraction, ...); the axes of
     inputs and outputs, spatial axes, and whatever looks at the order of an axis are pinned. What
     remains and touches parameters is a group. A primitive that is not known pins all that it
-    touches and is named in `spec.unknown`: a symmetry may be missed, none is made up.
+    touches and is named in `spec.unknown`: a symmetry may be missed, none is made up. `explain`
+    says of every axis why nothing permutes it.
+
+    A group has the name of the layer that writes it first: `Dense_0` of `Dense_0/kernel`. Where
+    kernels of one layer write different groups, it has the leaf's name. If several groups have one
+    name, it stays with heads, or whatever else other groups vary along. `layer/qk` are channels
+    that only meet each other, as those of queries and keys, and beside these `layer/v` the others;
+    elsewhere `layer/each` is what each head has. What is still alike is numbered in order,
+    `layer/1`, `layer/2`.
 
     Args:
         apply: static; `apply(params, x)` gives the outputs, in any structure of arrays.
@@ -51,15 +61,22 @@ def discover(
 
     Returns:
         A spec bound to the parameters' shapes; leaves and groups in the order of their first use.
-        `spec.dead` names the leaves that nothing uses.
+        `spec.dead` names the leaves that nothing uses, but for the counters of norms.
 
     Raises:
         ValueError: `pin` or `names` names a group that there is not, or merges groups of different
             shapes.
     """
-    _, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
-    spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
+    spec = read_program(apply, params, x, assume_no_ties=assume_no_ties).spec()
     return _override(spec, frozenset(pin), names or {})
+
+
+def read_program(
+    apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any, *, assume_no_ties: bool
+) -> "Reader":
+    """What interpreting the program of `apply` has found, ready to be read."""
+    _, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
+    return Reader(interpreter, named_leaves(params), parameters)
 
 
 def interpret(
@@ -93,47 +110,75 @@ def interpret(
     ]
     interpreter.values.extend(parameters)
     for result in interpreter.run_closed(closed, [*parameters, *inputs]):
+        interpreter.order.update(dict.fromkeys(result.leaves or ()))
         for axis in result.axes:
             nodes.pin(axis, "an axis of the outputs")
     return closed, interpreter, parameters
 
 
 @dataclasses.dataclass
-class _Reader:
+class Reader:
     """Turns what interpretation found into a spec."""
 
     interpreter: Interpreter
-    names: list[str]
+    leaves: dict[str, Any]  # the parameters by name, in the order of `parameters`
     parameters: list[Value]
+    # per group, the index sets along which its permutation may differ
+    hosts: dict[int, list[int]] = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        for i in self.unused:
+            for axis in self.parameters[i].axes:
+                self.nodes.pin(axis, "a leaf that nothing uses")
+        # before anything else is asked: axes of values that do not fit are pinned on the way
+        self.hosts = self._find_hosts()
 
     @property
     def nodes(self) -> Nodes:
         return self.interpreter.nodes
 
+    @functools.cached_property
+    def names(self) -> list[str]:
+        return list(self.leaves)
+
+    @functools.cached_property
+    def unused(self) -> list[int]:
+        """The leaves that nothing uses."""
+        return [i for i in range(len(self.names)) if i not in self.interpreter.order]
+
+    def is_counter(self, leaf: int) -> bool:
+        """Whether a leaf is one of the counters that norms keep for their training."""
+        dtype = jnp.result_type(self.leaves[self.names[leaf]])
+        is_scalar = not self.parameters[leaf].axes
+        return leaf in self.unused and is_scalar and jnp.issubdtype(dtype, jnp.integer)
+
+    @functools.cached_property
+    def order(self) -> list[int]:
+        """The leaves in the order of their first use, then those that nothing uses."""
+        return [*self.interpreter.order, *self.unused]
+
+    @functools.cached_property
+    def group_names(self) -> dict[int, str]:
+        """The names of the groups, in the order of their first use."""
+        return self._name_groups()
+
     def spec(self) -> PermutationSpec:
-        dead = [i for i in range(len(self.names)) if i not in self.interpreter.order]
-        order = [*self.interpreter.order, *dead]
-        for axis in (axis for i in dead for axis in self.parameters[i].axes):
-            self.nodes.pin(axis, "an axis of a leaf that nothing uses")
-        hosts = self._hosts()
-        group_names = self._name_groups(order, hosts)
-        names = {**group_names, **self._name_stacks(group_names, hosts)}
-        leaves = tuple((self.names[i], self._leaf_axes(i, names, hosts)) for i in order)
+        names = {**self.group_names, **self._name_stacks()}
+        leaves = tuple((self.names[i], self._leaf_axes(i, names)) for i in self.order)
         shapes = tuple(
-            (name, (*(self.nodes.size(host) for host in hosts[atom]), self.nodes.size(atom)))
-            for atom, name in group_names.items()
+            (name, (*(self.nodes.size(host) for host in self.hosts[atom]), self.nodes.size(atom)))
+            for atom, name in self.group_names.items()
         )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
         kernels = tuple(dict.fromkeys(m.kernel for m in self._multiplications))
-        return PermutationSpec(
-            leaves, shapes, kernels, unknown, dead=tuple(self.names[i] for i in dead)
-        )
+        dead = tuple(self.names[i] for i in self.unused if not self.is_counter(i))
+        return PermutationSpec(leaves, shapes, kernels, unknown, dead=dead)
 
     def _is_group(self, atom: int) -> bool:
         return self.nodes.pinned(atom) is None and self.nodes.size(atom) > 1
 
     @functools.cached_property
-    def _axes(self) -> list[tuple[NodeAxis, ...]]:
+    def axes(self) -> list[tuple[NodeAxis, ...]]:
         """Of each leaf; nothing is merged or split any more."""
         return [tuple(self.nodes.expand(axis) for axis in value.axes) for value in self.parameters]
 
@@ -165,7 +210,7 @@ class _Reader:
                         roles.setdefault((leaf, atom), set()).add(use.role)
         return roles
 
-    def _hosts(self) -> dict[int, list[int]]:
+    def _find_hosts(self) -> dict[int, list[int]]:
         """Per group, the index sets along which its permutation may differ.
 
         These are the others that stand beside it once, wherever it stands.
@@ -189,60 +234,101 @@ class _Reader:
             hosts[atom] = sorted(b for b in aligned if atom not in beside.get(b, ()) or b < atom)
         return hosts
 
-    def _name_stacks(
-        self, group_names: Mapping[int, str], hosts: Mapping[int, list[int]]
-    ) -> dict[int, str]:
+    def _name_stacks(self) -> dict[int, str]:
         """Names of what groups vary along though nothing permutes it, such as stacked layers."""
+        numbered = (f"stack.{number}" for number in itertools.count(2))
+        taken = set(self.group_names.values())
+        free = (name for name in itertools.chain(["stack"], numbered) if name not in taken)
         names: dict[int, str] = {}
-        for atom in group_names:
-            for host in hosts[atom]:
-                if host not in group_names and host not in names:
-                    number = len(names) + 1
-                    names[host] = "stack" if number == 1 else f"stack.{number}"
+        for atom in self.group_names:
+            for host in self.hosts[atom]:
+                if host not in self.group_names and host not in names:
+                    names[host] = next(free)
         return names
 
-    def _name_groups(self, order: list[int], hosts: Mapping[int, list[int]]) -> dict[int, str]:
-        """Groups by the leaf that writes them first, in the order of their first use.
+    def _name_groups(self) -> dict[int, str]:
+        """Groups by the layer or the leaf that writes them first, in the order of their first use.
 
-        The channels of every head of `query` are `query/each`; other groups of one leaf have the
-        axis in their names.
+        Several of one layer differ in what follows: `qk`, `v`, `each`, or a number.
         """
-        found: dict[int, list[tuple[bool, str, int]]] = {}
-        for leaf in order:
-            for i, axis in enumerate(self._axes[leaf]):
-                for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
-                    writes = "writes" in self._roles.get((leaf, atom), ())
-                    found.setdefault(atom, []).append((writes, self.names[leaf], i))
-        bases = {}
-        precise = {}
-        for atom, places in found.items():
-            _, leaf_name, i = max(places, key=lambda place: place[0])
-            bases[atom] = leaf_name.rpartition("/")[0] or leaf_name
-            precise[atom] = f"{leaf_name}[{i}]"
-        for atom, base in list(bases.items()):
-            if any(bases.get(host) == base for host in hosts[atom]):
-                bases[atom] = f"{base}/each"
-        of_base = list(bases.values())
-        names = {}
+        bases = self._bases()
+        candidates = {}
         for atom, base in bases.items():
-            names[atom] = base if of_base.count(base) == 1 else precise[atom]
-        taken: dict[str, int] = {}
-        for atom, name in names.items():
-            taken[name] = taken.get(name, 0) + 1
-            names[atom] = name if taken[name] == 1 else f"{name}.{taken[name]}"
+            together = [other for other in bases if bases[other] == base]
+            suffix = self._suffix(atom, together)
+            candidates[atom] = f"{base}/{suffix}" if suffix else base
+        names = _count_off(candidates, "{name}/{number}")
+        while len(set(names.values())) < len(names):  # a number is the name of a layer, too
+            names = _count_off(names, "{name}.{number}")
         return names
 
-    def _leaf_axes(
-        self, leaf: int, names: Mapping[int, str], hosts: Mapping[int, list[int]]
-    ) -> tuple[AxisLike, ...]:
-        axes = self._axes[leaf]
+    def _bases(self) -> dict[int, str]:
+        """Per group the layer that writes it; the leaf, if a layer has kernels that do not."""
+        kernels_of_layer: dict[str, set[int]] = {}
+        for found in self._multiplications:
+            leaf = found.origin.leaf
+            kernels_of_layer.setdefault(_layer(self.names[leaf]), set()).add(leaf)
+        bases = {}
+        for atom, leaf in self._first_writers().items():
+            name = self.names[leaf]
+            layer = _layer(name)
+            kernels = kernels_of_layer.get(layer, ())
+            of_layer = all(self._writes(kernel, atom) for kernel in kernels)
+            bases[atom] = layer if of_layer else name
+        return bases
+
+    def _writes(self, leaf: int, atom: int) -> bool:
+        return "writes" in self._roles.get((leaf, atom), ())
+
+    def _first_writers(self) -> dict[int, int]:
+        """Per group the leaf that writes it first; of a group that nothing writes, its first."""
+        firsts: dict[int, int] = {}
+        writers: dict[int, int] = {}
+        for leaf in self.order:
+            for axis in self.axes[leaf]:
+                for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
+                    firsts.setdefault(atom, leaf)
+                    if self._writes(leaf, atom):
+                        writers.setdefault(atom, leaf)
+        return {atom: writers.get(atom, first) for atom, first in firsts.items()}
+
+    def _suffix(self, atom: int, together: Sequence[int]) -> str:
+        """What tells a group from the others of its layer, as far as it can be told."""
+        hosts = self._hosts_among(atom, together)
+        guests = [other for other in together if atom in self.hosts[other]]
+        if len(together) == 1 or (guests and not hosts):
+            return ""
+        if atom in self._compared:
+            return "qk"
+        compared = [other for other in together if other in self._compared]
+        if any(self._hosts_among(other, together) == hosts for other in compared):
+            return "v"
+        return "each" if hosts else ""
+
+    def _hosts_among(self, atom: int, others: Sequence[int]) -> list[int]:
+        return [host for host in self.hosts[atom] if host in others]
+
+    @functools.cached_property
+    def _compared(self) -> set[int]:
+        """Index sets that meet only each other, as the channels of queries meet those of keys.
+
+        A product of data with data contracts them, and no kernel reads them.
+        """
+        compared: set[int] = set()
+        for axis in self.interpreter.products:
+            compared.update(atom for piece in self.nodes.expand(axis) for atom in piece)
+        read = {atom for (_, atom), roles in self._roles.items() if "reads" in roles}
+        return compared - read
+
+    def _leaf_axes(self, leaf: int, names: Mapping[int, str]) -> tuple[AxisLike, ...]:
+        axes = self.axes[leaf]
         needed = set()  # what a group of this leaf varies along
         for atom in (atom for axis in axes for piece in axis for atom in piece):
             if self._is_group(atom):
-                needed.update(hosts[atom])
+                needed.update(self.hosts[atom])
         described = {}
         for atom, name in names.items():
-            along = tuple(names[host] for host in hosts.get(atom, ()))
+            along = tuple(names[host] for host in self.hosts.get(atom, ()))
             if self._is_group(atom):
                 described[atom] = Factor(name, "writes", along=along)
             elif atom in needed:
@@ -273,14 +359,14 @@ class _Reader:
                 if factors and _is_unnamed(factors[-1]):
                     factor = fixed(_size(factors.pop()) * _size(factor))
             elif factor.role is not None:
-                factor = dataclasses.replace(factor, role=self._role(leaf, i, atom))
+                factor = dataclasses.replace(factor, role=self.role(leaf, i, atom))
             factors.append(factor)
         if not factors:
             return fixed(1)
         named = [factor for factor in factors if factor != fixed(1)]
         return functools.reduce(operator.mul, named or factors[:1])
 
-    def _role(self, leaf: int, i: int, atom: int) -> Role:
+    def role(self, leaf: int, i: int, atom: int) -> Role:
         """How an axis of a leaf uses a group."""
         used = self._kernel_roles.get((self.names[leaf], i)) or self._roles.get(
             (leaf, atom), {"writes"}
@@ -288,6 +374,23 @@ class _Reader:
         if len(used) == 2:
             return "both"
         return "reads" if "reads" in used else "writes"
+
+
+def _layer(leaf: str) -> str:
+    """What a leaf is of: `layer/query` of `layer/query/kernel`; a leaf at the top is its own."""
+    return leaf.rpartition("/")[0] or leaf
+
+
+def _count_off(names: Mapping[int, str], pattern: str) -> dict[int, str]:
+    """The names, those that stand several times with a number each."""
+    often = collections.Counter(names.values())
+    seen: collections.Counter[str] = collections.Counter()
+    numbered = {}
+    for atom, name in names.items():
+        seen[name] += 1
+        many = often[name] > 1
+        numbered[atom] = pattern.format(name=name, number=seen[name]) if many else name
+    return numbered
 
 
 def _is_unnamed(axis: Axis) -> bool:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jax.extend import core, source_info_util
 
-from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece
+from lmcjax.symmetry._nodes import NodeAxis, Nodes, Piece, Pin
 
 Path: TypeAlias = tuple[int, ...]
 """Where an equation stands: its number, and so on into the programs that equations call."""
@@ -72,17 +72,23 @@ class Interpreter:
     # every value seen, in the program's order
     values: list[Value] = dataclasses.field(default_factory=list)
     uses: list[Use] = dataclasses.field(default_factory=list)
+    # what products of data with data contract, as those of queries with keys
+    products: list[NodeAxis] = dataclasses.field(default_factory=list)
     # parameter leaves, in order of first use
     order: dict[int, None] = dataclasses.field(default_factory=dict)
     contacts: list[Contact] = dataclasses.field(default_factory=list)
     # primitive, source line
     unknown: list[tuple[str, str]] = dataclasses.field(default_factory=list)
-    source: str = "unknown line"  # of the equation at hand
     path: Path = ()  # of the equation at hand
     leaf_shapes: Sequence[tuple[int, ...]] = ()
     assume_no_ties: bool = False  # no two entries that are compared to be sorted are equal
     # False: inside a branch or a loop of unknown length, whose values cannot be taken out
     repeatable: bool = True
+
+    @property
+    def source(self) -> str:
+        """The line of the equation at hand."""
+        return self.nodes.source or "unknown line"
 
     def run(
         self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
@@ -127,7 +133,7 @@ class Interpreter:
         read = []
         for value in values:
             if value.positions is not None:
-                self.nodes.pin(value.positions, f"positions along it, read at {self.source}")
+                self.nodes.pin(value.positions, "positions along it are read as numbers")
                 value = value._replace(positions=None)
             read.append(value)
         return read
@@ -136,9 +142,9 @@ class Interpreter:
         if not _calls_a_program(equation):
             for operand in operands:
                 self.order.update(dict.fromkeys(operand.leaves or ()))
-        caller = self.source
+        caller = self.nodes.source
         # JAX's own programs name no line
-        self.source = source_info_util.summarize(equation.source_info) or caller
+        self.nodes.source = source_info_util.summarize(equation.source_info) or caller
         rule = RULES.get(equation.primitive.name)
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
@@ -146,7 +152,7 @@ class Interpreter:
         if equation.primitive.name not in PASS_POSITIONS:
             operands = self.read_positions(operands)
         results = rule(self, equation, operands)
-        self.source = caller
+        self.nodes.source = caller
         return results
 
     def constant(self, array: Any) -> Value:
@@ -156,9 +162,14 @@ class Interpreter:
             uniform = [bool((array == array.take([0], axis=i)).all()) for i in range(array.ndim)]
         except (TypeError, IndexError):  # random keys, empty arrays
             uniform = [False] * np.ndim(array)
-        pins = [None if same else "a constant that is not uniform" for same in uniform]
+        pin = self.constant_pin("a constant that is not uniform along it")
+        pins = [None if same else pin for same in uniform]
         axes = (self.nodes.axis(size, pin) for size, pin in zip(np.shape(array), pins, strict=True))
         return Value(tuple(axes), frozenset(), uniform=True)
+
+    def constant_pin(self, reason: str) -> Pin:
+        """Why nothing may permute an axis of a constant."""
+        return Pin(reason, self.nodes.source, of_constant=True)
 
     def _detach(self, value: Value) -> Value:
         """A uniform value with index sets of its own, in place of those that are not pinned.
@@ -189,7 +200,7 @@ class Interpreter:
         return tuple(factors)
 
     def fresh(
-        self, shape: Sequence[int], like: Sequence[Value], pinned: str | None = None
+        self, shape: Sequence[int], like: Sequence[Value], pinned: str | Pin | None = None
     ) -> Value:
         """A value of new index sets, made of the same things as `like`."""
         return combine([self.nodes.axis(size, pinned) for size in shape], like)
@@ -306,7 +317,9 @@ def pin_everything(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
     """For primitives that nobody has thought about: nothing that they touch may be permuted."""
-    reason = f"primitive {equation.primitive.name!r} at {interpreter.source}"
+    name = equation.primitive.name
+    known = "" if name in RULES else ", which is not known"
+    reason = f"touched by primitive {name!r}{known}"
     for operand in operands:
         for axis in operand.axes:
             interpreter.nodes.pin(axis, reason)

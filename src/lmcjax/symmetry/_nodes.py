@@ -17,10 +17,19 @@ atoms expands the axes anew after each step, for a split may touch any atom that
 
 import itertools
 import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Piece: TypeAlias = tuple[int, ...]
 NodeAxis: TypeAlias = tuple[Piece, ...]
+
+
+class Pin(NamedTuple):
+    """Why nothing may permute an index set."""
+
+    reason: str  # in plain English
+    source: str  # the line of the program that pinned it; empty: no line did
+    # it stands in a constant, and other values are pinned once they meet that
+    of_constant: bool = False
 
 
 class Nodes:
@@ -33,21 +42,28 @@ class Nodes:
         self._size: list[int] = []
         self._parent: list[int] = []
         self._split: dict[int, NodeAxis] = {}  # what a root was split into
-        self._pinned: dict[int, str] = {}  # root to reason
+        self._split_source: dict[int, str] = {}  # and in which line
+        self._pinned: dict[int, Pin] = {}  # by root
         # roots that were laid against each other and do not fit: one number does not mean the same
         # in all places that carry them
         self._misaligned: set[int] = set()
+        # the line of the program at hand, which goes into every pin; empty: none
+        self.source = ""
 
-    def new(self, size: int, pinned: str | None = None) -> int:
+    def new(self, size: int, pinned: str | Pin | None = None) -> int:
         """A fresh index set of `size` elements; `pinned`: why nothing may permute it."""
         node = len(self._size)
         self._size.append(size)
         self._parent.append(node)
         if pinned is not None:
-            self._pinned[node] = pinned
+            self._pinned[node] = self._as_pin(pinned)
         return node
 
-    def axis(self, size: int, pinned: str | None = None) -> NodeAxis:
+    def _as_pin(self, reason: str | Pin) -> Pin:
+        """A reason, with the line at hand; what is a pin already keeps its own line."""
+        return reason if isinstance(reason, Pin) else Pin(reason, self.source)
+
+    def axis(self, size: int, pinned: str | Pin | None = None) -> NodeAxis:
         """A fresh axis; one of a single element is the empty product."""
         return ((),) if size == 1 else ((self.new(size, pinned),),)
 
@@ -69,32 +85,34 @@ class Nodes:
     def _product(self, piece: Piece) -> int:
         return math.prod(self._size[node] for node in piece)
 
-    def pinned(self, node: int) -> str | None:
+    def pinned(self, node: int) -> Pin | None:
         """Why nothing may permute this atom; None: something may."""
         return self._pinned.get(self.find(node))
 
-    def pin(self, axis: NodeAxis, reason: str) -> None:
+    def pin(self, axis: NodeAxis, reason: str | Pin) -> None:
         """Nothing permutes any part of this axis. The first reason is kept."""
+        pin = self._as_pin(reason)
         for piece in axis:
             for node in piece:
                 root = self.find(node)
-                self._pinned.setdefault(root, reason)
+                self._pinned.setdefault(root, pin)
                 if root in self._split:
-                    self.pin(self._split[root], reason)
+                    self.pin(self._split[root], pin)
 
-    def misalign(self, axis: NodeAxis, reason: str) -> None:
+    def misalign(self, axis: NodeAxis, reason: str | Pin) -> None:
         """As `pin`, where an axis is laid against another that it does not fit.
 
         Besides, no permutation may vary along any part of it: `(i, j)` of a product of 2 and 3
         meets `(j, i)` of one of 3 and 2, and there is no telling how.
         """
-        self.pin(axis, reason)
+        pin = self._as_pin(reason)
+        self.pin(axis, pin)
         for piece in axis:
             for node in piece:
                 root = self.find(node)
                 self._misaligned.add(root)
                 if root in self._split:
-                    self.misalign(self._split[root], reason)
+                    self.misalign(self._split[root], pin)
 
     def is_aligned(self, node: int) -> bool:
         """Whether a number along this atom means the same in all places that carry it."""
@@ -119,7 +137,8 @@ class Nodes:
                 return self._expand_piece((*before, *split[0], *after))
             if not before:
                 return self.expand(tuple((*part, *after) for part in split))
-            self.misalign((piece,), "a concatenation inside a product of axes")
+            source = self._split_source[root]
+            self.misalign((piece,), Pin("cut into stretches inside a product of axes", source))
         return (tuple(self.find(node) for node in piece),)
 
     def _divide(self, root: int, axis: NodeAxis) -> None:
@@ -128,6 +147,7 @@ class Nodes:
             self.merge(self._split[root], axis)
             return
         self._split[root] = axis
+        self._split_source[root] = self.source
         self._inherit(root)
 
     def _inherit(self, root: int) -> None:
@@ -220,13 +240,15 @@ class Nodes:
         if a == b:
             return
         self._parent[b] = a
-        for reason in filter(None, (self._pinned.get(a), self._pinned.get(b))):
-            self._pinned.setdefault(a, reason)
+        pins = [self._pinned[root] for root in (a, b) if root in self._pinned]
+        if pins:  # the first, unless only the other one says where a constant was met
+            self._pinned[a] = min(pins, key=lambda pin: pin.of_constant)
         split_a, split_b = self._split.get(a), self._split.pop(b, None)
         if split_a is not None and split_b is not None:
             self.merge(split_a, split_b)
         elif split_b is not None:
             self._split[a] = split_b
+            self._split_source[a] = self._split_source[b]
         if b in self._misaligned:
             self._misaligned.add(a)
         self._inherit(a)

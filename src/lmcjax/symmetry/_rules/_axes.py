@@ -174,8 +174,11 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
         inner = tuple(node for axis in expanded[1:] for node in axis[0])
         return [tuple((*piece, *inner) for piece in expanded[0])]
     for axis in taken:
-        nodes.pin(axis, "a concatenation that is reshaped")
-    return [nodes.axis(size, "a concatenation that is reshaped") for size in sizes]
+        nodes.pin(axis, "a concatenation that is reshaped into what does not fit it")
+    return [
+        nodes.axis(size, "a concatenation that is reshaped into what does not fit it")
+        for size in sizes
+    ]
 
 
 def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
@@ -185,7 +188,8 @@ def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
     free = [node for piece in pieces for node in piece if nodes.pinned(node) is None]
     if len(pieces) == 1 or free:
         return axis
-    return nodes.axis(nodes.length(axis), "a concatenation of pinned axes that is reshaped")
+    pins = [nodes.pinned(node) for piece in pieces for node in piece]
+    return nodes.axis(nodes.length(axis), pins[0] if pins else "single entries side by side")
 
 
 @rule("concatenate")
@@ -291,8 +295,9 @@ def _cut(
         part = interpreter.nodes.cut(axes[i], start, stop)
         interpreter.mix(value, [i])
         if part is None:
-            interpreter.nodes.pin(axes[i], "a slice")
-            part = interpreter.nodes.axis(stop - start, "a slice")
+            reason = "cut between entries that belong together (slice)"
+            interpreter.nodes.pin(axes[i], reason)
+            part = interpreter.nodes.axis(stop - start, reason)
         axes[i] = part
     return combine(axes, operands, tuple(without_run(origin, cut) for origin in value.origins))
 
@@ -319,8 +324,12 @@ def dynamic_update_slice(
         if interpreter.nodes.length(axis) == interpreter.nodes.length(update):
             interpreter.nodes.merge(axis, update)
         else:
-            interpreter.nodes.pin(axis, "a dynamic update")
-            interpreter.nodes.pin(update, "a dynamic update")
+            interpreter.nodes.pin(
+                axis, "overwritten from a position that is computed (dynamic_update_slice)"
+            )
+            interpreter.nodes.pin(
+                update, "overwritten from a position that is computed (dynamic_update_slice)"
+            )
     return [combine(operands[0].axes, operands)]
 
 

@@ -4,6 +4,7 @@ from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
+from lmcjax.symmetry._rules._common import meet_constant
 
 
 @rule("dot_general")
@@ -15,7 +16,10 @@ def dot_general(
     left, right = operands
     for pairs in (contracting, batch):
         for i, j in zip(*pairs, strict=True):
+            meet_constant(interpreter, left, i, right, j)
             interpreter.nodes.merge(left.axes[i], right.axes[j])
+    if left.leaves is None and right.leaves is None:
+        interpreter.products += [left.axes[i] for i in contracting[0]]
     free = []
     for i, (value, other, contracted, batched) in enumerate(
         zip(operands, (right, left), contracting, batch, strict=True)
@@ -123,7 +127,7 @@ def ragged_dot(
         return pin_everything(interpreter, equation, operands)
     nodes = interpreter.nodes
     for axis in (left.axes[ragged], sizes.axes[0], *(right.axes[i] for i in groups)):
-        nodes.pin(axis, "stretches of a ragged product")
+        nodes.pin(axis, "cut into stretches, one for each kernel of a ragged product")
     for pairs in (contracting, batch):
         for i, j in zip(*pairs, strict=True):
             nodes.merge(left.axes[i], right.axes[j])

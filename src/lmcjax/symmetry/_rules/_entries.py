@@ -6,7 +6,7 @@ from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
-from lmcjax.symmetry._rules._common import replace_axes
+from lmcjax.symmetry._rules._common import meet_constant, replace_axes
 
 _ENTRY_BY_ENTRY = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
@@ -40,6 +40,7 @@ def entry_by_entry(
     """Operands of equal shape up to axes of length 1, or scalars."""
     interpreter.meet(operands)
     long = [value for value in operands if value.axes]
+    _meet_constants(interpreter, long)
     axes = [
         _common(interpreter, axes) for axes in zip(*(value.axes for value in long), strict=True)
     ]
@@ -50,6 +51,16 @@ def entry_by_entry(
     )
     origins = long[0].origins if keeps else ()
     return [combine(axes, operands, origins) for _ in equation.outvars]
+
+
+def _meet_constants(interpreter: Interpreter, operands: Sequence[Value]) -> None:
+    """Where constants and other values meet entry by entry, say so."""
+    constants = [value for value in operands if value.leaves == frozenset()]
+    others = [value for value in operands if value.leaves != frozenset()]
+    for constant in constants:
+        for other in others:
+            for i in range(len(other.axes)):
+                meet_constant(interpreter, constant, i, other, i)
 
 
 def _common(interpreter: Interpreter, axes: Sequence[NodeAxis]) -> NodeAxis:
@@ -197,7 +208,7 @@ def sorting(
         else:
             replace_axes(interpreter, equation, value, [dimension])
     together = entry_by_entry(interpreter, equation, operands)
-    reason = f"sorted at {interpreter.source}"
+    reason = "sorted by value (sort)"
     results = []
     for value in together:
         axes = list(value.axes)
@@ -215,7 +226,7 @@ def top_k(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Valu
     results = []
     for shape in shapes(equation):
         axes = list(operand.axes)
-        axes[axis] = interpreter.nodes.axis(shape[axis], f"top_k at {interpreter.source}")
+        axes[axis] = interpreter.nodes.axis(shape[axis], "the largest entries by value (top_k)")
         results.append(combine(axes, operands))
     values, positions = results
     return [values, positions._replace(positions=operand.axes[axis])]
@@ -247,9 +258,8 @@ def fourier(
 def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """0, 1, 2, ... along one axis, uniform along the others."""
     (shape,) = shapes(equation)
-    pins = [
-        "a ramp (iota)" if i == equation.params["dimension"] else None for i in range(len(shape))
-    ]
+    pin = interpreter.constant_pin("numbers that count along it (iota)")
+    pins = [pin if i == equation.params["dimension"] else None for i in range(len(shape))]
     if (
         interpreter.assume_no_ties
     ):  # pinned as soon as the entries are used as anything but positions

@@ -14,6 +14,7 @@ from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
+from lmcjax.symmetry._rules._common import meet_constant
 
 
 @rule("gather")
@@ -25,17 +26,21 @@ def gather(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Val
     batching = _integers(numbers.operand_batching_dims)
     of_indices = _integers(numbers.start_indices_batching_dims)
     _merge_batching(interpreter, operand, batching, indices, of_indices)
-    nodes.pin(indices.axes[-1], "indices")
+    nodes.pin(indices.axes[-1], "its entries say which position is meant")
     window = _window_axes(operand, numbers.collapsed_slice_dims, batching)
     whole = [i for i in window if sizes[i] == nodes.length(operand.axes[i])]
     looked_up = [i for i in range(len(operand.axes)) if i not in whole and i not in batching]
     interpreter.mix(operand, looked_up)
     for i in looked_up:
-        nodes.pin(operand.axes[i], "looked up by index")
+        nodes.pin(operand.axes[i], "looked up by position")
     (shape,) = shapes(equation)
     axes: list[NodeAxis | None] = [None] * len(shape)
     for position, i in zip(numbers.offset_dims, window, strict=True):
-        axes[position] = operand.axes[i] if i in whole else nodes.axis(sizes[i], "gathered")
+        axes[position] = (
+            operand.axes[i]
+            if i in whole
+            else nodes.axis(sizes[i], "cut from a position that is computed")
+        )
     if indices.leaves is None:
         interpreter.use(operand, whole, "writes")
         if (
@@ -65,7 +70,7 @@ def scatter(
     if equation.params.get("update_consts"):
         return pin_everything(interpreter, equation, operands)
     interpreter.meet([operand, updates])
-    nodes.pin(indices.axes[-1], "indices")
+    nodes.pin(indices.axes[-1], "its entries say which position is meant")
     batching = _integers(numbers.operand_batching_dims)
     of_indices = _integers(numbers.scatter_indices_batching_dims)
     _merge_batching(interpreter, operand, batching, indices, of_indices)
@@ -80,13 +85,15 @@ def scatter(
             partial.append(position)
     written = [i for i in range(len(operand.axes)) if i not in whole and i not in batching]
     for i in written:
-        nodes.pin(operand.axes[i], "written by index")
+        nodes.pin(operand.axes[i], "written by position")
     for i in partial:
-        nodes.pin(updates.axes[i], "written by index")
+        nodes.pin(updates.axes[i], "written by position")
 
     # the other axes of the updates say which index vector they belong to
     along_indices = [i for i in range(len(updates.axes)) if i not in numbers.update_window_dims]
-    for i, axis in zip(along_indices, indices.axes[:-1], strict=True):
+    pairs = zip(along_indices, indices.axes[:-1], strict=True)
+    for position, (i, axis) in enumerate(pairs):
+        meet_constant(interpreter, updates, i, indices, position)
         nodes.merge(updates.axes[i], axis)
     scattered = [axis for i, axis in enumerate(along_indices) if i not in of_indices]
     if not _is_order_free(equation):

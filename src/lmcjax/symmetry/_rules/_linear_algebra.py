@@ -4,7 +4,7 @@ from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, rule, shapes
 from lmcjax.symmetry._nodes import NodeAxis
-from lmcjax.symmetry._rules._common import replace_axes
+from lmcjax.symmetry._rules._common import reason_of, replace_axes
 
 _FIRST_OPERAND = {
     "cholesky": 2,
@@ -39,7 +39,7 @@ def decomposition(
         replace_axes(interpreter, equation, value, range(num_batches, len(value.axes)))
     results = []
     for shape in shapes(equation):
-        rest = interpreter.fresh(shape[num_batches:], operands, f"{equation.primitive.name}")
+        rest = interpreter.fresh(shape[num_batches:], operands, reason_of(equation))
         results.append(combine([*batches, *rest.axes], operands))
     return results
 

@@ -96,7 +96,7 @@ def scan(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value
     """
     num_consts, num_carry = equation.params["num_consts"], equation.params["num_carry"]
     consts, scanned = operands[:num_consts], operands[num_consts + num_carry :]
-    layers = interpreter.nodes.axis(equation.params["length"], "scanned over")
+    layers = interpreter.nodes.axis(equation.params["length"], "the turns of a scan")
     for value in scanned:
         interpreter.nodes.merge(layers, value.axes[0])
     stack = frozenset(layers[0])
