@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -57,8 +59,14 @@ def discover(
         ValueError: `pin` or `names` names a group that there is not, or merges groups of different
             shapes.
     """
-    _, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
-    spec = _Reader(interpreter, list(named_leaves(params)), parameters).spec()
+    program, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
+    leaf_names = list(named_leaves(params))
+    spec = _Reader(interpreter, leaf_names, parameters).spec()
+    in_blocks = _interpret_in_blocks(program, x, interpreter, parameters)
+    if in_blocks is not None:
+        interpreter, parameters = in_blocks
+        finer = _Reader(interpreter, leaf_names, parameters).spec()
+        spec = max(spec, finer, key=_num_neurons)  # either holds
     return _override(spec, frozenset(pin), names or {})
 
 
@@ -80,22 +88,90 @@ def interpret(
     closed = jax.make_jaxpr(apply)(params, x)
     leaf_shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     interpreter = Interpreter(leaf_shapes=leaf_shapes, assume_no_ties=assume_no_ties)
+    axes = [tuple(interpreter.nodes.axis(size) for size in shape) for shape in leaf_shapes]
+    return closed, interpreter, _interpret(closed, x, interpreter, axes)
+
+
+def _interpret(
+    closed: core.ClosedJaxpr,
+    x: Any,
+    interpreter: Interpreter,
+    leaf_axes: Sequence[tuple[NodeAxis, ...]],
+) -> list[Value]:
+    """Interpret a program whose parameters have these axes.
+
+    Returns:
+        The parameters' leaves as the interpreter saw them.
+    """
     nodes = interpreter.nodes
     parameters = []
-    for i, shape in enumerate(interpreter.leaf_shapes):
-        origin = Origin(i, tuple((axis,) for axis in range(len(shape))))
-        parameters.append(
-            Value(tuple(nodes.axis(size) for size in shape), frozenset([i]), origins=(origin,))
-        )
+    for i, axes in enumerate(leaf_axes):
+        origin = Origin(i, tuple((axis,) for axis in range(len(axes))))
+        parameters.append(Value(axes, frozenset([i]), origins=(origin,)))
     inputs = [
-        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in leaf.shape), None)
+        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in jnp.shape(leaf)), None)
         for leaf in jax.tree.leaves(x)
     ]
     interpreter.values.extend(parameters)
     for result in interpreter.run_closed(closed, [*parameters, *inputs]):
         for axis in result.axes:
             nodes.pin(axis, "an axis of the outputs")
-    return closed, interpreter, parameters
+    return parameters
+
+
+def _interpret_in_blocks(
+    closed: core.ClosedJaxpr, x: Any, first: Interpreter, parameters: Sequence[Value]
+) -> tuple[Interpreter, list[Value]] | None:
+    """Interpret a program once more, with blocks of parameters that the program tells apart.
+
+    What is known of a product, such as 3 times heads, holds of all three alike. So an axis that
+    turned out to be one whose entries along the 3 go separate ways is now, from the start, three
+    axes laid end to end. That some permutations are ruled out at the start makes none up.
+
+    Args:
+        closed: the program.
+        x: its inputs.
+        first: what interpreting it once has found.
+        parameters: the leaves as `first` saw them.
+
+    Returns:
+        What has been found, and the leaves as it saw them. None: there are no such parameters.
+    """
+    nodes = Nodes()
+    has_blocks = False
+    leaf_axes = []
+    for value in parameters:
+        axes = []
+        for axis in value.axes:
+            lengths = [first.nodes.length(axis)]
+            if _has_free_blocks(first.nodes, axis):
+                has_blocks = True
+                lengths = [first.nodes.length((piece,)) for piece in first.nodes.expand(axis)]
+            pieces = itertools.chain.from_iterable(map(nodes.axis, lengths))
+            axes.append(tuple(pieces))
+        leaf_axes.append(tuple(axes))
+    if not has_blocks:
+        return None
+    second = Interpreter(
+        nodes,
+        leaf_shapes=first.leaf_shapes,
+        assume_no_ties=first.assume_no_ties,
+        in_blocks=True,
+    )
+    in_blocks = _interpret(closed, x, second, leaf_axes)
+    # whether the data meet a kernel at once or block by block, the program has one multiplication
+    second.contacts = first.contacts
+    return second, in_blocks
+
+
+def _has_free_blocks(nodes: Nodes, axis: NodeAxis) -> bool:
+    atoms = itertools.chain.from_iterable(nodes.expand(axis))
+    return nodes.has_blocks(axis) and any(nodes.pinned(atom) is None for atom in atoms)
+
+
+def _num_neurons(spec: PermutationSpec) -> int:
+    """Of all groups together, along all that their permutations vary along."""
+    return sum(math.prod(shape) for _, shape in spec.shapes)
 
 
 @dataclasses.dataclass
