@@ -312,17 +312,17 @@ class _Reader:
         self, leaf: int, names: Mapping[int, str], hosts: Mapping[int, list[int]]
     ) -> tuple[AxisLike, ...]:
         axes = self._axes[leaf]
+        atoms = {atom for axis in axes for piece in axis for atom in piece}
+        groups = {atom for atom in atoms if self._is_group(atom)}
         needed = set()  # what a group of this leaf varies along
-        for atom in (atom for axis in axes for piece in axis for atom in piece):
-            if self._is_group(atom):
-                needed.update(hosts[atom])
+        for atom in groups:
+            needed.update(hosts[atom])
         described = {}
-        for atom, name in names.items():
-            along = tuple(names[host] for host in hosts.get(atom, ()))
-            if self._is_group(atom):
-                described[atom] = Factor(name, "writes", along=along)
-            elif atom in needed:
-                described[atom] = Factor(name)
+        for atom in groups:
+            along = tuple(names[host] for host in hosts[atom])
+            described[atom] = Factor(names[atom], "writes", along=along)
+        for atom in needed & atoms - groups:
+            described[atom] = Factor(names[atom])
         return tuple(self._axis(leaf, i, axis, described) for i, axis in enumerate(axes))
 
     def _axis(self, leaf: int, i: int, axis: NodeAxis, described: Mapping[int, Factor]) -> AxisLike:
