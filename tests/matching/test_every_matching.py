@@ -519,4 +519,9 @@ def test_certificates_are_made_on_request_only() -> None:
             if "certify" in parameters:
                 can_certify.add(name)
                 assert parameters["certify"].default is False
-    assert can_certify == {"match_layerwise", "match_coordinate_descent", "match_frank_wolfe"}
+    assert can_certify == {
+        "match_layerwise",
+        "match_pair",
+        "match_coordinate_descent",
+        "match_frank_wolfe",
+    }

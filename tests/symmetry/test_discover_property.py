@@ -170,7 +170,8 @@ class Plan:
             return functools.reduce(operator.or_, pieces)
 
         axes = {name: [axis(layout) for layout in leaf] for name, leaf in self.leaves.items()}
-        sizes = {f"g{root}": self.sizes[root] for root in groups}
+        hosts = {self.find(host[0][0]) for host in self.hosts.values()}
+        sizes = {f"g{root}": self.sizes[root] for root in groups | hosts}
         return PermutationSpec.from_axes(axes, sizes=sizes).bind(self.params())
 
     def groups(self) -> set[int]:

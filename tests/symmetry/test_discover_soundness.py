@@ -246,6 +246,60 @@ def split(p: Program) -> None:
     p.add(shape_of(size - at), lambda xp, params, values: values[value][second])
 
 
+def packed(p: Program) -> None:
+    """An axis in a few blocks that get an axis of their own; each block is then used by itself.
+
+    Two of them may also be added or multiplied. Later steps use the blocks together, too.
+    """
+    num_blocks = int(p.rng.integers(2, 5))
+    if p.chance(0.7):
+        dense_in_blocks(p, num_blocks)
+        value = len(p.features) - 1
+    else:
+        value = p.pick()
+    size = math.prod(p.features[value])
+    if size % num_blocks:
+        return
+    factors = (num_blocks, *p.factorise(size // num_blocks))
+    order = p.order(len(factors))
+    axis = 1 + order.index(0)
+    new = tuple(factors[i] for i in order)
+    bent = p.chance(0.5)
+    p.story.append(f"value {value} as {factors}, transposed {order}")
+
+    def take_apart(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        h = xp.reshape(values[value], (BATCH, *factors))
+        h = xp.transpose(h, (0, *(1 + i for i in order)))
+        return xp.tanh(h) if bent else h
+
+    p.add(new, take_apart)
+    whole = len(p.features) - 1
+    entry = (*new[: axis - 1], *new[axis:]) or (1,)
+
+    def taken(values: list[Any], number: int) -> Any:
+        return values[whole][(*(slice(None),) * axis, number)].reshape(BATCH, *entry)
+
+    for number in range(num_blocks):
+        p.add(entry, lambda xp, params, values, number=number: taken(values, number))
+    if p.chance(0.3):
+        first, second = p.order(num_blocks)[:2]
+        p.add(entry, lambda xp, params, values: taken(values, first) * taken(values, second))
+
+
+def dense_in_blocks(p: Program, num_blocks: int) -> None:
+    """All axes are contracted; the new one is so many blocks long."""
+    value = p.pick()
+    old = p.features[value]
+    width = num_blocks * p.choose((2, 4, 6, 8))
+    kernel = p.leaf((*old, width))
+    axes = (tuple(range(1, 1 + len(old))), tuple(range(len(old))))
+
+    def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        return xp.tensordot(values[value], kernel(xp, params), axes)
+
+    p.add((width,), step)
+
+
 def concatenate(p: Program) -> None:
     """With another value, with itself, or with a rearranged copy of itself."""
     value = p.pick()
@@ -449,7 +503,7 @@ def loop(p: Program) -> None:
 
 STEPS = [dense] * 4 + [sum_of_copies] * 4 + [reshape, transpose, split, concatenate, contract] * 2
 STEPS += [embedding, scale, gather, symmetric, symmetric, ordered]
-STEPS += [sort, scatter, gather_each, constant, loop]
+STEPS += [sort, scatter, gather_each, constant, loop] + [packed] * 3
 
 
 def draw_program(seed: int) -> Program:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -75,8 +76,15 @@ def read_program(
     apply: Callable[[PyTree, Any], Any], params: PyTree, x: Any, *, assume_no_ties: bool
 ) -> "Reader":
     """What interpreting the program of `apply` has found, ready to be read."""
-    _, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
-    return Reader(interpreter, named_leaves(params), parameters)
+    program, interpreter, parameters = interpret(apply, params, x, assume_no_ties=assume_no_ties)
+    leaves = named_leaves(params)
+    reader = Reader(interpreter, leaves, parameters)
+    in_blocks = _interpret_in_blocks(program, x, interpreter, parameters)
+    if in_blocks is None:
+        return reader
+    finer = Reader(in_blocks[0], leaves, in_blocks[1])
+    # What either has found holds. Blocks may lose what they do not fit.
+    return max(reader, finer, key=_num_neurons)
 
 
 def interpret(
@@ -97,15 +105,28 @@ def interpret(
     closed = jax.make_jaxpr(apply)(params, x)
     leaf_shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     interpreter = Interpreter(leaf_shapes=leaf_shapes, assume_no_ties=assume_no_ties)
+    axes = [tuple(interpreter.nodes.axis(size) for size in shape) for shape in leaf_shapes]
+    return closed, interpreter, _interpret(closed, x, interpreter, axes)
+
+
+def _interpret(
+    closed: core.ClosedJaxpr,
+    x: Any,
+    interpreter: Interpreter,
+    leaf_axes: Sequence[tuple[NodeAxis, ...]],
+) -> list[Value]:
+    """Interpret a program whose parameters have these axes.
+
+    Returns:
+        The parameters' leaves as the interpreter saw them.
+    """
     nodes = interpreter.nodes
     parameters = []
-    for i, shape in enumerate(interpreter.leaf_shapes):
-        origin = Origin(i, tuple((axis,) for axis in range(len(shape))))
-        parameters.append(
-            Value(tuple(nodes.axis(size) for size in shape), frozenset([i]), origins=(origin,))
-        )
+    for i, axes in enumerate(leaf_axes):
+        origin = Origin(i, tuple((axis,) for axis in range(len(axes))))
+        parameters.append(Value(axes, frozenset([i]), origins=(origin,)))
     inputs = [
-        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in leaf.shape), None)
+        Value(tuple(nodes.axis(size, "an axis of the inputs") for size in jnp.shape(leaf)), None)
         for leaf in jax.tree.leaves(x)
     ]
     interpreter.values.extend(parameters)
@@ -113,7 +134,62 @@ def interpret(
         interpreter.order.update(dict.fromkeys(result.leaves or ()))
         for axis in result.axes:
             nodes.pin(axis, "an axis of the outputs")
-    return closed, interpreter, parameters
+    return parameters
+
+
+def _interpret_in_blocks(
+    closed: core.ClosedJaxpr, x: Any, first: Interpreter, parameters: Sequence[Value]
+) -> tuple[Interpreter, list[Value]] | None:
+    """Interpret a program once more, with blocks of parameters that the program tells apart.
+
+    What is known of a product, such as 3 times heads, holds of all three alike. So an axis that
+    turned out to be one whose entries along the 3 go separate ways is now, from the start, three
+    axes laid end to end. That some permutations are ruled out at the start makes none up.
+
+    Args:
+        closed: the program.
+        x: its inputs.
+        first: what interpreting it once has found.
+        parameters: the leaves as `first` saw them.
+
+    Returns:
+        What has been found, and the leaves as it saw them. None: there are no such parameters.
+    """
+    nodes = Nodes()
+    has_blocks = False
+    leaf_axes = []
+    for value in parameters:
+        axes = []
+        for axis in value.axes:
+            lengths = [first.nodes.length(axis)]
+            if _has_free_blocks(first.nodes, axis):
+                has_blocks = True
+                lengths = [first.nodes.length((piece,)) for piece in first.nodes.expand(axis)]
+            pieces = itertools.chain.from_iterable(map(nodes.axis, lengths))
+            axes.append(tuple(pieces))
+        leaf_axes.append(tuple(axes))
+    if not has_blocks:
+        return None
+    second = Interpreter(
+        nodes,
+        leaf_shapes=first.leaf_shapes,
+        assume_no_ties=first.assume_no_ties,
+        in_blocks=True,
+    )
+    in_blocks = _interpret(closed, x, second, leaf_axes)
+    # whether the data meet a kernel at once or block by block, the program has one multiplication
+    second.contacts = first.contacts
+    return second, in_blocks
+
+
+def _has_free_blocks(nodes: Nodes, axis: NodeAxis) -> bool:
+    atoms = itertools.chain.from_iterable(nodes.expand(axis))
+    return nodes.has_blocks(axis) and any(nodes.pinned(atom) is None for atom in atoms)
+
+
+def _num_neurons(reader: "Reader") -> int:
+    """Of all groups together, along all that their permutations vary along."""
+    return sum(math.prod(shape) for _, shape in reader.spec().shapes)
 
 
 @dataclasses.dataclass
@@ -322,17 +398,17 @@ class Reader:
 
     def _leaf_axes(self, leaf: int, names: Mapping[int, str]) -> tuple[AxisLike, ...]:
         axes = self.axes[leaf]
+        atoms = {atom for axis in axes for piece in axis for atom in piece}
+        groups = {atom for atom in atoms if self._is_group(atom)}
         needed = set()  # what a group of this leaf varies along
-        for atom in (atom for axis in axes for piece in axis for atom in piece):
-            if self._is_group(atom):
-                needed.update(self.hosts[atom])
+        for atom in groups:
+            needed.update(self.hosts[atom])
         described = {}
-        for atom, name in names.items():
-            along = tuple(names[host] for host in self.hosts.get(atom, ()))
-            if self._is_group(atom):
-                described[atom] = Factor(name, "writes", along=along)
-            elif atom in needed:
-                described[atom] = Factor(name)
+        for atom in groups:
+            along = tuple(names[host] for host in self.hosts[atom])
+            described[atom] = Factor(names[atom], "writes", along=along)
+        for atom in needed & atoms - groups:
+            described[atom] = Factor(names[atom])
         return tuple(self._axis(leaf, i, axis, described) for i, axis in enumerate(axes))
 
     def _axis(self, leaf: int, i: int, axis: NodeAxis, described: Mapping[int, Factor]) -> AxisLike:

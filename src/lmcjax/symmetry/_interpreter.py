@@ -8,6 +8,7 @@ without a rule pins everything that it touches.
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -42,6 +43,25 @@ class Value(NamedTuple):
     uniform: bool = False
     # its entries are positions along this axis, which is pinned as soon as anything reads them
     positions: NodeAxis | None = None
+
+
+class Blocks(NamedTuple):
+    """A value in blocks, laid end to end along one axis; each has index sets of its own.
+
+    The rules of `_rules._blocks` make them and treat an equation on them as one per block; for all
+    other rules they are joined.
+    """
+
+    axis: int
+    values: tuple[Value, ...]  # of the same length along the axis
+
+
+Operand: TypeAlias = Value | Blocks
+
+
+def blocks_of(operand: Operand) -> tuple[Value, ...]:
+    """The blocks of a value; of one that is not in blocks, itself."""
+    return operand.values if isinstance(operand, Blocks) else (operand,)
 
 
 class Use(NamedTuple):
@@ -84,6 +104,7 @@ class Interpreter:
     assume_no_ties: bool = False  # no two entries that are compared to be sorted are equal
     # False: inside a branch or a loop of unknown length, whose values cannot be taken out
     repeatable: bool = True
+    in_blocks: bool = False  # reshapes may take values apart into blocks
 
     @property
     def source(self) -> str:
@@ -91,29 +112,31 @@ class Interpreter:
         return self.nodes.source or "unknown line"
 
     def run(
-        self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Value]
-    ) -> list[Value]:
+        self, jaxpr: core.Jaxpr, consts: Sequence[Value], arguments: Sequence[Operand]
+    ) -> list[Operand]:
         """The values of the jaxpr's results, given those of its constants and arguments.
 
         Results may be positions; whoever uses these without `read_positions` loses a constraint.
         """
-        environment: dict[Any, Value] = dict(
+        environment: dict[Any, Operand] = dict(
             zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True)
         )
 
-        def read(atom: Any) -> Value:
+        def read(atom: Any) -> Operand:
             if isinstance(atom, core.Literal):
                 return self.constant(atom.val)
             value = environment[atom]
-            return self._detach(value) if value.uniform else value
+            if isinstance(value, Value) and value.uniform:
+                return self.detach(value)
+            return value
 
         caller = self.path
         for number, equation in enumerate(jaxpr.eqns):
             self.path = (*caller, number)
             operands = [read(atom) for atom in equation.invars]
             results = self._apply(equation, operands)
-            self.values.extend(results)
-            for result in results:
+            for result in itertools.chain.from_iterable(map(blocks_of, results)):
+                self.values.append(result)
                 if result.positions is not None:  # stands beside the axis along which they are
                     self.values.append(result._replace(axes=(*result.axes, result.positions)))
             environment.update(zip(equation.outvars, results, strict=True))
@@ -121,10 +144,11 @@ class Interpreter:
         return [read(atom) for atom in jaxpr.outvars]
 
     def run_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
-        """The same with the constants that the jaxpr carries, and with positions read."""
-        return self.read_positions(self.call_closed(closed, arguments))
+        """The same with the constants that the jaxpr carries, blocks joined, and positions read."""
+        results = [self.join(result) for result in self.call_closed(closed, arguments)]
+        return self.read_positions(results)
 
-    def call_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Value]) -> list[Value]:
+    def call_closed(self, closed: core.ClosedJaxpr, arguments: Sequence[Operand]) -> list[Operand]:
         """The same, for an equation whose results are the program's own."""
         return self.run(closed.jaxpr, [self.constant(value) for value in closed.consts], arguments)
 
@@ -138,22 +162,44 @@ class Interpreter:
             read.append(value)
         return read
 
-    def _apply(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+    def join(self, operand: Operand) -> Value:
+        """The whole of a value in blocks, whose other axes are then the same in all of them."""
+        if isinstance(operand, Value):
+            return operand
+        first = operand.values[0]
+        for value in operand.values[1:]:
+            for i, axis in enumerate(value.axes):
+                if i != operand.axis:
+                    self.nodes.merge(first.axes[i], axis)
+        axes = list(first.axes)
+        axes[operand.axis] = tuple(
+            piece for value in operand.values for piece in value.axes[operand.axis]
+        )
+        return combine(axes, operand.values)
+
+    def _apply(self, equation: core.JaxprEqn, operands: list[Operand]) -> Sequence[Operand]:
         if not _calls_a_program(equation):
-            for operand in operands:
+            for operand in itertools.chain.from_iterable(map(blocks_of, operands)):
                 self.order.update(dict.fromkeys(operand.leaves or ()))
         caller = self.nodes.source
         # JAX's own programs name no line
         self.nodes.source = source_info_util.summarize(equation.source_info) or caller
+        by_block = BLOCK_RULES.get(equation.primitive.name)
+        results = None if by_block is None else by_block(self, equation, operands)
+        if results is None:
+            whole = [self.join(operand) for operand in operands]
+            results = self._apply_to_whole(equation, whole)
+        self.nodes.source = caller
+        return results
+
+    def _apply_to_whole(self, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
         rule = RULES.get(equation.primitive.name)
         if rule is None:
             self.unknown.append((equation.primitive.name, self.source))
             rule = pin_everything
         if equation.primitive.name not in PASS_POSITIONS:
             operands = self.read_positions(operands)
-        results = rule(self, equation, operands)
-        self.nodes.source = caller
-        return results
+        return rule(self, equation, operands)
 
     def constant(self, array: Any) -> Value:
         """A concrete array: free along axes on which it is uniform, pinned along the others."""
@@ -171,7 +217,7 @@ class Interpreter:
         """Why nothing may permute an axis of a constant."""
         return Pin(reason, self.nodes.source, of_constant=True)
 
-    def _detach(self, value: Value) -> Value:
+    def detach(self, value: Value) -> Value:
         """A uniform value with index sets of its own, in place of those that are not pinned.
 
         Each use of a constant gets its own. Two layers that both start from zeros need not share a
@@ -287,6 +333,10 @@ def _calls_a_program(equation: core.JaxprEqn) -> bool:
 Rule = Callable[[Interpreter, core.JaxprEqn, list[Value]], list[Value]]
 RULES: dict[str, Rule] = {}
 
+BlockRule = Callable[[Interpreter, core.JaxprEqn, Sequence[Operand]], Sequence[Operand] | None]
+# of primitives some of whose operands need not be joined; the result is None where they do
+BLOCK_RULES: dict[str, BlockRule] = {}
+
 
 # primitives that do not look at what they pass on
 PASS_POSITIONS: set[str] = set()
@@ -303,6 +353,16 @@ def rule(*names: str, passes_positions: bool = False) -> Callable[[Rule], Rule]:
         RULES.update(dict.fromkeys(names, function))
         if passes_positions:
             PASS_POSITIONS.update(names)
+        return function
+
+    return register
+
+
+def block_rule(*names: str) -> Callable[[BlockRule], BlockRule]:
+    """Register the rule of some primitives for operands some of which may be in blocks."""
+
+    def register(function: BlockRule) -> BlockRule:
+        BLOCK_RULES.update(dict.fromkeys(names, function))
         return function
 
     return register

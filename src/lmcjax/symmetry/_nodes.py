@@ -22,6 +22,9 @@ from typing import NamedTuple, TypeAlias
 Piece: TypeAlias = tuple[int, ...]
 NodeAxis: TypeAlias = tuple[Piece, ...]
 
+MOST_BLOCKS = 16
+"""An outermost factor of an axis may be taken apart into so many blocks."""
+
 
 class Pin(NamedTuple):
     """Why nothing may permute an index set."""
@@ -171,6 +174,21 @@ class Nodes:
             left, right = list(self.expand(tuple(left))), list(self.expand(tuple(right)))
         for rest in (left, right):
             self.misalign(tuple(rest), "axes that are cut differently in two places")
+
+    def has_blocks(self, axis: NodeAxis) -> bool:
+        """Whether a few blocks of the axis have been told apart, while they are one index set.
+
+        It has been made a product, whose outermost factor has been cut into single entries: a few
+        entries, such as query, key and value.
+        """
+        return any(piece and self._has_blocks(piece) for piece in axis)
+
+    def _has_blocks(self, piece: Piece) -> bool:
+        root = self.find(piece[0])
+        size = self._size[root]
+        if len(piece) > 1 and size <= MOST_BLOCKS and self.expand(((root,),)) == ((),) * size:
+            return True
+        return root in self._split and self.has_blocks(self._split[root])
 
     def _cut(self, piece: Piece, length: int) -> bool:
         """Split a piece after `length` entries, if that is between elements of its first atom."""

@@ -4,6 +4,7 @@ Importing this registers them all.
 """
 
 from lmcjax.symmetry._rules import _axes as _axes
+from lmcjax.symmetry._rules import _blocks as _blocks
 from lmcjax.symmetry._rules import _contractions as _contractions
 from lmcjax.symmetry._rules import _entries as _entries
 from lmcjax.symmetry._rules import _indexing as _indexing

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from jax.extend import core
 
 from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everything, rule, shapes
-from lmcjax.symmetry._nodes import NodeAxis
+from lmcjax.symmetry._nodes import NodeAxis, Piece
 from lmcjax.symmetry._rules._common import replace_axes, without_run
 
 
@@ -15,7 +15,7 @@ def transpose(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:
     """Axes change places."""
-    return [_select(operands[0], [int(i) for i in equation.params["permutation"]])]
+    return [select_axes(operands[0], [int(i) for i in equation.params["permutation"]])]
 
 
 @rule("squeeze", passes_positions=True)
@@ -24,14 +24,14 @@ def squeeze(
 ) -> list[Value]:
     """Axes of length 1 go."""
     return [
-        _select(
+        select_axes(
             operands[0],
             [i for i in range(len(operands[0].axes)) if i not in equation.params["dimensions"]],
         )
     ]
 
 
-def _select(value: Value, kept: Sequence[int]) -> Value:
+def select_axes(value: Value, kept: Sequence[int]) -> Value:
     """Some axes of a value, in some order; those that are left out have length 1."""
     origins = (
         origin._replace(axes=tuple(origin.axes[i] for i in kept)) for origin in value.origins
@@ -96,7 +96,7 @@ def reshape(
         return pin_everything(interpreter, equation, operands)
     order = equation.params.get("dimensions")
     if order is not None:  # transposed before
-        operands = [_select(operands[0], [int(i) for i in order])]
+        operands = [select_axes(operands[0], [int(i) for i in order])]
     old, new = list(operands[0].axes), list(shape)
     result: list[NodeAxis] = []
     runs: list[list[tuple[int, ...] | None]] = [[] for _ in operands[0].origins]
@@ -173,12 +173,38 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
     if len(sizes) == 1 and all(len(axis) == 1 for axis in expanded[1:]):
         inner = tuple(node for axis in expanded[1:] for node in axis[0])
         return [tuple((*piece, *inner) for piece in expanded[0])]
+    if len(taken) == 1:
+        regrouped = _regroup_pieces(interpreter, expanded[0], sizes)
+        if regrouped is not None:
+            return regrouped
     for axis in taken:
         nodes.pin(axis, "a concatenation that is reshaped into what does not fit it")
     return [
         nodes.axis(size, "a concatenation that is reshaped into what does not fit it")
         for size in sizes
     ]
+
+
+def _regroup_pieces(
+    interpreter: Interpreter, axis: NodeAxis, sizes: list[int]
+) -> list[NodeAxis] | None:
+    """A concatenation cut into axes of the given sizes, with the concatenation outermost.
+
+    None where a piece ends within an entry of the outermost axis.
+    """
+    nodes = interpreter.nodes
+    inner = math.prod(sizes[1:])
+    lengths = [nodes.length((piece,)) for piece in axis]
+    if any(length % inner for length in lengths):
+        return None
+    parts = [nodes.axis(size) for size in sizes[1:]]
+    factors = tuple(node for part in parts for node in part[0])
+    outermost: list[Piece] = []
+    for piece, length in zip(axis, lengths, strict=True):
+        (outer,) = nodes.axis(length // inner)
+        nodes.merge((piece,), ((*outer, *factors),))
+        outermost.append(outer)
+    return [tuple(outermost), *parts]
 
 
 def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
@@ -242,9 +268,7 @@ def split(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Valu
     """One axis is cut into several."""
     axis, start, results = equation.params["axis"], 0, []
     for size in equation.params["sizes"]:
-        results.append(
-            _cut(interpreter, operands[0], {axis: (int(start), int(start + size))}, operands)
-        )
+        results.append(cut_axes(interpreter, operands[0], {axis: (int(start), int(start + size))}))
         start += size
     return results
 
@@ -259,8 +283,8 @@ def unstack(
     kept = [i for i in range(len(value.axes)) if i != axis]
     results = []
     for i in range(len(equation.outvars)):
-        entry = _cut(interpreter, value, {axis: (i, i + 1)}, operands)
-        results.append(_select(entry, kept))
+        entry = cut_axes(interpreter, value, {axis: (i, i + 1)})
+        results.append(select_axes(entry, kept))
     return results
 
 
@@ -277,15 +301,10 @@ def slicing(
     kept = {
         i: (int(start), int(stop)) for i, (start, stop) in enumerate(bounds) if i not in strided
     }
-    return [_cut(interpreter, value, kept, operands)]
+    return [cut_axes(interpreter, value, kept)]
 
 
-def _cut(
-    interpreter: Interpreter,
-    value: Value,
-    bounds: dict[int, tuple[int, int]],
-    operands: Sequence[Value],
-) -> Value:
+def cut_axes(interpreter: Interpreter, value: Value, bounds: dict[int, tuple[int, int]]) -> Value:
     """The part of a value within bounds; single entries are pinned out of their axis."""
     axes, cut = list(value.axes), []
     for i, (start, stop) in bounds.items():
@@ -299,7 +318,7 @@ def _cut(
             interpreter.nodes.pin(axes[i], reason)
             part = interpreter.nodes.axis(stop - start, reason)
         axes[i] = part
-    return combine(axes, operands, tuple(without_run(origin, cut) for origin in value.origins))
+    return combine(axes, [value], tuple(without_run(origin, cut) for origin in value.origins))
 
 
 @rule("dynamic_slice")

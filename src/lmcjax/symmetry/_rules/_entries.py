@@ -8,7 +8,7 @@ from lmcjax.symmetry._interpreter import Interpreter, Value, combine, pin_everyt
 from lmcjax.symmetry._nodes import NodeAxis
 from lmcjax.symmetry._rules._common import meet_constant, replace_axes
 
-_ENTRY_BY_ENTRY = """
+ENTRY_BY_ENTRY = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
     clz complex conj convert_element_type copy copy_p cos cosh digamma div eq_to erf erf_inv erfc
     exp exp2 expm1 floor from_edtype ge gt igamma igamma_grad_a igammac imag integer_pow is_finite
@@ -33,7 +33,7 @@ _KEEPS_ENTRIES = {
 """Keep the entries of the first operand, if it alone has axes: the others scale it as a whole."""
 
 
-@rule(*_ENTRY_BY_ENTRY.split())
+@rule(*ENTRY_BY_ENTRY.split())
 def entry_by_entry(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
 ) -> list[Value]:

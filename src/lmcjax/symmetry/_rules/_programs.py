@@ -4,10 +4,19 @@ from collections.abc import Sequence
 
 from jax.extend import core
 
-from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combine, rule
+from lmcjax.symmetry._interpreter import (
+    Interpreter,
+    Operand,
+    Origin,
+    Path,
+    Value,
+    block_rule,
+    combine,
+    rule,
+)
 
 
-@rule(
+@block_rule(
     "pjit",
     "jit",
     "closed_call",
@@ -20,9 +29,10 @@ from lmcjax.symmetry._interpreter import Interpreter, Origin, Path, Value, combi
     "call",
     "composite",
     "eval_jaxpr",
-    passes_positions=True,
 )
-def call(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
+def call(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: Sequence[Operand]
+) -> list[Operand]:
     """Enter the program that is called."""
     names = ("jaxpr", "call_jaxpr", "fun_jaxpr")
     inner = next(equation.params[name] for name in names if name in equation.params)
