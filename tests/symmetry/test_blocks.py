@@ -138,15 +138,15 @@ def test_the_value_has_channels_of_its_own(apply, verified_spec):
     spec = verified_spec(apply, packed_params(), X)
     assert dict(spec.shapes) == {
         "w": (HEADS,),
-        "w[1]": (HEADS, CHANNELS),
-        "w[1].2": (HEADS, CHANNELS),
+        "w/qk": (HEADS, CHANNELS),
+        "w/v": (HEADS, CHANNELS),
     }
-    query = writes("w") * writes("w[1]", along="w")
-    value = writes("w") * writes("w[1].2", along="w")
+    query = writes("w") * writes("w/qk", along="w")
+    value = writes("w") * writes("w/v", along="w")
     assert dict(spec.leaves) == {
         "w": (None, query | query | value),
         "b": (query | query | value,),
-        "o": (reads("w") * reads("w[1].2", along="w"), None),
+        "o": (reads("w") * reads("w/v", along="w"), None),
     }
     assert [kernel.name for kernel in spec.kernels] == ["w", "o"]
 
@@ -281,7 +281,7 @@ def test_taps():
     np.testing.assert_allclose(taps.inputs["w"], X.reshape(-1, WIDTH))
     assert taps.inputs["o"].shape == (10, HEADS * CHANNELS)
     value = (X.reshape(-1, WIDTH) @ params["w"]).reshape(10, 3, HEADS, CHANNELS)[:, 2]
-    np.testing.assert_allclose(taps.outputs["w[1].2"]["w"], np.moveaxis(value, 1, 0))
+    np.testing.assert_allclose(taps.outputs["w/v"]["w"], np.moveaxis(value, 1, 0))
 
 
 @pytest.mark.slow

@@ -398,12 +398,9 @@ def one_entry(p: Plan) -> None:
 
 def heads(p: Plan) -> None:
     """A product of two index sets, written as two axes or as one; one of them may be pinned."""
-    (value, layout), outer, inner = p.pick(), p.plant(), p.plant()
-    product, flat, pins = (
-        ((*outer[0], *inner[0]),),
-        p.draw(st.booleans()),
-        p.draw(st.sampled_from([None, -2, -1])),
-    )
+    (value, layout), outer, pins = p.pick(), p.plant(), p.draw(st.sampled_from([None, -2, -1]))
+    inner = p.index_set(p.size(), host=outer if pins is None else None)
+    product, flat = ((*outer[0], *inner[0]),), p.draw(st.booleans())
     shape = (p.length(outer), p.length(inner))
     if pins is not None:
         p.pin(outer if pins == -2 else inner)
