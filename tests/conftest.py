@@ -23,6 +23,7 @@ import pytest
 from jaxtyping import Array, PyTree
 
 import lmcjax
+from lmcjax.symmetry import reads, writes
 
 hypothesis.settings.register_profile(
     "lmcjax",
@@ -113,6 +114,27 @@ def generic_like() -> Callable[[PyTree], PyTree]:
         )
 
     return lambda shapes: jax.tree.map(generic, shapes)
+
+
+@pytest.fixture
+def spec_of_trap() -> Callable[..., lmcjax.PermutationSpec]:
+    """`spec_of_trap(apply, params, x)`: what is discovered of a layer whose neurons look alike.
+
+    Permuting all of them changes the outputs, and is not found. They are the columns of `w`, the
+    entries of `b`, if there is one, and the rows of `v`.
+    """
+
+    def discover_trap(apply: Callable[[PyTree, Array], Array], params: PyTree, x: Array):
+        axes = {"w": (None, writes("g")), "b": (writes("g"),), "v": (reads("g"), None)}
+        all_neurons = lmcjax.PermutationSpec.from_axes({name: axes[name] for name in params})
+        assert not lmcjax.verify(apply, all_neurons, params, x).jointly_holds
+        spec = lmcjax.discover(apply, params, x)
+        num_neurons = params["v"].shape[0]
+        assert all(size[-1] < num_neurons for size in spec.group_shapes().values())
+        assert lmcjax.verify(apply, spec, params, x).jointly_holds
+        return spec
+
+    return discover_trap
 
 
 @pytest.fixture(scope="session")

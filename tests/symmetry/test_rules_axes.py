@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lmcjax import discover, verify
-from lmcjax.symmetry import PermutationSpec, reads, writes
-
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 RNG = np.random.default_rng(0)
@@ -73,7 +70,6 @@ def test_entries_that_are_unstacked(verified_spec):
 
 WIDTH = 6
 PARAMS = leaves(w=(3, WIDTH), v=(WIDTH, 2))
-WHOLE_GROUP = PermutationSpec.from_axes({"w": (None, writes("g")), "v": (reads("g"), None)})
 TRAPS = {
     "neurons unstacked": lambda h: (
         h + sum((1 + i) * column for i, column in enumerate(jnp.unstack(h, axis=1)))[:, None]
@@ -92,11 +88,8 @@ TRAPS = {
 
 
 @pytest.mark.parametrize("name", TRAPS)
-def test_traps(name):
+def test_traps(name, spec_of_trap):
     def apply(p, x):
         return TRAPS[name](jnp.tanh(x @ p["w"])) @ p["v"]
 
-    assert not verify(apply, WHOLE_GROUP, PARAMS, X).jointly_holds
-    spec = discover(apply, PARAMS, X)
-    assert all(size[-1] < WIDTH for size in spec.group_shapes().values())
-    assert verify(apply, spec, PARAMS, X).jointly_holds
+    spec_of_trap(apply, PARAMS, X)

@@ -14,7 +14,6 @@ from lmcjax.cli._checkpoint import (
     permute_checkpoint,
     read_checkpoint,
     with_ties,
-    without_ties,
     write_checkpoint,
 )
 from lmcjax.cli._figure2 import ModelName
@@ -22,6 +21,7 @@ from lmcjax.cli._match_methods import METHODS, LossName, MatchOptions, MethodNam
 from lmcjax.cli._match_networks import (
     CheckpointFile,
     Networks,
+    Program,
     find_program,
     find_torch_program,
     networks_of_program,
@@ -113,10 +113,14 @@ class Match:
             files.check_absent()
         file_a = CheckpointFile(self.a, read_checkpoint(self.a))
         file_b = CheckpointFile(self.b, read_checkpoint(self.b))
-        networks, ties = self._networks(file_a, file_b)
+        program = self._find_program(file_a)
+        ties = {} if program is None else program.ties
+        untied_a = file_a.untied(ties)
+        untied_b = file_b.untied(ties)
+        networks = self._networks(untied_a, untied_b, program)
         matching = run_method(networks, options)
-        leaves_a = without_ties(self.a, file_a.checkpoint.leaves, ties)
-        leaves_b = without_ties(self.b, file_b.checkpoint.leaves, ties)
+        leaves_a = untied_a.checkpoint.leaves
+        leaves_b = untied_b.checkpoint.leaves
         aligned = permute_checkpoint(networks.spec, matching.permutations, leaves_b)
         report: dict[str, Any] = {
             "a": str(self.a),
@@ -185,24 +189,29 @@ class Match:
             moment_samples=self.moment_samples,
         )
 
-    def _networks(
-        self, file_a: CheckpointFile, file_b: CheckpointFile
-    ) -> tuple[Networks, dict[str, str]]:
-        """The two networks, as the options say what they are, and the names of tied leaves."""
+    def _find_program(self, file_a: CheckpointFile) -> Program | None:
+        """The program of the networks; None where --spec says what they are."""
         if self.spec is not None:
-            return networks_of_spec(file_a, file_b, self.spec), {}
+            return None
         dataset = load_dataset(self.dataset)
         if self.torch is not None:
-            program, ties = find_torch_program(self.torch, dataset)
-            return networks_of_program(file_a, file_b, program, ties), ties
-        program = find_program(
+            return find_torch_program(self.torch, dataset)
+        return find_program(
             self.apply or str(self.model),
             dataset,
             file_a,
             width=self.width,
             num_hidden_layers=self.num_hidden_layers,
         )
-        return networks_of_program(file_a, file_b, program, {}), {}
+
+    def _networks(
+        self, file_a: CheckpointFile, file_b: CheckpointFile, program: Program | None
+    ) -> Networks:
+        """The two networks, with tied leaves under one name."""
+        if program is not None:
+            return networks_of_program(file_a, file_b, program)
+        assert self.spec is not None
+        return networks_of_spec(file_a, file_b, self.spec)
 
 
 class _OutputFiles:

@@ -149,13 +149,12 @@ def _make_loss(networks: Networks, options: MatchOptions) -> PairLoss:
     if options.loss == "covariance_distance":
         moments = _measure_moments(networks, program, options.moment_samples)
         return matching.covariance_distance(networks.spec, Covariance(moments))
-    network, dataset = program
 
     def cross_entropy(outputs: Array, labels: Array) -> Array:
         return cross_entropy_and_accuracy(outputs, labels).loss
 
     return matching.midpoint_loss(
-        network.apply, cross_entropy, dataset.train, batch_size=_BATCH_SIZE
+        program.network.apply, cross_entropy, program.dataset.train, batch_size=_BATCH_SIZE
     )
 
 
@@ -163,10 +162,9 @@ def _measure_moments(
     networks: Networks, program: Program, num_samples: int | None
 ) -> ActivationMoments:
     """The moments of both networks' activations on training images, evenly spaced."""
-    network, dataset = program
-    inputs = evenly_spaced(dataset.train.inputs, num_samples)
+    inputs = evenly_spaced(program.dataset.train.inputs, num_samples)
     with show_stage(f"activations of {len(inputs):,} images"):
         moments = activation_moments(
-            network.apply, networks.spec, networks.params_a, networks.params_b, inputs
+            program.network.apply, networks.spec, networks.params_a, networks.params_b, inputs
         )
         return jax.block_until_ready(moments)

@@ -28,19 +28,19 @@ class CheckpointFile(NamedTuple):
     path: Path
     checkpoint: Checkpoint
 
+    def untied(self, ties: Mapping[str, str]) -> "CheckpointFile":
+        """The same, each leaf under one name only; arguments and errors as of `without_ties`."""
+        leaves = without_ties(self.path, self.checkpoint.leaves, ties)
+        return self._replace(checkpoint=self.checkpoint._replace(leaves=leaves))
+
 
 class Program(NamedTuple):
     """The function that both networks compute, and the data on which it is seen."""
 
     network: Network
     dataset: Dataset
-
-
-class TorchProgram(NamedTuple):
-    """A PyTorch module as a program, and the names that its tied tensors have twice."""
-
-    program: Program
-    ties: dict[str, str]  # of a name that `params` lack, the name that they have
+    # of a name in the files that the network's parameters lack, the name that they have
+    ties: Mapping[str, str]
 
 
 class Networks(NamedTuple):
@@ -83,10 +83,10 @@ def find_program(
         num_hidden_layers=num_hidden_layers,
         init=functools.partial(params_by_path, a.checkpoint.leaves),
     )
-    return Program(network, dataset)
+    return Program(network, dataset, ties={})
 
 
-def find_torch_program(place: str, dataset: Dataset) -> TorchProgram:
+def find_torch_program(place: str, dataset: Dataset) -> Program:
     """The program of the PyTorch module that a user's `package.module:function` builds.
 
     Raises:
@@ -107,30 +107,22 @@ def find_torch_program(place: str, dataset: Dataset) -> TorchProgram:
     def init(key: Array) -> PyTree:
         return params
 
-    program = Program(FunctionNetwork(init, apply), dataset)
-    return TorchProgram(program, tied_names(module))
+    return Program(FunctionNetwork(init, apply), dataset, tied_names(module))
 
 
-def networks_of_program(
-    a: CheckpointFile, b: CheckpointFile, program: Program, ties: Mapping[str, str]
-) -> Networks:
+def networks_of_program(a: CheckpointFile, b: CheckpointFile, program: Program) -> Networks:
     """The networks of a program, from which their spec is read off.
 
     Args:
-        a, b: the files.
+        a, b: the files, with tied leaves under one name.
         program: of both.
-        ties: names in the files of tied leaves, which the program's parameters have once, and the
-            name of each that they have.
 
     Raises:
         ValueError: a checkpoint does not hold the program's parameters.
     """
-    network, dataset = program
-    leaves_a = without_ties(a.path, a.checkpoint.leaves, ties)
-    leaves_b = without_ties(b.path, b.checkpoint.leaves, ties)
-    params_a = params_of_network(a.path, leaves_a, network)
-    params_b = params_of_network(b.path, leaves_b, network)
-    spec = discover(network.apply, params_a, dataset.train.inputs[:2])
+    params_a = params_of_network(a.path, a.checkpoint.leaves, program.network)
+    params_b = params_of_network(b.path, b.checkpoint.leaves, program.network)
+    spec = discover(program.network.apply, params_a, program.dataset.train.inputs[:2])
     return Networks(spec.bind(params_a), params_a, params_b, program)
 
 

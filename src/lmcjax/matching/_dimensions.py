@@ -38,8 +38,7 @@ def dimensions_of_pair(pair: Pair, *, similarity: Similarity) -> dict[str, Float
     Raises:
         ValueError: the similarity has no approximate dimension, or lacks moments.
     """
-    itself = pair._replace(spec_b=pair.spec, leaves_b=pair.leaves_a)
-    pair, _ = similarity.unit(itself)  # no unit is left in the result
+    pair, _ = similarity.unit(pair.of_a_with_itself())  # no unit is left in the result
     dimensions: dict[str, Array] = {}
     for group in pair.spec.groups:
         matrix = similarity.self_similarity(pair, group)

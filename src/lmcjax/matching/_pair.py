@@ -39,6 +39,10 @@ class Pair(NamedTuple):
                 compared.append(name)
         return compared
 
+    def of_a_with_itself(self) -> "Pair":
+        """Network A in the place of both."""
+        return self._replace(spec_b=self.spec, leaves_b=self.leaves_a)
+
     def others_in_place(self, place: Place, alignments: Alignments | Permutations) -> Array:
         """A part of B's leaf, with every group aligned but the one at this place of B."""
         entries = place.part.cut(self.leaves_b[place.leaf])

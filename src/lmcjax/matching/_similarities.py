@@ -203,7 +203,7 @@ class Activations(ActivationSimilarity):
 
     def self_similarity(self, pair: Pair, group: str) -> Array:
         """The uncentred second moment of A's activations, divided by N."""
-        own = self.group_moments(pair._replace(spec_b=pair.spec, leaves_b=pair.leaves_a), group)
+        own = self.group_moments(pair.of_a_with_itself(), group)
         return over_batch(second_moment, own.num_samples.ndim)(own)
 
 

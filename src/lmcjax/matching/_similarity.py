@@ -96,15 +96,15 @@ class KernelSimilarity(Similarity):
             aligned = pair.others_in_place(place_b, alignments)
             dtype = accumulation_dtype(weighed, aligned)
             rows_a = place_a.rows(weighed.astype(dtype))
-            rows_b = place_b.rows_of_part(aligned.astype(dtype))
+            rows_b = place_b.rows_of_cut(aligned.astype(dtype))
             return self.compare(rows_a, rows_b)
 
         return Term(frozenset(place_a.groups_beside()), matrix)
 
     def self_similarity(self, pair: Pair, group: str) -> Array:
         """The similarity of A with itself."""
-        itself = pair._replace(spec_b=pair.spec, leaves_b=pair.leaves_a)
-        return total(self.terms(itself, group), identity_permutations(pair.spec))
+        terms = self.terms(pair.of_a_with_itself(), group)
+        return total(terms, identity_permutations(pair.spec))
 
 
 def total(terms: Sequence[Term], alignments: Alignments | Permutations) -> Array:

@@ -213,10 +213,7 @@ class _Features(NamedTuple):
         entries = self._cut(mean, side, len(self.kernel.batch))
         if align:
             entries = self._align(entries, side, len(self.kernel.batch))
-        positions = side.place.part.positions((*self.kernel.batch, *self.features))
-        leading = [positions[i] for i in (*side.place.batch_axes, side.place.axis)]
-        moved = jnp.moveaxis(entries, leading, range(len(leading)))
-        return moved.reshape(*moved.shape[: len(leading)], -1)
+        return side.place.rows_of_cut(entries, (*self.kernel.batch, *self.features))
 
     def _cut(self, array: Array, side: _Side, position: int) -> Array:
         """Axis `position` of an array, which holds features, as one axis per factor."""
@@ -235,12 +232,11 @@ class _Features(NamedTuple):
         """The other groups' permutations applied to the features that start at axis `position`."""
         if not self.permutations:
             return array
-        layout = side.place.others()
+        batch_axes = side.place.part.positions(self.kernel.batch)
+        layout = side.place.part.layout(fixed=(side.place.axis, *batch_axes))
         axes: list[AxisLike] = [None] * array.ndim
-        part_axes = side.place.part.axes
-        for i, axis in enumerate(self.kernel.batch):
-            (factor,) = [part_axis.factor for part_axis in part_axes if part_axis.leaf_axis == axis]
-            axes[i] = None if factor is None else factor.as_fixed()
+        for part_axis, i in batch_axes.items():
+            axes[i] = layout[part_axis]
         for i, part_axis in enumerate(self._feature_axes(side)):
             axes[position + i] = layout[part_axis]
         return jnp.asarray(permute_leaf(tuple(axes), self.permutations, array))

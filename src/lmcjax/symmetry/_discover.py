@@ -155,21 +155,20 @@ def _interpret_in_blocks(
     Returns:
         What has been found, and the leaves as it saw them. None: there are no such parameters.
     """
+    all_axes = itertools.chain.from_iterable(value.axes for value in parameters)
+    if not any(_has_free_blocks(first.nodes, axis) for axis in all_axes):
+        return None
     nodes = Nodes()
-    has_blocks = False
     leaf_axes = []
     for value in parameters:
         axes = []
         for axis in value.axes:
             lengths = [first.nodes.length(axis)]
             if _has_free_blocks(first.nodes, axis):
-                has_blocks = True
                 lengths = [first.nodes.length((piece,)) for piece in first.nodes.expand(axis)]
             pieces = itertools.chain.from_iterable(map(nodes.axis, lengths))
             axes.append(tuple(pieces))
         leaf_axes.append(tuple(axes))
-    if not has_blocks:
-        return None
     second = Interpreter(
         nodes,
         leaf_shapes=first.leaf_shapes,
@@ -189,7 +188,7 @@ def _has_free_blocks(nodes: Nodes, axis: NodeAxis) -> bool:
 
 def _num_neurons(reader: "Reader") -> int:
     """Of all groups together, along all that their permutations vary along."""
-    return sum(math.prod(shape) for _, shape in reader.spec().shapes)
+    return sum(math.prod(shape) for shape in reader.group_shapes.values())
 
 
 @dataclasses.dataclass
@@ -238,16 +237,22 @@ class Reader:
         """The names of the groups, in the order of their first use."""
         return self._name_groups()
 
+    @functools.cached_property
+    def group_shapes(self) -> dict[str, tuple[int, ...]]:
+        """`(*batch, n)` of the groups."""
+        shapes = {}
+        for atom, name in self.group_names.items():
+            batch = [self.nodes.size(host) for host in self.hosts[atom]]
+            shapes[name] = (*batch, self.nodes.size(atom))
+        return shapes
+
     def spec(self) -> PermutationSpec:
         names = {**self.group_names, **self._name_stacks()}
         leaves = tuple((self.names[i], self._leaf_axes(i, names)) for i in self.order)
-        shapes = tuple(
-            (name, (*(self.nodes.size(host) for host in self.hosts[atom]), self.nodes.size(atom)))
-            for atom, name in self.group_names.items()
-        )
         unknown = tuple(dict.fromkeys(self.interpreter.unknown))
         kernels = tuple(dict.fromkeys(m.kernel for m in self._multiplications))
         dead = tuple(self.names[i] for i in self.unused if not self.is_counter(i))
+        shapes = tuple(self.group_shapes.items())
         return PermutationSpec(leaves, shapes, kernels, unknown, dead=dead)
 
     def _is_group(self, atom: int) -> bool:
@@ -507,12 +512,7 @@ def _others_once(
     i: int, piece: Piece, everywhere: Sequence[set[int]], elsewhere: Sequence[set[int]]
 ) -> set[int]:
     """What stands exactly once wherever a piece of axis `i` stands, the piece included."""
-    count: dict[int, int] = {}
-    for atom in piece:
-        count[atom] = count.get(atom, 0) + 1
-    for atoms in elsewhere:
-        for atom in atoms:
-            count[atom] = count.get(atom, 0) + 1
+    count = collections.Counter(itertools.chain(piece, *elsewhere))
     certain = set(piece)
     for j, atoms in enumerate(everywhere):
         if j != i:

@@ -6,7 +6,7 @@ they are all of it. Within a part at most one group acts on each axis, as a whol
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -73,13 +73,20 @@ class Part(NamedTuple):
                     position += 1
         return positions
 
-    def layout(self, *, but: int | None = None) -> tuple[AxisLike, ...]:
-        """What acts on each axis of the part; nothing on the axis `but`."""
+    def layout(self, *, fixed: Collection[int] = ()) -> tuple[AxisLike, ...]:
+        """What acts on each axis of the part; nothing on those that are fixed."""
         layout: list[AxisLike] = []
         for i, axis in enumerate(self.axes):
             factor = axis.factor
-            layout.append(factor.as_fixed() if factor is not None and i == but else factor)
+            layout.append(factor.as_fixed() if factor is not None and i in fixed else factor)
         return tuple(layout)
+
+    def axes_in_turn(self) -> list[int]:
+        """The axes in the order in which they are permuted: heads before the channels in each.
+
+        An axis comes before those whose permutations vary along it.
+        """
+        return sorted(range(len(self.axes)), key=lambda i: len(self.axes[i].batch_axes))
 
 
 class Place(NamedTuple):
@@ -104,14 +111,6 @@ class Place(NamedTuple):
         return self.part.name, self.leaf_axis
 
     @property
-    def size(self) -> int:
-        """The number of neurons."""
-        of_axis = [axis.leaf_axis for axis in self.part.axes].index(self.leaf_axis)
-        strand = self.part.strands[self.leaf_axis]
-        assert strand is not None
-        return strand.sizes[self.axis - of_axis]
-
-    @property
     def batch_axes(self) -> tuple[int, ...]:
         """The part's axes along which the group's permutation varies."""
         return self.part.axes[self.axis].batch_axes
@@ -126,7 +125,7 @@ class Place(NamedTuple):
 
     def others(self) -> tuple[AxisLike, ...]:
         """What acts on the part's axes, but for the place's own, on which nothing does."""
-        return self.part.layout(but=self.axis)
+        return self.part.layout(fixed=(self.axis,))
 
     def groups_beside(self, leaf_axes: Sequence[int] | None = None) -> set[str]:
         """The groups that act on the part's other axes, or on those among some axes of the leaf."""
@@ -139,20 +138,14 @@ class Place(NamedTuple):
 
     def rows(self, array: ArrayLike, leaf_axes: Sequence[int | None] | None = None) -> Array:
         """One row per neuron, `[*batch, size, rest]`; arguments as of `Part.cut`."""
-        cut = self.part.cut(array, leaf_axes)
+        return self.rows_of_cut(self.part.cut(array, leaf_axes), leaf_axes)
+
+    def rows_of_cut(self, cut: Array, leaf_axes: Sequence[int | None] | None = None) -> Array:
+        """The same, of an array that `Part.cut(array, leaf_axes)` has made."""
         positions = self.part.positions(leaf_axes)
         leading = [positions[i] for i in (*self.batch_axes, self.axis)]
-        return _rows(cut, leading)
-
-    def rows_of_part(self, array: Array) -> Array:
-        """The same, of an array that is cut already."""
-        return _rows(array, [*self.batch_axes, self.axis])
-
-
-def _rows(array: Array, leading: Sequence[int]) -> Array:
-    """Some axes first, and all others in one: `[*leading, rest]`."""
-    moved = jnp.moveaxis(array, leading, range(len(leading)))
-    return moved.reshape(*moved.shape[: len(leading)], -1)
+        moved = jnp.moveaxis(cut, leading, range(len(leading)))
+        return moved.reshape(*moved.shape[: len(leading)], -1)
 
 
 def parts_of(name: str, axes: tuple[AxisLike, ...], sizes: Mapping[str, int]) -> tuple[Part, ...]:

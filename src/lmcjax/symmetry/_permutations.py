@@ -260,8 +260,7 @@ def _axis_index(
 
 def _permute_part(part: Part, permutations: Permutations, array: Array) -> Array:
     """Gather the entries of a part, which is cut out already."""
-    # an axis goes before those whose permutations vary along it: heads before their channels
-    for i in sorted(range(len(part.axes)), key=lambda i: len(part.axes[i].batch_axes)):
+    for i in part.axes_in_turn():
         group = part.axes[i].group
         if group is None:
             continue

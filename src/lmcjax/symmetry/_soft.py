@@ -106,8 +106,7 @@ def mix_leaf(axes: tuple[AxisLike, ...], alignments: Alignments, leaf: ArrayLike
 
 def _mix_part(part: Part, alignments: Alignments, entries: Array) -> Array:
     """`sum_j T[i, j] entries[..., j, ...]` on every axis, with a matrix per batch entry if any."""
-    # an axis goes before those whose matrices vary along it: heads before their channels
-    for i in sorted(range(len(part.axes)), key=lambda i: len(part.axes[i].batch_axes)):
+    for i in part.axes_in_turn():
         factor = part.axes[i].factor
         if factor is None or factor.group is None:
             continue

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, PyTree
+from jaxtyping import PyTree
 
 from lmcjax.symmetry._layout import (
     Axis,
@@ -259,22 +259,6 @@ class PermutationSpec:
         bound = dataclasses.replace(self, shapes=tuple(shapes))
         assert bound.parts is not None  # hosts stand where they have to
         return bound
-
-    def unpacked(self) -> "PermutationSpec":
-        """The spec of the network's parts, each a leaf on whose axes whole groups act."""
-        leaves = []
-        for parts in self.parts.values():
-            for part in parts:
-                leaves.append((part.name, part.layout()))
-        return PermutationSpec(tuple(leaves), self.shapes)
-
-    def unpack(self, leaves: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """The parts of some leaves, by the parts' names."""
-        unpacked = {}
-        for name, leaf in leaves.items():
-            for part in self.parts[name]:
-                unpacked[part.name] = part.cut(leaf)
-        return unpacked
 
     def __str__(self) -> str:
         shapes = dict(self.shapes)

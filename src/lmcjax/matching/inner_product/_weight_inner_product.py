@@ -25,7 +25,6 @@ from lmcjax.symmetry import (
     PermutationSpec,
     Place,
     apply_soft,
-    factors_of,
     groups_of,
     permute_leaf,
 )
@@ -135,20 +134,16 @@ class WeightInnerProduct:
         What varies along the place's axis (a head's channels) is numbered by A's neurons, which are
         not those of B yet. There A is brought to B's order instead.
         """
-        of_a: list[AxisLike] = []
-        of_b: list[AxisLike] = []
-        axes = dict(self.spec.leaves)[place.leaf]
-        for i, axis in enumerate(axes):
-            varies = place.axis in place.part.axes[i].batch_axes
-            stays = None if axis is None else next(factors_of(axis)).as_fixed()
-            of_a.append(axis if varies else stays)
-            of_b.append(stays if varies or i == place.axis else axis)
+        axes = place.part.axes
+        varying = [i for i, axis in enumerate(axes) if place.axis in axis.batch_axes]
+        others = [i for i in range(len(axes)) if i not in varying]
+        of_a = place.part.layout(fixed=others)
+        of_b = place.part.layout(fixed=[place.axis, *varying])
         back = {}
-        if groups_of(tuple(of_a)):
-            for group in groups_of(axes):
-                back[group] = jnp.argsort(permutations[group], axis=-1)
-        leaf_a = permute_leaf(tuple(of_a), back, self.leaves_a[place.leaf])
-        leaf_b = permute_leaf(tuple(of_b), permutations, self.leaves_b[place.leaf])
+        for group in groups_of(of_a):
+            back[group] = jnp.argsort(permutations[group], axis=-1)
+        leaf_a = permute_leaf(of_a, back, self.leaves_a[place.leaf])
+        leaf_b = permute_leaf(of_b, permutations, self.leaves_b[place.leaf])
         return jnp.asarray(leaf_a), jnp.asarray(leaf_b)
 
 

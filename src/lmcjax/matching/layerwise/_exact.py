@@ -76,7 +76,6 @@ def match_layerwise(
 
     Source: the paper, Section 6; activation matching after Li et al. (2015).
     """
-    check_at_least_one(max_iterations=max_iterations)
     return match_pair(
         make_pair(spec, params_a, params_b),
         similarity=similarity,

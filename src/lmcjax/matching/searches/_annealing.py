@@ -250,8 +250,8 @@ def _gain(
         two_a = _two_neurons(place, pair.leaves_a[place.leaf], neurons_a)
         two_b = _two_neurons(place, pair.leaves_b[place.leaf], neurons_b)
         two_b = jnp.asarray(permute_leaf(place.others(), permutations, two_b))
-        rows_a = place.rows_of_part(two_a.astype(dtype))
-        rows_b = place.rows_of_part(two_b.astype(dtype))
+        rows_a = place.rows_of_cut(two_a.astype(dtype))
+        rows_b = place.rows_of_cut(two_b.astype(dtype))
         # crosswise less straight: (a0.b1 + a1.b0) - (a0.b0 + a1.b1)
         gain = gain - jnp.sum((rows_a[0] - rows_a[1]) * (rows_b[0] - rows_b[1]))
     return gain

@@ -258,15 +258,14 @@ def fourier(
 def iota(interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]) -> list[Value]:
     """0, 1, 2, ... along one axis, uniform along the others."""
     (shape,) = shapes(equation)
-    pin = interpreter.constant_pin("numbers that count along it (iota)")
-    pins = [pin if i == equation.params["dimension"] else None for i in range(len(shape))]
-    if (
-        interpreter.assume_no_ties
-    ):  # pinned as soon as the entries are used as anything but positions
-        dimension = int(equation.params["dimension"])
+    dimension = int(equation.params["dimension"])
+    if interpreter.assume_no_ties:
         free = [interpreter.nodes.axis(size) for size in shape]
         result = combine(free, operands)
+        # pinned as soon as the entries are used as anything but positions
         return [result._replace(positions=free[dimension], uniform=False)]
+    pin = interpreter.constant_pin("numbers that count along it (iota)")
+    pins = [pin if i == dimension else None for i in range(len(shape))]
     axes = [interpreter.nodes.axis(size, pin) for size, pin in zip(shape, pins, strict=True)]
     return [combine(axes, operands)]
 
