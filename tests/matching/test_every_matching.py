@@ -34,7 +34,6 @@ from lmcjax.symmetry import apply_soft
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Cosine(matching.KernelSimilarity):
     """A user's own: the cosines of incoming weights."""
@@ -45,7 +44,6 @@ class Cosine(matching.KernelSimilarity):
         return jnp.matmul(unit_a, jnp.swapaxes(unit_b, -1, -2))
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class SortedWeights(matching.Similarity):
     """A user's own: incoming weights in ascending order, whatever the order of the inputs."""

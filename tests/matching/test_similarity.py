@@ -1,6 +1,7 @@
 """Similarities that a user writes, in the matchings that take one; against SciPy and POT."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,11 @@ from scipy.optimize import linear_sum_assignment
 
 from lmcjax import (
     ActivationMoments,
+    Activations,
+    Correlation,
+    Covariance,
     Similarity,
+    Weights,
     activation_moments,
     approximate_dimensions,
     match_layerwise,
@@ -25,7 +30,6 @@ from lmcjax.statistics import group_moments
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Nearness(KernelSimilarity):
     """`-||w_a - w_b||^2` of incoming weights, times a scale."""
@@ -37,7 +41,6 @@ class Nearness(KernelSimilarity):
         return -self.scale * jnp.sum(differences**2, axis=-1)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanActivations(Similarity):
     """Products of mean activations, which no other group moves."""
@@ -147,3 +150,36 @@ def test_a_similarity_has_terms() -> None:
 
     with pytest.raises(TypeError, match=r"abstract method '?terms"):
         Empty()
+
+
+def test_structures_of_different_similarities_differ() -> None:
+    """Where they are equal, `jit` may run the program of one similarity for another."""
+    moments = ActivationMoments({}, {})
+    similarities = [
+        Weights(),
+        Covariance(moments),
+        Covariance(moments, include_bias=True),
+        Activations(moments),
+        Correlation(moments),
+        MeanActivations(moments),
+    ]
+    structures = [jax.tree.structure(similarity) for similarity in similarities]
+    for structure, other in itertools.combinations(structures, 2):
+        assert structure != other
+    assert jax.tree.structure(Covariance(moments)) == structures[1]
+
+
+def test_a_similarity_that_is_no_dataclass_is_refused() -> None:
+    class Plain(MeanActivations):
+        """It inherits its field, and may."""
+
+    class Bare(Similarity):
+        def __init__(self) -> None:
+            self.scale = jnp.ones(())
+
+        def terms(self, pair: Pair, group: str) -> list[Term]:
+            raise NotImplementedError
+
+    assert len(jax.tree.leaves(Plain(ActivationMoments({"w": jnp.ones(2)}, {})))) == 1
+    with pytest.raises(TypeError, match="the similarity Bare is no dataclass"):
+        jax.tree.leaves(Bare())

@@ -50,7 +50,6 @@ class KernelMetric(abc.ABC):
         """`S^(1/2) W` in the layout of the leaf, with the S of one of the two networks."""
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Weights(KernelSimilarity):
     """Inner products of incoming weights: `M = W_A W_B^T`.
@@ -63,9 +62,6 @@ class Weights(KernelSimilarity):
         return in_unit_of_their_own(pair)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=("moments",), meta_fields=("include_bias",)
-)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Covariance(KernelSimilarity, KernelMetric):
     """Inner products of weights in the second moment of what the layer sees: `M = W_A S W_B^T`.
@@ -81,7 +77,7 @@ class Covariance(KernelSimilarity, KernelMetric):
     """
 
     moments: ActivationMoments
-    include_bias: bool = False
+    include_bias: bool = dataclasses.field(default=False, metadata={"static": True})
 
     def unit(self, pair: Pair) -> tuple[Pair, Int[Array, ""]]:
         """Each network's largest weight near 1; the moments as they are."""
@@ -184,7 +180,6 @@ class ActivationSimilarity(Similarity):
         )
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activations(ActivationSimilarity):
     """Covariances of activations: `M = sum_x (phi_A - mean_A)(phi_B - mean_B)^T / (N - 1)`.
@@ -207,7 +202,6 @@ class Activations(ActivationSimilarity):
         return over_batch(second_moment, own.num_samples.ndim)(own)
 
 
-@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Correlation(ActivationSimilarity):
     """Pearson's correlations of activations, 0 for a neuron that is constant.

@@ -1,8 +1,10 @@
 """What a similarity is: how alike the neurons of one group are in two networks."""
 
 import abc
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,18 @@ class Similarity(abc.ABC):
     """How alike the neurons of A and of B are, group by group. Every layerwise matching takes one.
 
     To write one, subclass this and give `terms`; or subclass `KernelSimilarity` and say how two
-    neurons' incoming weights are compared. What it holds (moments, say) are arrays, so register the
-    class as a dataclass pytree: then it passes through `jit` and `vmap` as an argument does.
+    neurons' incoming weights are compared. Make the class a dataclass. It is a pytree then: what it
+    holds (moments, say) passes through `jit` and `vmap` as an argument does, and fields with
+    `metadata={"static": True}` are static.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # Not `jax.tree_util.register_dataclass`: in JAX 0.10.2 the structures of two such classes
+        # with alike fields are equal, and `jit` may run the program of one for the other.
+        flatten = functools.partial(_flatten, cls)
+        unflatten = functools.partial(_unflatten, cls)
+        jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
 
     @abc.abstractmethod
     def terms(self, pair: Pair, group: str) -> Sequence[Term]:
@@ -59,6 +70,42 @@ class Similarity(abc.ABC):
             ValueError: this similarity has none.
         """
         raise ValueError(f"{type(self).__name__} has no approximate dimension")
+
+
+def _flatten(
+    kind: type, similarity: Similarity
+) -> tuple[list[tuple[jax.tree_util.GetAttrKey, Any]], tuple[Any, ...]]:
+    """The fields that are traced, with their names, and the values of those that are static."""
+    traced = []
+    static = []
+    for field in _fields(kind):
+        value = getattr(similarity, field.name)
+        if field.metadata.get("static", False):
+            static.append(value)
+        else:
+            traced.append((jax.tree_util.GetAttrKey(field.name), value))
+    return traced, tuple(static)
+
+
+def _unflatten(kind: type, static: tuple[Any, ...], traced: Iterable[Any]) -> Any:
+    # Without `__init__`: what JAX puts in place of arrays would not pass its checks.
+    similarity: Any = object.__new__(kind)
+    values_of_static = iter(static)
+    values_of_traced = iter(traced)
+    for field in _fields(kind):
+        is_static = field.metadata.get("static", False)
+        value = next(values_of_static if is_static else values_of_traced)
+        object.__setattr__(similarity, field.name, value)
+    return similarity
+
+
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    if not dataclasses.is_dataclass(kind):
+        raise TypeError(
+            f"the similarity {kind.__name__} is no dataclass, so JAX cannot say what it holds: "
+            "decorate it with @dataclasses.dataclass(frozen=True, eq=False)"
+        )
+    return dataclasses.fields(kind)
 
 
 class KernelSimilarity(Similarity):
