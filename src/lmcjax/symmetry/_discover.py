@@ -182,8 +182,8 @@ def _interpret_in_blocks(
 
 
 def _has_free_blocks(nodes: Nodes, axis: NodeAxis) -> bool:
-    atoms = itertools.chain.from_iterable(nodes.expand(axis))
-    return nodes.has_blocks(axis) and any(nodes.pinned(atom) is None for atom in atoms)
+    pins = [nodes.pinned(atom) for atom in nodes.atoms(axis)]
+    return None in pins and nodes.has_blocks(axis)
 
 
 def _num_neurons(reader: "Reader") -> int:
@@ -285,10 +285,9 @@ class Reader:
         """How each leaf uses each atom."""
         roles: dict[tuple[int, int], set[str]] = {}
         for use in self.interpreter.uses:
-            for piece in self.nodes.expand(use.axis):
-                for atom in piece:
-                    for leaf in use.leaves:
-                        roles.setdefault((leaf, atom), set()).add(use.role)
+            for atom in self.nodes.atoms(use.axis):
+                for leaf in use.leaves:
+                    roles.setdefault((leaf, atom), set()).add(use.role)
         return roles
 
     def _find_hosts(self) -> dict[int, list[int]]:
@@ -301,7 +300,7 @@ class Reader:
             if value.leaves is not None and not value.leaves:
                 continue  # a constant that is uniform where it is not pinned
             stacked = tuple(self.nodes.find(node) for node in value.stacked)
-            layouts[(*(self.nodes.expand(axis) for axis in value.axes), (stacked,))] = None
+            layouts[(*map(self.nodes.multiply_out, value.axes), (stacked,))] = None
         beside: dict[int, set[int]] = {}
         for axes in layouts:
             for atom, others in _stand_beside(axes).items():
@@ -366,11 +365,12 @@ class Reader:
         firsts: dict[int, int] = {}
         writers: dict[int, int] = {}
         for leaf in self.order:
-            for axis in self.axes[leaf]:
-                for atom in (atom for piece in axis for atom in piece if self._is_group(atom)):
-                    firsts.setdefault(atom, leaf)
-                    if self._writes(leaf, atom):
-                        writers.setdefault(atom, leaf)
+            for atom in itertools.chain.from_iterable(map(self.nodes.atoms, self.axes[leaf])):
+                if not self._is_group(atom):
+                    continue
+                firsts.setdefault(atom, leaf)
+                if self._writes(leaf, atom):
+                    writers.setdefault(atom, leaf)
         return {atom: writers.get(atom, first) for atom, first in firsts.items()}
 
     def _suffix(self, atom: int, together: Sequence[int]) -> str:
@@ -397,13 +397,13 @@ class Reader:
         """
         compared: set[int] = set()
         for axis in self.interpreter.products:
-            compared.update(atom for piece in self.nodes.expand(axis) for atom in piece)
+            compared.update(self.nodes.atoms(axis))
         read = {atom for (_, atom), roles in self._roles.items() if "reads" in roles}
         return compared - read
 
     def _leaf_axes(self, leaf: int, names: Mapping[int, str]) -> tuple[AxisLike, ...]:
         axes = self.axes[leaf]
-        atoms = {atom for axis in axes for piece in axis for atom in piece}
+        atoms = set(itertools.chain.from_iterable(map(self.nodes.atoms, axes)))
         groups = {atom for atom in atoms if self._is_group(atom)}
         needed = set()  # what a group of this leaf varies along
         for atom in groups:
@@ -418,7 +418,7 @@ class Reader:
 
     def _axis(self, leaf: int, i: int, axis: NodeAxis, described: Mapping[int, Factor]) -> AxisLike:
         """One axis of a leaf as its spec has it; stretches that nothing permutes are joined."""
-        if not any(atom in described for piece in axis for atom in piece):
+        if not any(atom in described for atom in self.nodes.atoms(axis)):
             return None
         stretches: list[Axis] = []
         for piece in axis:
@@ -432,20 +432,28 @@ class Reader:
 
     def _stretch(self, leaf: int, i: int, piece: Piece, described: Mapping[int, Factor]) -> Axis:
         """One piece of an axis of a leaf."""
-        factors: list[Factor] = []
-        for atom in piece:
-            factor = described.get(atom)
-            if factor is None:
-                factor = fixed(self.nodes.size(atom))
-                if factors and _is_unnamed(factors[-1]):
-                    factor = fixed(_size(factors.pop()) * _size(factor))
-            elif factor.role is not None:
-                factor = dataclasses.replace(factor, role=self.role(leaf, i, atom))
+        factors: list[Axis] = []
+        for node in piece:
+            factor = self._factor(leaf, i, node, described)
+            if factors and _is_unnamed(factor) and _is_unnamed(factors[-1]):
+                factor = fixed(_size(factors.pop()) * _size(factor))
             factors.append(factor)
         if not factors:
             return fixed(1)
         named = [factor for factor in factors if factor != fixed(1)]
         return functools.reduce(operator.mul, named or factors[:1])
+
+    def _factor(self, leaf: int, i: int, node: int, described: Mapping[int, Factor]) -> Axis:
+        """One factor of an axis of a leaf: an atom, or a concatenation."""
+        stretches = self.nodes.stretches(node)
+        if stretches is not None:
+            return self._axis(leaf, i, stretches, described) or fixed(self.nodes.size(node))
+        factor = described.get(node)
+        if factor is None:
+            return fixed(self.nodes.size(node))
+        if factor.role is None:
+            return factor
+        return dataclasses.replace(factor, role=self.role(leaf, i, node))
 
     def role(self, leaf: int, i: int, atom: int) -> Role:
         """How an axis of a leaf uses a group."""

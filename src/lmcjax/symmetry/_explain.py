@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import PyTree
 
@@ -140,7 +140,8 @@ class _Entries(NamedTuple):
     pin: Pin | None
 
 
-_Stretch = list[_Entries]  # the factors of a product
+# the factors of a product; one that is a list is a concatenation
+_Stretch: TypeAlias = list["_Entries | list[_Stretch]"]
 
 
 def _explain_leaf(reader: Reader, leaf: int) -> list[ExplainedFactor]:
@@ -154,7 +155,7 @@ def _explain_leaf(reader: Reader, leaf: int) -> list[ExplainedFactor]:
         length = reader.nodes.length(axis)
         stretches = _stretches(reader, axis)
         layout = _layout(stretches)
-        for size, atom, pin in (entries for stretch in stretches for entries in stretch):
+        for size, atom, pin in _entries_of(stretches):
             group = None if atom is None else reader.group_names[atom]
             role = None if atom is None else reader.role(leaf, i, atom)
             reason, source = ("", "") if pin is None else (pin.reason, pin.source)
@@ -188,25 +189,44 @@ def _factors(reader: Reader, piece: Piece) -> _Stretch:
     """The factors of one stretch; none where it has no entries."""
     nodes = reader.nodes
     factors: _Stretch = []
-    for atom in piece:
-        size = nodes.size(atom)
-        pin = nodes.pinned(atom)
+    for node in piece:
+        size = nodes.size(node)
         if size == 0:
             return []
         if size == 1:
             continue
-        if factors and pin is not None and factors[-1].pin == pin:
-            size *= factors.pop().size
-        factors.append(_Entries(size, atom if pin is None else None, pin))
+        concatenated = nodes.stretches(node)
+        if concatenated is not None:
+            inside = _stretches(reader, concatenated)
+            factors += inside[0] if len(inside) == 1 else [inside]
+            continue
+        pin = nodes.pinned(node)
+        before = factors[-1] if factors else None
+        if pin is not None and isinstance(before, _Entries) and before.pin == pin:
+            size *= before.size
+            factors.pop()
+        factors.append(_Entries(size, node if pin is None else None, pin))
     return factors or [_Entries(1, None, Pin("a single entry", ""))]
 
 
-def _join_end_to_end(first: Sequence[_Entries], second: Sequence[_Entries]) -> _Stretch | None:
+def _entries_of(stretches: Sequence[_Stretch]) -> Iterator[_Entries]:
+    """What the stretches are made of, in order."""
+    for stretch in stretches:
+        for factor in stretch:
+            if isinstance(factor, _Entries):
+                yield factor
+            else:
+                yield from _entries_of(factor)
+
+
+def _join_end_to_end(first: _Stretch, second: _Stretch) -> _Stretch | None:
     """Two stretches as one, if both are pinned as a whole, and for the same reason."""
     if len(first) != 1 or len(second) != 1:
         return None
     (before,) = first
     (after,) = second
+    if not isinstance(before, _Entries) or not isinstance(after, _Entries):
+        return None
     if before.pin is None or before.pin != after.pin:
         return None
     if before.size == after.size == 1:  # each is a single one: two are not
@@ -215,5 +235,9 @@ def _join_end_to_end(first: Sequence[_Entries], second: Sequence[_Entries]) -> _
 
 
 def _layout(stretches: Sequence[_Stretch]) -> str:
-    products = [" * ".join(str(entries.size) for entries in stretch) for stretch in stretches]
+    products = [" * ".join(map(_factor_layout, stretch)) for stretch in stretches]
     return " | ".join(products)
+
+
+def _factor_layout(factor: _Entries | list[_Stretch]) -> str:
+    return str(factor.size) if isinstance(factor, _Entries) else f"({_layout(factor)})"

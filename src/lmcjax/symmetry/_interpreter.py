@@ -234,7 +234,7 @@ class Interpreter:
         free = 1  # how many entries those factors have together that come one after the other
         for node in piece:
             size = self.nodes.size(node)
-            if self.nodes.pinned(node) is None:
+            if all(self.nodes.pinned(atom) is None for atom in self.nodes.atoms(((node,),))):
                 free *= size
                 continue
             if free != 1:

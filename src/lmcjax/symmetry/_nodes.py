@@ -45,7 +45,6 @@ class Nodes:
         self._size: list[int] = []
         self._parent: list[int] = []
         self._split: dict[int, NodeAxis] = {}  # what a root was split into
-        self._split_source: dict[int, str] = {}  # and in which line
         self._pinned: dict[int, Pin] = {}  # by root
         # roots that were laid against each other and do not fit: one number does not mean the same
         # in all places that carry them
@@ -122,17 +121,17 @@ class Nodes:
         return self.find(node) not in self._misaligned
 
     def expand(self, axis: NodeAxis) -> NodeAxis:
-        """The axis in atoms that are no further split."""
+        """The axis in smaller atoms, as far as it is a concatenation of products.
+
+        A factor that is a concatenation is multiplied out where it is the outermost of its piece.
+        Elsewhere it stays one factor, for its stretches do not lie end to end: `stretches` has
+        them.
+        """
         return tuple(itertools.chain.from_iterable(self._expand_piece(piece) for piece in axis))
 
     def _expand_piece(self, piece: Piece) -> NodeAxis:
-        """Expand one piece.
-
-        A concatenation inside a product is distributed where it is outermost, and pinned elsewhere.
-        """
         for i, node in enumerate(piece):
-            root = self.find(node)
-            split = self._split.get(root)
+            split = self._split.get(self.find(node))
             if split is None:
                 continue
             before, after = piece[:i], piece[i + 1 :]
@@ -140,9 +139,36 @@ class Nodes:
                 return self._expand_piece((*before, *split[0], *after))
             if not before:
                 return self.expand(tuple((*part, *after) for part in split))
-            source = self._split_source[root]
-            self.misalign((piece,), Pin("cut into stretches inside a product of axes", source))
         return (tuple(self.find(node) for node in piece),)
+
+    def stretches(self, node: int) -> NodeAxis | None:
+        """What a factor of an expanded axis is a concatenation of; None: it is not split."""
+        split = self._split.get(self.find(node))
+        return None if split is None else self.expand(split)
+
+    def multiply_out(self, axis: NodeAxis) -> NodeAxis:
+        """The pieces of the expanded axis with every concatenation multiplied out.
+
+        A piece of the result says which atoms stand beside each other, not where they lie.
+        """
+        pieces: list[Piece] = []
+        for piece in self.expand(axis):
+            factors = []
+            for node in piece:
+                stretches = self.stretches(node)
+                factors.append(((node,),) if stretches is None else self.multiply_out(stretches))
+            for chosen in itertools.product(*factors):
+                pieces.append(tuple(itertools.chain.from_iterable(chosen)))
+        return tuple(pieces)
+
+    def atoms(self, axis: NodeAxis) -> list[int]:
+        """The atoms of an axis that are not split, in order; one that stands twice comes twice."""
+        atoms: list[int] = []
+        for piece in self.expand(axis):
+            for node in piece:
+                stretches = self.stretches(node)
+                atoms += [node] if stretches is None else self.atoms(stretches)
+        return atoms
 
     def _divide(self, root: int, axis: NodeAxis) -> None:
         """The atom is this axis of smaller ones."""
@@ -150,7 +176,6 @@ class Nodes:
             self.merge(self._split[root], axis)
             return
         self._split[root] = axis
-        self._split_source[root] = self.source
         self._inherit(root)
 
     def _inherit(self, root: int) -> None:
@@ -266,7 +291,6 @@ class Nodes:
             self.merge(split_a, split_b)
         elif split_b is not None:
             self._split[a] = split_b
-            self._split_source[a] = self._split_source[b]
         if b in self._misaligned:
             self._misaligned.add(a)
         self._inherit(a)

@@ -210,11 +210,9 @@ def _regroup_pieces(
 def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
     """A concatenation in which nothing can be permuted need not be told in pieces."""
     nodes = interpreter.nodes
-    pieces = nodes.expand(axis)
-    free = [node for piece in pieces for node in piece if nodes.pinned(node) is None]
-    if len(pieces) == 1 or free:
+    pins = [nodes.pinned(node) for node in nodes.atoms(axis)]
+    if len(nodes.expand(axis)) == 1 or None in pins:
         return axis
-    pins = [nodes.pinned(node) for piece in pieces for node in piece]
     return nodes.axis(nodes.length(axis), pins[0] if pins else "single entries side by side")
 
 

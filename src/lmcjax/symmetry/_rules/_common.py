@@ -78,8 +78,7 @@ def meet_constant(interpreter: Interpreter, first: Value, i: int, second: Value,
     for axis, other, met in pairs:
         if other.leaves == frozenset():
             continue
-        atoms = [node for piece in interpreter.nodes.expand(axis) for node in piece]
-        pins = [interpreter.nodes.pinned(node) for node in atoms]
+        pins = [interpreter.nodes.pinned(node) for node in interpreter.nodes.atoms(axis)]
         if pins and None not in pins and pins[0] is not None and pins[0].of_constant:
             interpreter.nodes.pin(met, f"meets {pins[0].reason}")
 
