@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.extend import core
+from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
 import lmcjax.symmetry._rules  # noqa: F401 - registers the rules
@@ -102,11 +103,21 @@ def interpret(
     params, x = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), (params, x)
     )
-    closed = jax.make_jaxpr(apply)(params, x)
+    closed = _without_dead_code(jax.make_jaxpr(apply)(params, x))
     leaf_shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
     interpreter = Interpreter(leaf_shapes=leaf_shapes, assume_no_ties=assume_no_ties)
     axes = [tuple(interpreter.nodes.axis(size) for size in shape) for shape in leaf_shapes]
     return closed, interpreter, _interpret(closed, x, interpreter, axes)
+
+
+def _without_dead_code(closed: core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """The same program without equations whose results nobody reads, which may tie layers.
+
+    PyTorch's LSTM stacks the last states of its layers, whether anyone asks for them or not.
+    """
+    all_outputs = [True] * len(closed.jaxpr.outvars)
+    alive, _ = partial_eval.dce_jaxpr(closed.jaxpr, all_outputs, instantiate=True)
+    return closed.replace(jaxpr=alive)
 
 
 def _interpret(
