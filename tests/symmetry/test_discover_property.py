@@ -192,6 +192,11 @@ def custom_vjp(function: Callable) -> Callable:
     return wrapped
 
 
+def collective(function: Callable, axis: int) -> Callable:
+    """A collective operation along an axis that `vmap` gives a name."""
+    return jax.vmap(lambda h: function(h, "name"), axis, axis, axis_name="name")
+
+
 def either(function: Callable) -> Callable:
     def halved(*inputs: Any) -> Any:
         return jax.tree.map(lambda y: y / 2, function(*inputs))
@@ -235,6 +240,8 @@ SYMMETRIC: dict[str, Callable] = {
     "logsumexp": lambda w, h: jnp.sin(h - jax.nn.logsumexp(h, axis=-1, keepdims=True)),
     "time mean": lambda w, h: h + h.mean(-2, keepdims=True),
     "time cumsum": lambda w, h: jnp.cumsum(h, axis=-2) / TIME,
+    "named time mean": lambda w, h: h + collective(lax.pmean, -2)(h),
+    "named max": lambda w, h: jnp.sin(h + collective(lax.pmax, -1)(h)),
     "gram": lambda w, h: jnp.tanh(jnp.einsum("...ti,...si->...ts", h, h)) @ h / TIME,
     "fori": lambda w, h: lax.fori_loop(0, 2, lambda i, y: jnp.tanh(y + h), h),
     "while": lambda w, h: lax.while_loop(lambda y: (y**2).mean() > 0.5, lambda y: y / 2, h),

@@ -27,6 +27,11 @@ def show(h):
     return h
 
 
+def collective(function, axis):
+    """What `vmap` with a name for the axis makes of a collective operation along it."""
+    return jax.vmap(lambda row: function(row, "name"), axis, axis, axis_name="name")
+
+
 def largest_three(h):
     return jax.jit(lambda h: lax.top_k(h, 3))(h)[0].sum(-1, keepdims=True) * h
 
@@ -50,6 +55,11 @@ HIDDEN = {
     "approximately the largest samples": lambda h: h + lax.approx_max_k(h.T, 2)[0].sum(-1),
     "argmax over samples": lambda h: h + jnp.argmax(h, axis=0),
     "printed": show,
+    "mean of a named axis of samples": lambda h: h - collective(lax.pmean, 0)(h),
+    "mean of a named axis of neurons": lambda h: h - collective(lax.pmean, 1)(h),
+    "largest and smallest of a named axis of neurons": lambda h: (
+        h * collective(lax.pmax, 1)(h) + collective(lax.pmin, 1)(h)
+    ),
     "special functions": lambda h: (
         jax.scipy.special.polygamma(1, 2 + h) + jax.scipy.special.zeta(2 + h, 1.5)
     ),
@@ -189,8 +199,18 @@ def test_a_leaf_that_is_only_reduced_is_not_dead():
         (lambda h: lax.top_k(h.T, 3)[0].T + jnp.cumsum(h, axis=0), (6,)),
         (lambda h: jnp.fft.fft(h, axis=0).real, (6,)),
         (lambda h: jnp.fft.fft(h, axis=1).real, (3, 6)),
+        (lambda h: h + collective(lax.pmean, 0)(h), (6,)),
+        (lambda h: h + collective(lax.pmean, 1)(h), (3, 6)),
     ],
-    ids=["sorted within", "sorted across", "largest across", "transformed across", "along samples"],
+    ids=[
+        "sorted within",
+        "sorted across",
+        "largest across",
+        "transformed across",
+        "along samples",
+        "named mean across",
+        "named mean along samples",
+    ],
 )
 def test_layers_share_a_permutation_if_they_are_mixed(mix, shape):
     def apply(p, x):

@@ -145,6 +145,24 @@ def reduction(
     return [combine(axes, operands)]
 
 
+@rule("psum", "pmax", "pmin")
+def collective(
+    interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
+) -> list[Value]:
+    """Symmetric in the axes of a `vmap` that has a name, of every operand by itself.
+
+    Other names are axes of a mesh of devices, whose entries are not seen here: pinned.
+    """
+    reduced = equation.params["axes"]
+    if not all(isinstance(axis, int) for axis in reduced):
+        return pin_everything(interpreter, equation, operands)
+    results = []
+    for value in operands:
+        axes = [axis for i, axis in enumerate(value.axes) if i not in reduced]
+        results.append(combine(axes, [value]))
+    return results
+
+
 @rule("argmax", "argmin")
 def arg_reduction(
     interpreter: Interpreter, equation: core.JaxprEqn, operands: list[Value]
