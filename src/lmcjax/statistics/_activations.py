@@ -196,13 +196,14 @@ class _MeasuredKernels:
                 named[f"across {joined.name}"] = values
         return named
 
-    def _outputs(self, joined: Kernel, leaf: Array, seen: Array) -> Array:
+    def _outputs(self, joined: Kernel, leaf: ArrayLike, seen: Array) -> Array:
         """What a kernel puts out, its experts side by side."""
         kernel = self.kernels[joined.name]
         shape = jnp.shape(leaf)
         before = output_layout(kernel, len(shape))
         after = output_layout(joined, len(shape))
-        return change_layout(kernel_outputs(kernel, leaf, seen), shape, before, after)
+        outputs = kernel_outputs(kernel, jnp.asarray(leaf), seen)
+        return change_layout(outputs, shape, before, after)
 
 
 def _measured_kernels(spec: PermutationSpec) -> _MeasuredKernels:

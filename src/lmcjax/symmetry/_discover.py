@@ -42,7 +42,8 @@ def discover(
     touches and is named in `spec.unknown`: a symmetry may be missed, none is made up. `explain`
     says of every axis why nothing permutes it.
 
-    A group has the name of the layer that writes it first: `Dense_0` of `Dense_0/kernel`. Where
+    A group has the name of the layer whose kernel writes it first: `Dense_0` of `Dense_0/kernel`;
+    without such a kernel, that of the leaf that writes it first. Where
     kernels of one layer write different groups, it has the leaf's name. If several groups have one
     name, it stays with heads, or whatever else other groups vary along. `layer/qk` are channels
     that only meet each other, as those of queries and keys, and beside these `layer/v` the others;
@@ -372,17 +373,22 @@ class Reader:
         return "writes" in self._roles.get((leaf, atom), ())
 
     def _first_writers(self) -> dict[int, int]:
-        """Per group the leaf that writes it first; of a group that nothing writes, its first."""
+        """Per group the kernel that writes it first; if there is none, the leaf; or its first."""
+        kernels = {found.origin.leaf for found in self._multiplications}
         firsts: dict[int, int] = {}
         writers: dict[int, int] = {}
+        writing_kernels: dict[int, int] = {}
         for leaf in self.order:
             for atom in itertools.chain.from_iterable(map(self.nodes.atoms, self.axes[leaf])):
                 if not self._is_group(atom):
                     continue
                 firsts.setdefault(atom, leaf)
-                if self._writes(leaf, atom):
-                    writers.setdefault(atom, leaf)
-        return {atom: writers.get(atom, first) for atom, first in firsts.items()}
+                if not self._writes(leaf, atom):
+                    continue
+                writers.setdefault(atom, leaf)
+                if leaf in kernels:
+                    writing_kernels.setdefault(atom, leaf)
+        return {**firsts, **writers, **writing_kernels}
 
     def _suffix(self, atom: int, together: Sequence[int]) -> str:
         """What tells a group from the others of its layer, as far as it can be told."""
@@ -392,10 +398,18 @@ class Reader:
             return ""
         if atom in self._compared:
             return "qk"
-        compared = [other for other in together if other in self._compared]
-        if any(self._hosts_among(other, together) == hosts for other in compared):
-            return "v"
+        for other in together:
+            are_alike = self._hosts_among(other, together) == hosts
+            if other in self._compared and are_alike and not self._multiply(atom, other):
+                return "v"
         return "each" if hosts else ""
+
+    def _multiply(self, first: int, second: int) -> bool:
+        """Whether two index sets are factors of one product, in an axis of a leaf."""
+        for axis in itertools.chain.from_iterable(self.axes):
+            if any(first in piece and second in piece for piece in self.nodes.multiply_out(axis)):
+                return True
+        return False
 
     def _hosts_among(self, atom: int, others: Sequence[int]) -> list[int]:
         return [host for host in self.hosts[atom] if host in others]

@@ -252,20 +252,20 @@ class Nodes:
         Factors are split where sizes divide.
         """
         while first and second:
+            if self._size[first[0]] == self._size[second[0]]:
+                self._union(first[0], second[0])
+                first, second = first[1:], second[1:]
+                continue
             left, right = self.expand((first,)), self.expand((second,))
-            if len(left) > 1 or len(right) > 1:  # a factor has become a concatenation meanwhile
+            if len(left) > 1 or len(right) > 1:  # the outermost factor is a concatenation
                 self.merge(left, right)
                 return
             (first,), (second,) = left, right
             size_a, size_b = self._size[first[0]], self._size[second[0]]
             if size_a == size_b:
-                self._union(first[0], second[0])
-                first, second = first[1:], second[1:]
-            elif not (
-                self._factor(first[0], size_b)
-                if size_a > size_b
-                else self._factor(second[0], size_a)
-            ):
+                continue
+            longer = first[0] if size_a > size_b else second[0]
+            if not self._factor(longer, min(size_a, size_b)):
                 break
         for rest in (first, second):
             self.misalign((rest,), "axes that are reshaped differently in two places")
