@@ -134,7 +134,7 @@ def _run_search(networks: Networks, options: MatchOptions) -> Matching:
 
 def _make_similarity(networks: Networks, options: MatchOptions) -> Similarity:
     """The chosen similarity, with the moments of the networks' activations if it needs any."""
-    if options.similarity == "weights":
+    if not matching.SIMILARITIES[options.similarity].needs_moments():
         return matching.similarity_from_name(options.similarity)
     program = networks.require_program(f"--similarity {options.similarity}")
     moments = _measure_moments(networks, program, options.moment_samples)
