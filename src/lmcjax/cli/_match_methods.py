@@ -17,7 +17,12 @@ from lmcjax.matching import Covariance, Matching, PairLoss, Similarity, Similari
 from lmcjax.statistics import ActivationMoments, activation_moments
 
 MethodName: TypeAlias = Literal[
-    "layerwise", "coordinate_descent", "frank_wolfe", "sinkhorn", "straight_through", "annealing"
+    "layerwise",
+    "coordinate_descent",
+    "frank_wolfe",
+    "sinkhorn",
+    "straight_through",
+    "annealing",
 ]
 """What the command line calls `match_layerwise`, `match_coordinate_descent`, and so on."""
 

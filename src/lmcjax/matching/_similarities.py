@@ -32,7 +32,12 @@ from lmcjax.symmetry import (
     kernel_matrix,
 )
 
-SimilarityName: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+SimilarityName: TypeAlias = Literal[
+    "weights",
+    "covariance",
+    "activations",
+    "correlation",
+]
 """What the command line, configurations and stored results call the similarities."""
 
 _HIGHEST = jax.lax.Precision.HIGHEST
