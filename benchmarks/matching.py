@@ -16,7 +16,12 @@ from jaxtyping import Array, PyTree
 import lmcjax
 from _report import write_result
 from lmcjax.data import evenly_spaced
-from lmcjax.matching import SIMILARITIES, similarity_from_name, weight_inner_product
+from lmcjax.matching import (
+    SIMILARITIES,
+    SimilarityName,
+    similarity_from_name,
+    weight_inner_product,
+)
 from lmcjax.models import Network, resnet20
 from lmcjax.symmetry import apply_soft
 
@@ -114,21 +119,30 @@ Match = Callable[[PyTree, PyTree, Array, Data], lmcjax.Matching]
 def methods(task: Task, spec: lmcjax.PermutationSpec, iterations: int) -> dict[str, Match]:
     """Every matching, with what it needs to see computed in its own time."""
 
-    def make_similarity(name: str, a: PyTree, b: PyTree, data: Data) -> lmcjax.Similarity:
-        if name == "weights":
-            return lmcjax.Weights()
+    def make_similarity(
+        name: SimilarityName, a: PyTree, b: PyTree, data: Data
+    ) -> lmcjax.Similarity:
+        if not SIMILARITIES[name].needs_moments():
+            return similarity_from_name(name)
         inputs = evenly_spaced(data[0], task.num_seen)
         moments = lmcjax.activation_moments(
             task.network.apply, spec, a, b, inputs, batch_size=task.num_seen
         )
         return similarity_from_name(name, moments)
 
-    def layerwise(a: PyTree, b: PyTree, key: Array, data: Data, name: str) -> lmcjax.Matching:
+    def layerwise(
+        a: PyTree, b: PyTree, key: Array, data: Data, name: SimilarityName
+    ) -> lmcjax.Matching:
         similarity = make_similarity(name, a, b, data)
         return lmcjax.match_layerwise(spec, a, b, similarity=similarity)
 
     def descent(
-        a: PyTree, b: PyTree, key: Array, data: Data, name: str = "weights", restarts: int = 1
+        a: PyTree,
+        b: PyTree,
+        key: Array,
+        data: Data,
+        name: SimilarityName = "weights",
+        restarts: int = 1,
     ) -> lmcjax.Matching:
         options: dict[str, Any] = {}
         if restarts > 1:

@@ -13,10 +13,10 @@ from jaxtyping import Array
 
 import lmcjax
 from _report import write_result
-from lmcjax.matching import SimilarityName, similarity_from_name
+from lmcjax.matching import SIMILARITIES, SimilarityName, similarity_from_name
 from lmcjax.symmetry import invert, perturb
 
-SIMILARITIES: tuple[SimilarityName, ...] = ("weights", "covariance", "activations")
+OF_THE_PAPER: tuple[SimilarityName, ...] = ("weights", "covariance", "activations")
 NUM_SAMPLES = 32
 
 
@@ -118,7 +118,7 @@ def recovered(
         planted = lmcjax.random_permutations(keys[2], spec)
         shuffled = lmcjax.permute(spec, invert(spec, planted), params)
         moments = None
-        if name != "weights":
+        if SIMILARITIES[name].needs_moments():
             moments = lmcjax.activation_moments(apply, spec, params, shuffled, x)
         similarity = similarity_from_name(name, moments)
         matching = lmcjax.match_layerwise(spec, params, shuffled, similarity=similarity)
@@ -145,7 +145,7 @@ def main() -> None:
         if not subject.name.startswith(options.only):
             continue
         row: list[str | int | float] = [subject.name]
-        for similarity in SIMILARITIES:
+        for similarity in OF_THE_PAPER:
             start = time.perf_counter()
             shares, exact, passes = recovered(subject, similarity, options.repetitions)
             row += [
@@ -165,7 +165,7 @@ def main() -> None:
     if options.only:
         return
     columns = ["network"]
-    for similarity in SIMILARITIES:
+    for similarity in OF_THE_PAPER:
         columns += [f"{similarity}: exact", "neurons (%)", "passes"]
     write_result(
         "planted",

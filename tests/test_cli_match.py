@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import jax
@@ -14,7 +15,8 @@ from safetensors.numpy import load_file, save_file
 import lmcjax
 from lmcjax import cli
 from lmcjax.cli._checkpoint import params_by_path, permute_checkpoint
-from lmcjax.matching import load_matching
+from lmcjax.cli._match_methods import METHODS
+from lmcjax.matching import SIMILARITIES, load_matching
 from lmcjax.symmetry import (
     PermutationSpec,
     fixed,
@@ -70,13 +72,18 @@ def fails(capsys, *arguments):
     return error
 
 
-METHODS = {
+def takers_of(option):
+    """The methods that take an option, as messages list them."""
+    return ", ".join(name for name, method in METHODS.items() if option in method.options)
+
+
+COMMANDS = {
     "covariance": ["--similarity", "covariance"],
     "descent by weights": [
         *("--method", "coordinate_descent", "--similarity", "weights", "--restarts", "8")
     ],
 }
-SLOW_METHODS = {
+SLOW_COMMANDS = {
     "weights": ["--similarity", "weights"],
     "activations": ["--method", "layerwise", "--similarity", "activations"],
     "correlation": ["--similarity", "correlation"],
@@ -91,10 +98,10 @@ SLOW_METHODS = {
 @pytest.mark.parametrize(
     "method",
     [
-        *(pytest.param(options, id=name) for name, options in METHODS.items()),
+        *(pytest.param(options, id=name) for name, options in COMMANDS.items()),
         *(
             pytest.param(options, id=name, marks=pytest.mark.slow)
-            for name, options in SLOW_METHODS.items()
+            for name, options in SLOW_COMMANDS.items()
         ),
     ],
 )
@@ -376,23 +383,22 @@ def misname_spec(params):
         (
             None,
             [*MODEL, "--iterations", "3"],
-            "--iterations is for --method sinkhorn, straight_through, annealing, not for layerwise",
+            f"--iterations is for --method {takers_of('iterations')}, not for layerwise",
         ),
         (
             None,
             [*MODEL, "--loss", "weight_distance"],
-            "--loss is for --method sinkhorn, straight_through, annealing, not for layerwise",
+            f"--loss is for --method {takers_of('loss')}, not for layerwise",
         ),
         (
             None,
             [*MODEL, "--restarts", "3"],
-            "--restarts is for --method coordinate_descent, not for layerwise",
+            f"--restarts is for --method {takers_of('restarts')}, not for layerwise",
         ),
         (
             None,
             [*MODEL, "--method", "annealing", "--similarity", "weights"],
-            "--similarity is for --method layerwise, coordinate_descent, frank_wolfe, "
-            "not for annealing",
+            f"--similarity is for --method {takers_of('similarity')}, not for annealing",
         ),
         (
             None,
@@ -410,6 +416,22 @@ def test_mistakes_are_one_line_and_write_nothing(
     before = sorted(tmp_path.iterdir())
     assert message in fails(capsys, "a", "b", *arguments)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_the_help_speaks_of_all_methods_and_similarities(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "2000")  # so that no word is cut
+    with pytest.raises(SystemExit):
+        cli.main(["match", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, method in METHODS.items():
+        assert f"{name} {method.about}." in text
+    for name in SIMILARITIES:
+        assert re.search(rf"\b{name}( \([\w, ]+ only\))?: [A-Z]", text)
+    (takers,) = re.findall(r"activations \(([^)]* only)\): Covariances of activations\.", text)
+    assert "layerwise" in takers
+    assert "frank_wolfe" not in takers
+    (defaults,) = re.findall(r"Steps of sinkhorn, [^(]*\(default: ([^)]*)\)", text)
+    assert {"200", "100", "20,000"} <= set(defaults.split(", "))
 
 
 def test_a_missing_checkpoint(checkpoints, capsys):

@@ -144,6 +144,16 @@ def test_own_kernels_have_an_approximate_dimension(small_pairs: Any) -> None:
         approximate_dimensions(small_pairs.spec, a, similarity=without)
 
 
+def test_a_class_says_what_it_needs_and_what_it_has() -> None:
+    """Moments by a field of that name, an approximate dimension by `self_similarity`."""
+    assert not Nearness.needs_moments()
+    assert MeanActivations.needs_moments()
+    assert Nearness.has_dimension()
+    assert not MeanActivations.has_dimension()
+    assert Activations.has_dimension()
+    assert not Correlation.has_dimension()
+
+
 def test_a_similarity_has_terms() -> None:
     class Empty(Similarity):
         pass

@@ -17,6 +17,17 @@ from lmcjax.cli._checkpoint import (
     write_checkpoint,
 )
 from lmcjax.cli._figure2 import ModelName
+from lmcjax.cli._match_help import (
+    about_iterations,
+    about_losses,
+    about_methods,
+    about_restarts,
+    about_similarities,
+    default_iterations,
+    loss_choices,
+    similarity_choices,
+    takers,
+)
 from lmcjax.cli._match_methods import METHODS, LossName, MatchOptions, MethodName, run_method
 from lmcjax.cli._match_networks import (
     CheckpointFile,
@@ -32,9 +43,9 @@ from lmcjax.data import load_dataset
 from lmcjax.matching import Matching, SimilarityName, save_matching
 
 
-def _default(value: str, metavar: str | None = None) -> Any:
+def _default(value: str, metavar: str, about: str | None = None) -> Any:
     """Help for an option whose absence is told apart from its default."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {value})")
+    return tyro.conf.arg(metavar=metavar, help=about, help_behavior_hint=f"(default: {value})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,27 +80,20 @@ class Match:
     """Width of --model."""
     num_hidden_layers: int = 3
     """Hidden layers of --model."""
-    method: MethodName = "layerwise"
-    """layerwise (the paper) matches one layer after the other. coordinate_descent (Git Re-Basin)
-    and frank_wolfe (C2M3) maximise the inner product of all weights. sinkhorn, straight_through and
-    annealing search for a small loss."""
+    method: Annotated[MethodName, tyro.conf.arg(help=about_methods())] = "layerwise"
     similarity: Annotated[
         SimilarityName | None,
-        _default("covariance", "{weights,covariance,activations,correlation}"),
+        _default("covariance", similarity_choices(), about_similarities()),
     ] = None
-    """How layerwise, coordinate_descent and frank_wolfe compare neurons: by weights, by weights in
-    the covariance (second moment) of what the layer sees, by activations, or by their correlation.
-    The last two are for layerwise only."""
     loss: Annotated[
         LossName | None,
-        _default("weight_distance", "{weight_distance,covariance_distance,midpoint_loss}"),
+        _default("weight_distance", loss_choices(), about_losses()),
     ] = None
-    """What sinkhorn, straight_through and annealing make small: the distance of the parameters,
-    that in the covariance of what A's layers see, or the training loss half-way."""
-    iterations: Annotated[int | None, _default("200, 100, 20,000", "N")] = None
-    """Steps of sinkhorn, straight_through and annealing."""
-    restarts: Annotated[int | None, _default("1", "N")] = None
-    """Starts of coordinate_descent: the identity, then random permutations. The best is kept."""
+    iterations: Annotated[
+        int | None,
+        _default(default_iterations(), "N", about_iterations()),
+    ] = None
+    restarts: Annotated[int | None, _default("1", "N", about_restarts())] = None
     seed: int = 0
     """Seed of random starts, of swaps and of batches."""
     dataset: str = "mnist5k"
@@ -169,9 +173,8 @@ class Match:
         method = METHODS[self.method]
         for option in ("similarity", "loss", "iterations", "restarts"):
             if getattr(self, option) is not None and option not in method.options:
-                takers = [name for name, other in METHODS.items() if option in other.options]
                 raise ValueError(
-                    f"--{option} is for --method {', '.join(takers)}, not for {self.method}"
+                    f"--{option} is for --method {', '.join(takers(option))}, not for {self.method}"
                 )
         similarity = self.similarity or "covariance"
         if method.similarities and similarity not in method.similarities:

@@ -17,7 +17,12 @@ from lmcjax.matching import Covariance, Matching, PairLoss, Similarity, Similari
 from lmcjax.statistics import ActivationMoments, activation_moments
 
 MethodName: TypeAlias = Literal[
-    "layerwise", "coordinate_descent", "frank_wolfe", "sinkhorn", "straight_through", "annealing"
+    "layerwise",
+    "coordinate_descent",
+    "frank_wolfe",
+    "sinkhorn",
+    "straight_through",
+    "annealing",
 ]
 """What the command line calls `match_layerwise`, `match_coordinate_descent`, and so on."""
 
@@ -31,29 +36,49 @@ class Method(NamedTuple):
     """A matching algorithm, and which options of the command it takes."""
 
     match: Callable[..., Matching]
+    about: str  # what the help says behind its name
     options: tuple[str, ...]
     similarities: tuple[SimilarityName, ...] = ()
+
+    def default_iterations(self) -> int:
+        """Of a search: how many steps it takes if none are given."""
+        return inspect.signature(self.match).parameters["num_iterations"].default
 
 
 METHODS: dict[MethodName, Method] = {
     "layerwise": Method(
         matching.match_layerwise,
+        about="matches one layer after the other (the paper)",
         options=("similarity",),
         similarities=tuple(matching.SIMILARITIES),
     ),
     "coordinate_descent": Method(
         matching.match_coordinate_descent,
+        about="makes the inner product of all weights large, group by group (Git Re-Basin)",
         options=("similarity", "restarts"),
         similarities=("weights", "covariance"),
     ),
     "frank_wolfe": Method(
         matching.match_frank_wolfe,
+        about="makes the inner product of all weights large, all groups at once (C2M3)",
         options=("similarity",),
         similarities=("weights", "covariance"),
     ),
-    "sinkhorn": Method(matching.match_sinkhorn, options=("loss", "iterations")),
-    "straight_through": Method(matching.match_straight_through, options=("loss", "iterations")),
-    "annealing": Method(matching.match_annealing, options=("loss", "iterations")),
+    "sinkhorn": Method(
+        matching.match_sinkhorn,
+        about="makes a loss small by learning soft permutations",
+        options=("loss", "iterations"),
+    ),
+    "straight_through": Method(
+        matching.match_straight_through,
+        about="makes a loss small by learning a target that B is matched to",
+        options=("loss", "iterations"),
+    ),
+    "annealing": Method(
+        matching.match_annealing,
+        about="makes a loss small by random swaps",
+        options=("loss", "iterations"),
+    ),
 }
 
 
@@ -104,12 +129,11 @@ def _run_by_similarity(networks: Networks, options: MatchOptions) -> Matching:
 
 def _run_search(networks: Networks, options: MatchOptions) -> Matching:
     """Match by one of the methods that search for a small loss, which take long: step by step."""
-    search = METHODS[options.method].match
+    method = METHODS[options.method]
     loss = _make_loss(networks, options)
     num_iterations = options.iterations
-    if num_iterations is None:
-        # the bar needs the number beforehand
-        num_iterations = inspect.signature(search).parameters["num_iterations"].default
+    if num_iterations is None:  # the bar needs the number beforehand
+        num_iterations = method.default_iterations()
     title = f"matching by {options.method}, compilation included"
     with show_steps(title, num_iterations) as count_step:
 
@@ -121,7 +145,7 @@ def _run_search(networks: Networks, options: MatchOptions) -> Matching:
         # and needs no bar.
         is_updated = options.method == "annealing" and options.loss == "weight_distance"
         match = functools.partial(
-            search,
+            method.match,
             networks.spec,
             loss=loss if is_updated else counted_loss,
             num_iterations=num_iterations,
@@ -134,7 +158,7 @@ def _run_search(networks: Networks, options: MatchOptions) -> Matching:
 
 def _make_similarity(networks: Networks, options: MatchOptions) -> Similarity:
     """The chosen similarity, with the moments of the networks' activations if it needs any."""
-    if options.similarity == "weights":
+    if not matching.SIMILARITIES[options.similarity].needs_moments():
         return matching.similarity_from_name(options.similarity)
     program = networks.require_program(f"--similarity {options.similarity}")
     moments = _measure_moments(networks, program, options.moment_samples)

@@ -18,6 +18,7 @@ from lmcjax.cli._checkpoint import (
 )
 from lmcjax.data import Dataset
 from lmcjax.frameworks import from_torch, tied_names
+from lmcjax.matching import SIMILARITIES
 from lmcjax.models import FunctionNetwork, Network, build_network, find_function
 from lmcjax.symmetry import PermutationSpec, discover, spec_from_table
 
@@ -58,9 +59,11 @@ class Networks(NamedTuple):
             ValueError: there is no program.
         """
         if self.program is None:
+            blind = [name for name, kind in SIMILARITIES.items() if not kind.needs_moments()]
             raise ValueError(
                 f"{option} needs the program of the networks (--model, --apply or --torch); with "
-                "--spec alone only --similarity weights and --loss weight_distance are possible"
+                f"--spec alone only --similarity {' or '.join(blind)} and --loss weight_distance "
+                "are possible"
             )
         return self.program
 

@@ -32,7 +32,12 @@ from lmcjax.symmetry import (
     kernel_matrix,
 )
 
-SimilarityName: TypeAlias = Literal["weights", "covariance", "activations", "correlation"]
+SimilarityName: TypeAlias = Literal[
+    "weights",
+    "covariance",
+    "activations",
+    "correlation",
+]
 """What the command line, configurations and stored results call the similarities."""
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -232,22 +237,22 @@ def similarity_from_name(name: str, moments: ActivationMoments | None = None) ->
 
     Args:
         name: static, one of `SIMILARITIES`.
-        moments: what `activation_moments` returns; for all but `"weights"`.
+        moments: what `activation_moments` returns; for those that `needs_moments` says need any.
 
     Raises:
         ValueError: an unknown name, or moments that are needed and missing.
     """
     if name not in SIMILARITIES:
         raise ValueError(f"similarity {name!r} is not one of {tuple(SIMILARITIES)}")
-    if name == "weights":
-        return Weights()
+    kind: Any = SIMILARITIES[name]
+    if not kind.needs_moments():
+        return kind()
     if moments is None:
         raise ValueError(
             f"similarity {name!r} needs moments, and moments is None: "
             "compute them with activation_moments(apply, spec, params_a, params_b, inputs)"
         )
-    kind: Any = SIMILARITIES[name]
-    return kind(moments)
+    return kind(moments=moments)
 
 
 def metric_of(similarity: Similarity) -> KernelMetric | None:

@@ -35,7 +35,7 @@ class Similarity(abc.ABC):
     To write one, subclass this and give `terms`; or subclass `KernelSimilarity` and say how two
     neurons' incoming weights are compared. Make the class a dataclass. It is a pytree then: what it
     holds (moments, say) passes through `jit` and `vmap` as an argument does, and fields with
-    `metadata={"static": True}` are static.
+    `metadata={"static": True}` are static. Moments of activations are held as the field `moments`.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,6 +45,16 @@ class Similarity(abc.ABC):
         flatten = functools.partial(_flatten, cls)
         unflatten = functools.partial(_unflatten, cls)
         jax.tree_util.register_pytree_with_keys(cls, flatten, unflatten)
+
+    @classmethod
+    def needs_moments(cls) -> bool:
+        """Whether it holds moments of activations: whether it has a field of that name."""
+        return any(field.name == "moments" for field in _fields(cls))
+
+    @classmethod
+    def has_dimension(cls) -> bool:
+        """Whether it has an approximate dimension: whether it overrides `self_similarity`."""
+        return cls.self_similarity is not Similarity.self_similarity
 
     @abc.abstractmethod
     def terms(self, pair: Pair, group: str) -> Sequence[Term]:

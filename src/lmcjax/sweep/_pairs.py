@@ -19,7 +19,7 @@ from lmcjax.evaluation import (
 )
 from lmcjax.interpolation import straight_line
 from lmcjax.matching import (
-    Correlation,
+    SIMILARITIES,
     Matching,
     Pair,
     Similarity,
@@ -99,8 +99,7 @@ def compare_pair(
     # Checked, bound and named once, for all that follows
     pair = make_pair(spec, params_a, params_b)
     moments = None
-    # Matching by weights needs no activations
-    if set(similarities) - {"weights"}:
+    if any(SIMILARITIES[name].needs_moments() for name in similarities):
         samples = evenly_spaced(train[0], moment_samples)
         moments = bound_activation_moments(
             (network.apply, None),
@@ -157,8 +156,8 @@ def compare_pair(
 
 
 def _dimensions(pair: Pair, similarity: Similarity) -> dict[str, Array]:
-    """The approximate dimension of each group; nan for correlations, which have none."""
-    if isinstance(similarity, Correlation):
+    """The approximate dimension of each group; nan if the similarity has none."""
+    if not similarity.has_dimension():
         return {group: jnp.asarray(jnp.nan) for group in pair.spec.groups}
     return dimensions_of_pair(pair, similarity=similarity)
 
