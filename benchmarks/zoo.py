@@ -128,7 +128,7 @@ def _stands_at(pattern: str, place: str) -> bool:
 
 
 def output_difference(example: Example, spec: lmcjax.PermutationSpec, params: Any) -> float:
-    """How much the outputs change when all groups are permuted at random, relative to the largest."""
+    """How much the outputs change when all groups are permuted, relative to the largest."""
     shuffle = lmcjax.random_permutations(jax.random.key(1), spec, params)
     shuffled = lmcjax.permute(spec, shuffle, params)
     apply = jax.jit(example.apply)
@@ -185,6 +185,12 @@ def measure(package: str, network: str, example: Example, repetitions: int) -> R
     )
 
 
+def cells(row: Row) -> tuple[str | int, ...]:
+    """A row as the table shows it."""
+    times = (f"{row.tracing:.2f}", f"{row.beyond:.2f}")
+    return (*row[:7], f"{row.difference:.0e}", row.recovered, *times)
+
+
 def main() -> None:
     """Measure and store."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -205,7 +211,8 @@ def main() -> None:
             start = time.perf_counter()
             row = measure(package, network, build(), options.repetitions)
             rows.append(row)
-            print(*row, f"{time.perf_counter() - start:.0f} s", sep="\t", flush=True)
+            took = time.perf_counter() - start
+            print(*row, f"{took:.0f} s", sep="\t", flush=True)
             jax.clear_caches()
             gc.collect()
     if options.dry:
@@ -217,12 +224,11 @@ def main() -> None:
         title="Symmetries of public networks",
         note=f"""`lmcjax.discover(apply, params, x)` on {len(rows)} networks of {packages} packages,
 with {groups} groups in all. What groups there are, and why nothing permutes the other axes, is
-worked out by hand in `benchmarks/zoo_groups.py`; found and there are compared by shape. False: found
-and not there. Missed: there and not found. No reason: axes that nothing permutes, and should not
-be pinned for all we know. Difference: of the outputs in float64 when all groups are permuted at
-once, relative to the largest output. Recovered: groups of a shuffled copy that
-`match_coordinate_descent` puts back in order, by weights alone. Seconds: of JAX's tracing, and of
-discovery beyond it.""",
+worked out by hand in `benchmarks/zoo_groups.py`; found and there are compared by shape. False:
+found and not there. Missed: there and not found. No reason: axes that nothing permutes, and nothing
+known pins. Difference: of the outputs in float64 when all groups are permuted at once, relative to
+the largest output. Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back
+in order, by weights alone. Seconds: of JAX's tracing, and of discovery beyond it.""",
         columns=(
             "package",
             "network",
@@ -237,7 +243,13 @@ discovery beyond it.""",
             "beyond (s)",
         ),
         rows=[
-            (*row[:7], f"{row.difference:.0e}", row.recovered, f"{row.tracing:.2f}", f"{row.beyond:.2f}")
+            (
+                *row[:7],
+                f"{row.difference:.0e}",
+                row.recovered,
+                f"{row.tracing:.2f}",
+                f"{row.beyond:.2f}",
+            )
             for row in rows
         ],
     )

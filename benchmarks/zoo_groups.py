@@ -154,7 +154,10 @@ def regnet(
         groups.append(stream(width))
         count = width // size
         for number in range(depth):
-            groups += [Group((count,), "groups of a convolution"), *[inside_groups(count, size)] * 2]
+            groups += [
+                Group((count,), "groups of a convolution"),
+                *[inside_groups(count, size)] * 2,
+            ]
             groups += layers(before // 4 if number == 0 else second)
         before = width
     return groups
@@ -507,9 +510,7 @@ TRANSFORMERS = {
 }
 
 EQUINOX = {
-    "MLP": Symmetries(
-        layers(12, 12), [inputs("layers/0/weight[1]"), outputs("layers/2/*[0]")]
-    ),
+    "MLP": Symmetries(layers(12, 12), [inputs("layers/0/weight[1]"), outputs("layers/2/*[0]")]),
     "MultiheadAttention": Symmetries(
         [stream(16), *attention(4, 4)], [inputs("embedding/weight[1]"), outputs("head/*[0]")]
     ),

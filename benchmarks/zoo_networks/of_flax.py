@@ -75,9 +75,7 @@ NETWORKS = {
     "MultiHeadDotProductAttention": lambda: of_linen(Attention(), (6, 7)),
     "OptimizedLSTMCell": lambda: of_linen(Recurrent(nn.OptimizedLSTMCell(12)), (6, 7)),
     "GRUCell": lambda: of_linen(Recurrent(nn.GRUCell(12)), (6, 7)),
-    "ConvLSTMCell": lambda: of_linen(
-        Recurrent(nn.ConvLSTMCell(8, (3, 3))), (4, 6, 6, 2)
-    ),
+    "ConvLSTMCell": lambda: of_linen(Recurrent(nn.ConvLSTMCell(8, (3, 3))), (4, 6, 6, 2)),
     "WeightNorm": lambda: of_linen(Normalised(), (7,)),
     "nnx.LoRALinear": lambda: of_nnx(LoRA(nnx.Rngs(0)), (7,)),
 }

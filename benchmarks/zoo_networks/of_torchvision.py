@@ -3,10 +3,8 @@
 import functools
 from typing import Any
 
-import lmcjax  # noqa: F401  (before PyTorch)
-from docs.examples import torchvision_networks  # noqa: F401  (imports torchvision as it can be)
-from torchvision import models
-from torchvision.models import swin_transformer, vision_transformer
+# It imports torchvision as it can be imported, whatever PyTorch it was built for.
+from docs.examples.torchvision_networks import torchvision
 
 from zoo_networks import Example
 from zoo_networks.of_torch import of_images
@@ -16,7 +14,7 @@ CLASSES = 5
 
 def small_vit() -> Any:
     """The vision transformer that `vit_b_16` is, with 2 layers."""
-    return vision_transformer.VisionTransformer(
+    return torchvision.models.VisionTransformer(
         image_size=32,
         patch_size=16,
         num_layers=2,
@@ -29,7 +27,7 @@ def small_vit() -> Any:
 
 def small_swin() -> Any:
     """The Swin transformer that `swin_t` is, with 2 stages."""
-    return swin_transformer.SwinTransformer(
+    return torchvision.models.SwinTransformer(
         patch_size=[4, 4],
         embed_dim=16,
         depths=[2, 2],
@@ -41,7 +39,9 @@ def small_swin() -> Any:
 
 def of_zoo(name: str, size: int = 64, **options: Any) -> Example:
     """A model by its name in torchvision."""
-    return of_images(getattr(models, name)(num_classes=CLASSES, weights=None, **options), size)
+    return of_images(
+        getattr(torchvision.models, name)(num_classes=CLASSES, weights=None, **options), size
+    )
 
 
 NETWORKS = {

@@ -67,9 +67,7 @@ def of_translation(name: str, config: str, **options: Any) -> Example:
     model = getattr(transformers, name)(made, seed=0, dtype=precision())
 
     def apply(params: Any, inputs: Any) -> Any:
-        return model(
-            input_ids=inputs, decoder_input_ids=inputs, params=params, train=False
-        ).logits
+        return model(input_ids=inputs, decoder_input_ids=inputs, params=params, train=False).logits
 
     return Example(apply, model.params, tokens())
 

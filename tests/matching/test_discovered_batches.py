@@ -67,10 +67,12 @@ def test_planted_permutations_of_flax_networks_come_back(module: Any, generic_li
     recovers(spec, match, params)
 
 
-SLOW = (pytest.param(name, marks=pytest.mark.slow) for name in ("stacked", "attention"))
+SLOW = (
+    pytest.param(name, marks=pytest.mark.slow) for name in ("convolutional", "stacked", "attention")
+)
 
 
-@pytest.mark.parametrize("name", ["convolutional", "experts", *SLOW])
+@pytest.mark.parametrize("name", ["experts", *SLOW])
 def test_planted_permutations_come_back(name: str, cases: Any) -> None:
     """Of heads and experts together with the channels inside each."""
     case = cases[name]

@@ -7,6 +7,8 @@ import pytest
 
 from lmcjax.models import MLP, MODELS, VGG, FlaxNetwork, build_network, takes_width
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 MODULE = """
 import jax
 import jax.numpy as jnp

@@ -64,6 +64,7 @@ def experts(params, x):
     return jnp.einsum("enk,ekc->nc", hidden, params["w3"])
 
 
+@pytest.mark.slow
 def test_experts_are_compared_with_each_other(rng):
     """`across` has every expert of A against every expert of B; `inputs` each against its own."""
     shapes = {"w1": (3, 4, 6), "w2": (3, 6, 5), "w3": (3, 5, 2)}

@@ -104,6 +104,7 @@ def padding_is_zero(programs: Programs, training: BothWays) -> bool:
     return all((leaf[~is_real] == 0).all() for leaf, is_real in leaves)
 
 
+@pytest.mark.slow
 def test_initial_weights_are_the_same_bits():
     programs = make_programs()
     cells = [Cell(width, 1, "sgd", 0.05) for width in (*WIDTHS, *WIDTHS)]
@@ -160,6 +161,7 @@ def test_where_zeros_would_not_stay_they_are_masked(sigmoid, tmp_path):
         assert padding_is_zero(programs, training)
 
 
+@pytest.mark.slow
 def test_a_group_without_a_folder(tmp_path):
     """Three calls, the last filled up: the networks of both widths, in the order of the cells."""
     programs = make_programs()

@@ -324,6 +324,7 @@ def test_mistakes_are_one_line(arguments, message, config, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_one_process_refuses_ends_both(config, tmp_path, start_two):
     """Process 0 looks at the folder: the other one does not wait for it in vain."""
     (tmp_path / "out").mkdir()

@@ -29,7 +29,7 @@ def build(input_shape, num_classes, width, num_hidden_layers):
 """
 
 
-@pytest.mark.parametrize("model", ["transformer", "vgg"])
+@pytest.mark.parametrize("model", ["transformer", pytest.param("vgg", marks=pytest.mark.slow)])
 def test_what_normalises_over_its_width_is_refused_by_name(model):
     sweep = Sweep(range(2), (8, 12), 1, model=model)
     programs = Programs(sweep, lmcjax.load_dataset("digits"))

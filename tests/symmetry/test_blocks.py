@@ -253,6 +253,7 @@ def by_weights(spec, params_a, params_b):
     return match_layerwise(spec, params_a, params_b, similarity=Weights())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("match", [by_weights, match_coordinate_descent])
 def test_planted_permutations_are_found(match):
     """In each of ten networks."""

@@ -71,7 +71,7 @@ class ResNet20(nn.Module):
 @pytest.mark.parametrize(
     ("norm", "size"),
     [
-        (nn.LayerNorm, 4),
+        pytest.param(nn.LayerNorm, 4, marks=pytest.mark.slow),
         pytest.param(functools.partial(nn.GroupNorm, num_groups=2), 2, marks=pytest.mark.slow),
     ],
     ids=["layer norm", "group norm: two groups of channels"],

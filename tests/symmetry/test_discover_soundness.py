@@ -6,7 +6,7 @@ regrouped in another way. A program is traced by JAX, and run by NumPy in float6
 a random permutation of all its groups together (each alone may hide that two of them belong
 together). A permutation that changes the outputs is a symmetry that discovery has made up.
 
-CI draws 200 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
+CI draws 100 programs, `pytest -m slow tests/symmetry/test_discover_soundness.py` 20,000. A failure
 names its seed.
 """
 
@@ -286,6 +286,37 @@ def packed(p: Program) -> None:
         p.add(entry, lambda xp, params, values: taken(values, first) * taken(values, second))
 
 
+def within(p: Program) -> None:
+    """Stretches inside each entry of an outer axis go separate ways, and lie together again.
+
+    So do the halves of each head's channels under rotary positions, or its query, key and value.
+    """
+    value = p.pick()
+    size = math.prod(p.features[value])
+    divisors = [outer for outer in range(2, size // 2 + 1) if size % outer == 0]
+    if not divisors:
+        return
+    outer = p.choose(divisors)
+    inner = size // outer
+    at = inner // 2 if p.chance(0.5) else int(p.rng.integers(1, inner))
+    swapped = p.chance(0.5)
+    added = p.chance(0.5)
+    new = (outer, inner) if p.chance(0.5) else p.features[value]
+    p.story.append(f"value {value} as {outer} x ({at} | {inner - at}), swapped {swapped}")
+
+    def step(xp: ModuleType, params: Params, values: list[Any]) -> Any:
+        h = xp.reshape(values[value], (BATCH, outer, inner))
+        first = xp.tanh(h[..., :at])
+        second = h[..., at:]
+        both = [second, first] if swapped else [first, second]
+        joined = xp.concatenate(both, axis=-1)
+        if added:
+            joined = joined + h / 2
+        return xp.reshape(joined, (BATCH, *new))
+
+    p.add(new, step)
+
+
 def dense_in_blocks(p: Program, num_blocks: int) -> None:
     """All axes are contracted; the new one is so many blocks long."""
     value = p.pick()
@@ -503,7 +534,7 @@ def loop(p: Program) -> None:
 
 STEPS = [dense] * 4 + [sum_of_copies] * 4 + [reshape, transpose, split, concatenate, contract] * 2
 STEPS += [embedding, scale, gather, symmetric, symmetric, ordered]
-STEPS += [sort, scatter, gather_each, constant, loop] + [packed] * 3
+STEPS += [sort, scatter, gather_each, constant, loop] + [packed] * 3 + [within] * 2
 
 
 def draw_program(seed: int) -> Program:
@@ -599,13 +630,13 @@ def check(seed: int) -> int:
     return len(spec.groups)
 
 
-def test_no_symmetry_is_made_up_in_200_programs():
-    num_groups = [check(seed) for seed in range(200)]
-    assert np.count_nonzero(num_groups) > 100  # of the others, nothing was asked
+def test_no_symmetry_is_made_up_in_100_programs():
+    num_groups = [check(seed) for seed in range(100)]
+    assert np.count_nonzero(num_groups) > 50  # of the others, nothing was asked
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(200, 20_000, 1_500))
+@pytest.mark.parametrize("start", range(100, 20_000, 1_500))
 def test_no_symmetry_is_made_up_in_many_programs(start):
     for seed in range(start, start + 1_500):
         check(seed)

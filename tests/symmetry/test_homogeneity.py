@@ -144,6 +144,7 @@ def test_canonical_scales_have_norm_one_and_keep_the_outputs():
     )
 
 
+@pytest.mark.slow
 def test_canonical_scales_undo_any_scales_so_that_a_copy_is_recovered():
     """Shuffled and rescaled by 1/30 to 30; by its raw weights it is not."""
     spec, params = mlp_spec(2), deep_params(1)

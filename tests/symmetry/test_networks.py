@@ -72,6 +72,7 @@ def check_batch_norm(verified_spec, generic_like):
                 assert channels == writes(groups[norm])
 
 
+@pytest.mark.slow
 def test_batch_norm(verified_spec, generic_like):
     check_batch_norm(verified_spec, generic_like)
 

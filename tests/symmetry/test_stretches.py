@@ -128,9 +128,9 @@ def test_query_key_and_value_side_by_side_in_each_head(verified_spec):
 @pytest.mark.parametrize(
     ("apply", "make"),
     [
-        (rotary, separate_params),
-        (partly_rotary, separate_params),
-        (packed_in_each_head, packed_params),
+        pytest.param(rotary, separate_params, marks=pytest.mark.slow),
+        pytest.param(partly_rotary, separate_params, marks=pytest.mark.slow),
+        pytest.param(packed_in_each_head, packed_params, marks=pytest.mark.slow),
     ],
 )
 def test_planted_permutations_are_found(apply, make, verified_spec):

@@ -69,6 +69,7 @@ def check_bounds(bound: Propagation, measured: PathDeviation) -> None:
     np.testing.assert_array_less(measured.chord, bound.chord * (1 + 1e-4) + 1e-4)
 
 
+@pytest.mark.slow
 def test_is_never_below_what_numpy_measures(pair: Any) -> None:
     """Random networks with biases: bounds hold, and what is measured is what NumPy measures."""
     b, bound, measured, excess = programs(pair.spec, pair.network.apply)(

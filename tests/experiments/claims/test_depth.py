@@ -7,6 +7,8 @@ import xarray as xr
 from lmcjax.experiments.claims import verdict
 from lmcjax.experiments.claims.depth import EXPERIMENT, THRESHOLD
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 WIDTHS = 2.0 ** np.arange(3, 15)
 DEPTHS = np.arange(1, 6)
 

@@ -7,6 +7,8 @@ import xarray as xr
 from lmcjax.experiments.claims import verdict
 from lmcjax.experiments.claims.optimizers import EXPERIMENT
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 RATES = np.array([1e-4, 1e-3, 1e-2, 1e-1])
 OPTIMIZERS = ["sgd", "sgd_plain", "adam", "adamw"]
 MATCHINGS = ["none", "weights", "covariance", "activations"]

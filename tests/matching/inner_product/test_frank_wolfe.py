@@ -142,6 +142,7 @@ def test_steps_are_the_best_on_their_segment(cases: Any) -> None:
     assert inside > 0
 
 
+@pytest.mark.slow
 def test_it_beats_coordinate_descent_and_recovers_a_shuffled_copy(rng: np.random.Generator) -> None:
     """19 pairs and a copy; `benchmarks/matching_quality.py` has 50 pairs of width 128, and
     restarts.

@@ -40,6 +40,8 @@ from lmcjax.matching import (
 )
 from lmcjax.symmetry import both, fixed, reads, writes
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @functools.cache
 def measure(network: Any) -> Any:

@@ -136,6 +136,7 @@ def test_a_network_with_split_and_shuffled_neurons_is_joined_again(rng):
     np.testing.assert_allclose(apply(widened, X), apply(a, X), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_exact_plans_of_equal_widths_are_the_permutations_of_match_layerwise(rng):
     a, b = mlp((5, 6, 4, 3), rng), mlp((5, 6, 4, 3), rng)
     similarity = Correlation(moments_of_both(a, b))

@@ -116,6 +116,7 @@ def test_a_known_temperature_is_above_0(temperature, small_pairs):
         match_sinkhorn(small_pairs.spec, a, b, temperature=temperature)
 
 
+@pytest.mark.slow
 def test_a_traced_temperature_that_is_not_above_0_is_flagged(small_pairs):
     """A number, or what a schedule says at one step; neighbours in the batch are as without."""
     a, b = (jax.tree.map(lambda v: v[0], p) for p in small_pairs[2:4])

@@ -45,6 +45,7 @@ def double_pair(small_pairs):
     return a, b, (x, np.sin(x[:, :3]))
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_differences_and_those_of_a_scan(
     double_pair, x64, rng, finite_difference
 ):
