@@ -87,6 +87,24 @@ def packed_in_each_head(params, x):
     return attend(params, *jnp.split(packed, 3, axis=-1))
 
 
+def indexed_in_each_head(params, x):
+    packed = x @ params["w"] + params["b"]
+    apart = packed.reshape(*packed.shape[:-1], HEADS, 3, CHANNELS)
+    return attend(params, apart[..., 0, :], apart[..., 1, :], apart[..., 2, :])
+
+
+def unstacked_in_each_head(params, x):
+    packed = x @ params["w"] + params["b"]
+    apart = packed.reshape(*packed.shape[:-1], HEADS, 3, CHANNELS)
+    return attend(params, *jnp.moveaxis(jnp.tanh(apart), 3, 0))
+
+
+def value_with_query_in_each_head(params, x):
+    packed = heads_of(x @ params["w"] + params["b"])
+    query, key, value = jnp.split(packed, 3, axis=-1)
+    return attend(params, query, key, value * query)
+
+
 def test_heads_under_rotary_positions(verified_spec):
     """Channels of queries and keys stay, heads and the channels of values do not."""
     spec = verified_spec(rotary, separate_params(), X)
@@ -104,14 +122,20 @@ def test_channels_that_are_not_turned(verified_spec):
     assert dict(spec.leaves)["k"] == (None, writes("q") * turned_and_not)
 
 
-def test_query_key_and_value_side_by_side_in_each_head(verified_spec):
-    spec = verified_spec(packed_in_each_head, packed_params(), X)
+@pytest.mark.parametrize(
+    "apply", [packed_in_each_head, indexed_in_each_head, unstacked_in_each_head]
+)
+def test_query_key_and_value_side_by_side_in_each_head(apply, verified_spec):
+    spec = verified_spec(apply, packed_params(), X)
     shapes = {"w": (HEADS,), "w/qk": (HEADS, CHANNELS), "w/v": (HEADS, CHANNELS)}
     assert dict(spec.shapes) == shapes
     compared = writes("w/qk", along="w")
     packed = writes("w") * (compared | compared | writes("w/v", along="w"))
     assert dict(spec.leaves)["w"] == (None, packed)
     assert dict(spec.leaves)["b"] == (packed,)
+
+
+def test_written_by_hand():
     by_hand = spec_from_table(
         {
             "axes": {
@@ -147,6 +171,11 @@ def test_planted_permutations_are_found(apply, make, verified_spec):
         undone = compose(spec, matching.permutations, shuffle)
         for group in spec.groups:
             np.testing.assert_array_equal(undone[group], identity[group])
+
+
+def test_channels_that_all_three_share(verified_spec):
+    spec = verified_spec(value_with_query_in_each_head, packed_params(), X)
+    assert dict(spec.shapes) == {"w": (HEADS,), "w/each": (HEADS, CHANNELS)}
 
 
 def test_explained():

@@ -156,7 +156,7 @@ def _interpret_in_blocks(
 
     What is known of a product, such as 3 times heads, holds of all three alike. So an axis that
     turned out to be one whose entries along the 3 go separate ways is now, from the start, three
-    axes laid end to end. That some permutations are ruled out at the start makes none up.
+    axes laid end to end; or in each head, where the heads come first. That some permutations are ruled out at the start makes none up.
 
     Args:
         closed: the program.
@@ -173,14 +173,7 @@ def _interpret_in_blocks(
     nodes = Nodes()
     leaf_axes = []
     for value in parameters:
-        axes = []
-        for axis in value.axes:
-            lengths = [first.nodes.length(axis)]
-            if _has_free_blocks(first.nodes, axis):
-                lengths = [first.nodes.length((piece,)) for piece in first.nodes.expand(axis)]
-            pieces = itertools.chain.from_iterable(map(nodes.axis, lengths))
-            axes.append(tuple(pieces))
-        leaf_axes.append(tuple(axes))
+        leaf_axes.append(tuple(_in_blocks(nodes, first.nodes, axis) for axis in value.axes))
     second = Interpreter(
         nodes,
         leaf_shapes=first.leaf_shapes,
@@ -195,7 +188,18 @@ def _interpret_in_blocks(
 
 def _has_free_blocks(nodes: Nodes, axis: NodeAxis) -> bool:
     pins = [nodes.pinned(atom) for atom in nodes.atoms(axis)]
-    return None in pins and nodes.has_blocks(axis)
+    return None in pins and (nodes.has_blocks(axis) or nodes.inner_blocks(axis) is not None)
+
+
+def _in_blocks(nodes: Nodes, found: Nodes, axis: NodeAxis) -> NodeAxis:
+    """A fresh axis, with an index set for each of the blocks that have been found in the axis."""
+    if not _has_free_blocks(found, axis):
+        return nodes.axis(found.length(axis))
+    inner_blocks = found.inner_blocks(axis)
+    if inner_blocks is not None:
+        return nodes.in_inner_blocks(*inner_blocks)
+    lengths = [found.length((piece,)) for piece in found.expand(axis)]
+    return tuple(itertools.chain.from_iterable(map(nodes.axis, lengths)))
 
 
 def _num_neurons(reader: "Reader") -> int:

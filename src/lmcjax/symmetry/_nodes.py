@@ -215,6 +215,29 @@ class Nodes:
             return True
         return root in self._split and self.has_blocks(self._split[root])
 
+    def inner_blocks(self, axis: NodeAxis) -> tuple[int, int, int] | None:
+        """`(outer, blocks, inner)`: such blocks have been told apart within each entry of a product.
+
+        So many blocks of `inner` entries, in each of `outer` entries; None: there are none.
+        """
+        pieces = self.expand(axis)
+        if len(pieces) != 1:
+            return None
+        (piece,) = pieces
+        for i, node in enumerate(piece):
+            size = self._size[node]
+            if 0 < i < len(piece) - 1 and size <= MOST_BLOCKS:
+                if self.stretches(node) == ((),) * size:
+                    return self._product(piece[:i]), size, self._product(piece[i + 1 :])
+        return None
+
+    def in_inner_blocks(self, outer: int, blocks: int, inner: int) -> NodeAxis:
+        """A fresh axis of so many blocks, each with an index set of its own, in each outer entry."""
+        each = self.new(blocks * inner)
+        stretches = itertools.chain.from_iterable(self.axis(inner) for _ in range(blocks))
+        self._divide(each, tuple(stretches))
+        return ((self.new(outer), each),)
+
     def _cut(self, piece: Piece, length: int) -> bool:
         """Split a piece after `length` entries, if that is between elements of its first atom."""
         if not piece:

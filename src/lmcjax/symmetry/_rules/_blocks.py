@@ -21,10 +21,12 @@ from lmcjax.symmetry._interpreter import (
     Value,
     block_rule,
     blocks_of,
+    combine,
     shapes,
 )
 from lmcjax.symmetry._nodes import MOST_BLOCKS, NodeAxis
 from lmcjax.symmetry._rules._axes import cut_axes, select_axes
+from lmcjax.symmetry._rules._common import without_run
 from lmcjax.symmetry._rules._entries import ENTRY_BY_ENTRY
 
 
@@ -43,15 +45,23 @@ def _block_by_block(
     num_blocks: int,
 ) -> list[Blocks]:
     """The results of an equation, block by block."""
-    usual_rule = RULES[equation.primitive.name]
-    of_block = _on_one_block(equation, places.result, num_blocks)
-    results = []
+    entering = []
     for number in range(num_blocks):
-        entering = []
+        of_block = []
         for operand, axis in zip(operands, places.operands, strict=True):
-            entering.append(_block(interpreter, operand, axis, number, num_blocks))
-        results.append(usual_rule(interpreter, of_block, entering))
-    return [Blocks(places.result, values) for values in zip(*results, strict=True)]
+            of_block.append(_block(interpreter, operand, axis, number, num_blocks))
+        entering.append(of_block)
+    return _apply_to_each(interpreter, equation, entering, places.result)
+
+
+def _apply_to_each(
+    interpreter: Interpreter, equation: core.JaxprEqn, entering: Sequence[list[Value]], axis: int
+) -> list[Blocks]:
+    """The results of an equation from what each block meets; their blocks lie along the axis."""
+    usual_rule = RULES[equation.primitive.name]
+    of_block = _on_one_block(equation, axis, len(entering))
+    results = [usual_rule(interpreter, of_block, operands) for operands in entering]
+    return [Blocks(axis, values) for values in zip(*results, strict=True)]
 
 
 def _on_one_block(equation: core.JaxprEqn, axis: int, num_blocks: int) -> core.JaxprEqn:
@@ -238,6 +248,10 @@ def reshape(
     (shape,) = shapes(equation)
     if equation.params.get("dimensions") is not None or 0 in shape:
         return None
+    inside = _inner_blocks(interpreter, operand, shape)
+    if inside is not None:
+        entering, axis = inside
+        return list(_apply_to_each(interpreter, equation, entering, axis))
     found = _reshaped(interpreter, operand, shape)
     if found is None:
         return None
@@ -268,6 +282,35 @@ def _reshaped(
             continue
         if _is_made_of(interpreter, axes[i], shape[axis]):
             return Places((i,), axis), shape[axis]
+    return None
+
+
+def _inner_blocks(
+    interpreter: Interpreter, operand: Operand, shape: Sequence[int]
+) -> tuple[list[list[Value]], int] | None:
+    """What a reshape makes blocks of where they lie within each entry of a product, and its axis.
+
+    Such as query, key and value in each head.
+    """
+    if isinstance(operand, Blocks) or operand.uniform or not interpreter.in_blocks:
+        return None
+    nodes = interpreter.nodes
+    before = 1
+    for i, axis in enumerate(operand.axes):
+        pieces = nodes.expand(axis)
+        outer = pieces[0][:-1] if len(pieces) == 1 else ()
+        stretches = nodes.stretches(pieces[0][-1]) if outer else None
+        if stretches is not None and _is_made_of(interpreter, stretches, len(stretches)):
+            result = _outermost(shape, before * nodes.length((outer,)))
+            if result is not None and shape[result] == len(stretches):
+                interpreter.mix(operand, [i])
+                entering = []
+                for stretch in stretches:
+                    axes = (*operand.axes[:i], ((*outer, *stretch),), *operand.axes[i + 1 :])
+                    origins = tuple(without_run(origin, [i]) for origin in operand.origins)
+                    entering.append([combine(axes, [operand], origins)])
+                return entering, result
+        before *= nodes.length(axis)
     return None
 
 
