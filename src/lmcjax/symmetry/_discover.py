@@ -156,7 +156,8 @@ def _interpret_in_blocks(
 
     What is known of a product, such as 3 times heads, holds of all three alike. So an axis that
     turned out to be one whose entries along the 3 go separate ways is now, from the start, three
-    axes laid end to end; or in each head, where the heads come first. That some permutations are ruled out at the start makes none up.
+    axes laid end to end; where the 3 lie within each head, three axes in each head. That some
+    permutations are ruled out at the start makes none up.
 
     Args:
         closed: the program.

@@ -216,7 +216,7 @@ class Nodes:
         return root in self._split and self.has_blocks(self._split[root])
 
     def inner_blocks(self, axis: NodeAxis) -> tuple[int, int, int] | None:
-        """`(outer, blocks, inner)`: such blocks have been told apart within each entry of a product.
+        """`(outer, blocks, inner)`: such blocks are told apart within each entry of a product.
 
         So many blocks of `inner` entries, in each of `outer` entries; None: there are none.
         """
@@ -226,13 +226,13 @@ class Nodes:
         (piece,) = pieces
         for i, node in enumerate(piece):
             size = self._size[node]
-            if 0 < i < len(piece) - 1 and size <= MOST_BLOCKS:
-                if self.stretches(node) == ((),) * size:
-                    return self._product(piece[:i]), size, self._product(piece[i + 1 :])
+            lies_between = 0 < i < len(piece) - 1
+            if lies_between and size <= MOST_BLOCKS and self.stretches(node) == ((),) * size:
+                return self._product(piece[:i]), size, self._product(piece[i + 1 :])
         return None
 
     def in_inner_blocks(self, outer: int, blocks: int, inner: int) -> NodeAxis:
-        """A fresh axis of so many blocks, each with an index set of its own, in each outer entry."""
+        """A fresh axis of so many blocks in each outer entry, each with an index set of its own."""
         each = self.new(blocks * inner)
         stretches = itertools.chain.from_iterable(self.axis(inner) for _ in range(blocks))
         self._divide(each, tuple(stretches))
