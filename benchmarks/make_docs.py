@@ -46,6 +46,7 @@ SMALL: dict[str, dict[str, str]] = {
         "--moment-samples": "100",
     },
     "benchmarks/training.py": {"--repetitions": "1", "--widths": "8"},
+    "benchmarks/zoo.py": {"--repetitions": "1", "--only": "equinox", "--network": "MLP"},
 }
 # Pages that are written by hand, and the result whose table they show
 TABLES = {"docs/frameworks/torch.md": "torch_checkpoints"}

@@ -75,6 +75,49 @@ class Stacked(nn.Module):
         return nn.Dense(10)(layers(2 * self.width)(nn.Dense(self.width)(x), None)[0])
 
 
+class GroupedQueries(nn.Module):
+    """Two layers as in Llama: rotary positions, and queries that share heads of keys and values."""
+
+    width: int
+    heads: int  # of keys and values
+    queries: int  # for each head of keys
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Logits."""
+        x = nn.Embed(50, self.width)(x)
+        for _ in range(2):
+            x = x + self.attend(nn.RMSNorm()(x))
+            gate = nn.Dense(2 * self.width, use_bias=False)(nn.RMSNorm()(x))
+            x = x + nn.Dense(self.width, use_bias=False)(nn.silu(gate))
+        return nn.Dense(10)(nn.RMSNorm()(x).mean(1))
+
+    def attend(self, x: Array) -> Array:
+        """Attention `[batch, time, width]`."""
+        num_queries = self.heads * self.queries
+        query = self.heads_of(x, num_queries)
+        key = jnp.repeat(self.heads_of(x, self.heads), self.queries, axis=2)
+        value = jnp.repeat(self.heads_of(x, self.heads), self.queries, axis=2)
+        scores = jnp.einsum("bshc,bthc->bhst", rotate(query), rotate(key))
+        weights = nn.softmax(scores / np.sqrt(self.channels))
+        seen = jnp.einsum("bhst,bthc->bshc", weights, value)
+        return nn.Dense(self.width, use_bias=False)(seen.reshape(*seen.shape[:2], -1))
+
+    def heads_of(self, x: Array, heads: int) -> Array:
+        """A projection in one axis, cut into heads."""
+        projected = nn.Dense(heads * self.channels, use_bias=False)(x)
+        return projected.reshape(*x.shape[:2], heads, self.channels)
+
+
+def rotate(x: Array) -> Array:
+    """Rotary positions of `[batch, time, heads, channels]`."""
+    first, second = jnp.split(x, 2, axis=-1)
+    frequencies = 10.0 ** -jnp.arange(first.shape[-1])
+    angles = jnp.arange(x.shape[1])[:, None, None] * jnp.tile(frequencies, 2)
+    return x * jnp.cos(angles) + jnp.concatenate([-second, first], -1) * jnp.sin(angles)
+
+
 def subjects() -> Iterator[Subject]:
     """What is matched."""
 
@@ -97,6 +140,8 @@ def subjects() -> Iterator[Subject]:
         name = f"transformer encoder, width {width}, {heads} heads, 3 layers"
         module = lmcjax.TransformerEncoder(width, heads, 3, 2 * width, 10, vocabulary=50)
         yield Subject(name, module, tokens)
+    grouped = GroupedQueries(64, heads=4, queries=2, channels=8)
+    yield Subject("grouped queries, rotary positions, 2 layers of width 64", grouped, tokens)
 
 
 def recovered(

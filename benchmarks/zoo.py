@@ -9,13 +9,15 @@ import argparse
 import collections
 import fnmatch
 import gc
+import json
 import os
 import statistics
 import sys
+import tempfile
 import time
 import warnings
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import lmcjax
-from _report import ROOT, write_result
+from _report import RESULTS, ROOT, write_result
 from discovery import seconds
 from lmcjax.symmetry import Explanation, identity_permutations
 from zoo_groups import SYMMETRIES, Symmetries
@@ -36,6 +38,22 @@ sys.path.insert(0, str(ROOT))
 
 # Largest difference of an output, relative to the largest output, that rounding explains.
 TOLERANCE = 1e-9
+
+
+Cells: TypeAlias = tuple[str | int, ...]
+COLUMNS = (
+    "package",
+    "network",
+    "found",
+    "there",
+    "false",
+    "missed",
+    "no reason",
+    "difference",
+    "recovered",
+    "tracing (s)",
+    "beyond (s)",
+)
 
 
 class Row(NamedTuple):
@@ -143,8 +161,9 @@ def recovered_groups(spec: lmcjax.PermutationSpec, params: Any) -> int:
     """How many groups of a shuffled copy coordinate descent puts back in their order."""
     shuffle = lmcjax.random_permutations(jax.random.key(2), spec, params)
     shuffled = lmcjax.permute(spec, shuffle, params)
-    match = jax.jit(lmcjax.match_coordinate_descent, static_argnums=0)
-    matching = match(spec, params, shuffled)
+    # operation by operation: to compile the whole for one call takes minutes
+    with jax.disable_jit():
+        matching = lmcjax.match_coordinate_descent(spec, params, shuffled)
     undone = lmcjax.compose(spec, matching.permutations, shuffle)
     identity = identity_permutations(spec, params)
     return sum(bool((undone[group] == identity[group]).all()) for group in spec.groups)
@@ -185,40 +204,16 @@ def measure(package: str, network: str, example: Example, repetitions: int) -> R
     )
 
 
-def cells(row: Row) -> tuple[str | int, ...]:
+def cells(row: Row) -> Cells:
     """A row as the table shows it."""
     times = (f"{row.tracing:.2f}", f"{row.beyond:.2f}")
     return (*row[:7], f"{row.difference:.0e}", row.recovered, *times)
 
 
-def main() -> None:
-    """Measure and store."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=PACKAGES, choices=PACKAGES, metavar="PACKAGE")
-    parser.add_argument("--network", default="", help="only networks whose name has this in it")
-    parser.add_argument("--repetitions", type=int, default=3, help="of each time")
-    parser.add_argument("--dry", action="store_true", help="print, store nothing")
-    options = parser.parse_args()
-    jax.config.update("jax_enable_x64", True)
-    # compiled once, run once or twice
-    jax.config.update("jax_disable_most_optimizations", True)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    rows: list[Row] = []
-    for package in options.only:
-        for network, build in load(package).items():
-            if options.network not in network:
-                continue
-            start = time.perf_counter()
-            row = measure(package, network, build(), options.repetitions)
-            rows.append(row)
-            took = time.perf_counter() - start
-            print(*row, f"{took:.0f} s", sep="\t", flush=True)
-            jax.clear_caches()
-            gc.collect()
-    if options.dry:
-        return
-    groups = sum(row.there for row in rows)
-    packages = len({row.package for row in rows})
+def store(rows: Sequence[Cells]) -> None:
+    """Write the table of what is measured so far."""
+    packages = len({row[0] for row in rows})
+    groups = sum(int(row[COLUMNS.index("there")]) for row in rows)
     write_result(
         "zoo",
         title="Symmetries of public networks",
@@ -227,32 +222,53 @@ with {groups} groups in all. What groups there are, and why nothing permutes the
 worked out by hand in `benchmarks/zoo_groups.py`; found and there are compared by shape. False:
 found and not there. Missed: there and not found. No reason: axes that nothing permutes, and nothing
 known pins. Difference: of the outputs in float64 when all groups are permuted at once, relative to
-the largest output. Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back
+the largest output; Bloom takes its softmax in float32. Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back
 in order, by weights alone. Seconds: of JAX's tracing, and of discovery beyond it.""",
-        columns=(
-            "package",
-            "network",
-            "found",
-            "there",
-            "false",
-            "missed",
-            "no reason",
-            "difference",
-            "recovered",
-            "tracing (s)",
-            "beyond (s)",
-        ),
-        rows=[
-            (
-                *row[:7],
-                f"{row.difference:.0e}",
-                row.recovered,
-                f"{row.tracing:.2f}",
-                f"{row.beyond:.2f}",
-            )
-            for row in rows
-        ],
+        columns=COLUMNS,
+        rows=rows,
     )
+
+
+def stored() -> list[Cells]:
+    """The rows that an earlier run has written."""
+    path = RESULTS / "zoo.json"
+    if not path.exists():
+        return []
+    return [tuple(row) for row in json.loads(path.read_text("utf-8"))["rows"]]
+
+
+def main() -> None:
+    """Measure and store, network by network."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="+", default=PACKAGES, choices=PACKAGES, metavar="PACKAGE")
+    parser.add_argument("--network", default="", help="only networks whose name has this in it")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each time")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
+    parser.add_argument("--dry", action="store_true", help="print, store nothing")
+    options = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    # what is compiled runs once or twice, and again in the next network
+    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp())
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    rows = stored() if options.resume else []
+    for package in options.only:
+        for network, build in load(package).items():
+            is_there = any(row[:2] == (package, network) for row in rows)
+            if is_there or options.network not in network:
+                continue
+            start = time.perf_counter()
+            rows.append(cells(measure(package, network, build(), options.repetitions)))
+            took = time.perf_counter() - start
+            print(*rows[-1], f"{took:.0f} s", sep="\t", flush=True)
+            if not options.dry:
+                store(rows)
+            jax.clear_caches()
+            gc.collect()
+    if not options.dry:
+        store(rows)  # once more, with the command that has run to its end
 
 
 if __name__ == "__main__":
