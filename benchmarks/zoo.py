@@ -222,8 +222,9 @@ with {groups} groups in all. What groups there are, and why nothing permutes the
 worked out by hand in `benchmarks/zoo_groups.py`; found and there are compared by shape. False:
 found and not there. Missed: there and not found. No reason: axes that nothing permutes, and nothing
 known pins. Difference: of the outputs in float64 when all groups are permuted at once, relative to
-the largest output; Bloom takes its softmax in float32. Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back
-in order, by weights alone. Seconds: of JAX's tracing, and of discovery beyond it.""",
+the largest output; Bloom takes its softmax in float32. Recovered: groups of a shuffled copy that
+`match_coordinate_descent` puts back in order, by weights alone. Seconds: of JAX's tracing, and of
+discovery beyond it.""",
         columns=COLUMNS,
         rows=rows,
     )
