@@ -7,9 +7,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jaxtyping import PyTree
 
-from lmcjax.symmetry._discover import Reader, read_program
+from lmcjax.symmetry._discover import read_program
 from lmcjax.symmetry._layout import Role
 from lmcjax.symmetry._nodes import NodeAxis, Piece, Pin
+from lmcjax.symmetry._reader import Reader
 
 
 class ExplainedFactor(NamedTuple):
