@@ -172,6 +172,9 @@ def recovered_groups(spec: lmcjax.PermutationSpec, params: Any) -> int:
 def measure(package: str, network: str, example: Example, repetitions: int) -> Row:
     """All that the table says of one network; what is wrong is printed."""
     symmetries = SYMMETRIES[package][network]
+    params = in_double_precision(example.params)
+    inputs = jax.tree.map(widened, example.inputs)
+    example = Example(example.apply, params, inputs)
     spec = lmcjax.discover(example.apply, example.params, example.inputs)
     explanation = lmcjax.explain(example.apply, example.params, example.inputs)
     false, missed = compare_groups(spec, symmetries)
@@ -185,9 +188,7 @@ def measure(package: str, network: str, example: Example, repetitions: int) -> R
     for problem, places in problems.items():
         if places:
             print(f"{package} {network}: {problem} {places}", file=sys.stderr)
-    params = in_double_precision(example.params)
-    example = example._replace(inputs=jax.tree.map(widened, example.inputs))
-    times = [seconds(example.apply, params, example.inputs) for _ in range(repetitions)]
+    times = [seconds(*example) for _ in range(repetitions)]
     tracing, beyond = (statistics.median(column) for column in zip(*times, strict=True))
     return Row(
         package,
@@ -222,9 +223,9 @@ with {groups} groups in all. What groups there are, and why nothing permutes the
 worked out by hand in `benchmarks/zoo_groups.py`; found and there are compared by shape. False:
 found and not there. Missed: there and not found. No reason: axes that nothing permutes, and nothing
 known pins. Difference: of the outputs in float64 when all groups are permuted at once, relative to
-the largest output; Bloom takes its softmax in float32. Recovered: groups of a shuffled copy that
-`match_coordinate_descent` puts back in order, by weights alone. Seconds: of JAX's tracing, and of
-discovery beyond it.""",
+the largest output; the Flax models with rotary or linear positions compute attention in float32.
+Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back in order, by weights
+alone. Seconds: of JAX's tracing, and of discovery beyond it.""",
         columns=COLUMNS,
         rows=rows,
     )

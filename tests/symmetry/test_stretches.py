@@ -203,6 +203,18 @@ def test_channels_that_other_heads_read_in_another_order(spec_of_trap):
     assert dict(spec.shapes) == {"w": (3,)}
 
 
+def test_constants_that_differ_within_each_entry(verified_spec):
+    """Two numbers take turns: pairs of neurons may be swapped, and nothing else."""
+
+    def apply(params, x):
+        number = jnp.full((2, 1), 0.3)
+        turns = jnp.concatenate([number, jnp.exp(number)], axis=-1).reshape(4)
+        return jnp.tanh(x @ params["w"] + turns) @ params["v"]
+
+    spec = verified_spec(apply, draw(w=(WIDTH, 4), v=(4, NUM_OUTPUTS)), X[:, 0])
+    assert dict(spec.shapes) == {"w": (2,)}
+
+
 def test_an_axis_whose_inner_factor_is_cut_twice():
     """Cut at 2 in one place and at 3 in another: stretches of 2, 1 and 1 in each of 3."""
     nodes = Nodes()

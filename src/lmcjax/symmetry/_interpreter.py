@@ -230,19 +230,24 @@ class Interpreter:
         return value._replace(axes=tuple(axes))
 
     def _detach_piece(self, piece: Piece) -> Piece:
+        nodes = self.nodes
         factors: list[int] = []
         free = 1  # how many entries those factors have together that come one after the other
         for node in piece:
-            size = self.nodes.size(node)
-            if all(self.nodes.pinned(atom) is None for atom in self.nodes.atoms(((node,),))):
-                free *= size
+            stretches = nodes.stretches(node)
+            if stretches is None and nodes.pinned(node) is None:
+                free *= nodes.size(node)
                 continue
             if free != 1:
-                factors.append(self.nodes.new(free))
-            factors.append(node)
-            free = 1
+                factors.append(nodes.new(free))
+                free = 1
+            if stretches is None:
+                factors.append(node)
+            else:  # of different numbers, perhaps
+                detached = tuple(self._detach_piece(stretch) for stretch in stretches)
+                factors.append(nodes.concatenation(detached))
         if free != 1:
-            factors.append(self.nodes.new(free))
+            factors.append(nodes.new(free))
         return tuple(factors)
 
     def fresh(

@@ -69,6 +69,12 @@ class Nodes:
         """A fresh axis; one of a single element is the empty product."""
         return ((),) if size == 1 else ((self.new(size, pinned),),)
 
+    def concatenation(self, axis: NodeAxis) -> int:
+        """A fresh factor of a product that is this axis, whatever it is a concatenation of."""
+        node = self.new(self.length(axis))
+        self._divide(node, axis)
+        return node
+
     def find(self, node: int) -> int:
         """The representative of everything merged with `node`."""
         while self._parent[node] != node:
@@ -233,10 +239,8 @@ class Nodes:
 
     def in_inner_blocks(self, outer: int, blocks: int, inner: int) -> NodeAxis:
         """A fresh axis of so many blocks in each outer entry, each with an index set of its own."""
-        each = self.new(blocks * inner)
         stretches = itertools.chain.from_iterable(self.axis(inner) for _ in range(blocks))
-        self._divide(each, tuple(stretches))
-        return ((self.new(outer), each),)
+        return ((self.new(outer), self.concatenation(tuple(stretches))),)
 
     def _cut(self, piece: Piece, length: int) -> bool:
         """Split a piece after `length` entries, if that is between elements of its first atom."""
