@@ -204,7 +204,7 @@ def test_channels_that_other_heads_read_in_another_order(spec_of_trap):
 
 
 def test_constants_that_differ_within_each_entry(verified_spec):
-    """Two numbers take turns: pairs of neurons may be swapped, and nothing else."""
+    """Two numbers take turns: the two neurons of each number may be swapped, and no others."""
 
     def apply(params, x):
         number = jnp.full((2, 1), 0.3)
@@ -212,7 +212,7 @@ def test_constants_that_differ_within_each_entry(verified_spec):
         return jnp.tanh(x @ params["w"] + turns) @ params["v"]
 
     spec = verified_spec(apply, draw(w=(WIDTH, 4), v=(4, NUM_OUTPUTS)), X[:, 0])
-    assert dict(spec.shapes) == {"w": (2,)}
+    assert dict(spec.shapes) == {"w": (2, 2)}
 
 
 def test_an_axis_whose_inner_factor_is_cut_twice():
