@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -57,6 +58,11 @@ class LoRA(nnx.Module):
         return self.second(nnx.relu(self.first(inputs)))
 
 
+def precision() -> Any:
+    """Of the states of recurrent cells, which do not follow their inputs."""
+    return jnp.result_type(float)
+
+
 def of_linen(module: nn.Module, shape: tuple[int, ...]) -> Example:
     """On inputs of a shape, the batch left out."""
     inputs = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
@@ -73,9 +79,13 @@ def of_nnx(module: nnx.Module, shape: tuple[int, ...]) -> Example:
 
 NETWORKS = {
     "MultiHeadDotProductAttention": lambda: of_linen(Attention(), (6, 7)),
-    "OptimizedLSTMCell": lambda: of_linen(Recurrent(nn.OptimizedLSTMCell(12)), (6, 7)),
-    "GRUCell": lambda: of_linen(Recurrent(nn.GRUCell(12)), (6, 7)),
-    "ConvLSTMCell": lambda: of_linen(Recurrent(nn.ConvLSTMCell(8, (3, 3))), (4, 6, 6, 2)),
+    "OptimizedLSTMCell": lambda: of_linen(
+        Recurrent(nn.OptimizedLSTMCell(12, param_dtype=precision())), (6, 7)
+    ),
+    "GRUCell": lambda: of_linen(Recurrent(nn.GRUCell(12, param_dtype=precision())), (6, 7)),
+    "ConvLSTMCell": lambda: of_linen(
+        Recurrent(nn.ConvLSTMCell(8, (3, 3), param_dtype=precision())), (4, 6, 6, 2)
+    ),
     "WeightNorm": lambda: of_linen(Normalised(), (7,)),
     "nnx.LoRALinear": lambda: of_nnx(LoRA(nnx.Rngs(0)), (7,)),
 }
