@@ -256,6 +256,8 @@ def main() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     warnings.filterwarnings("ignore", category=FutureWarning)
     rows = stored() if options.resume else []
+    # the table names the command that measures all of it from the start
+    sys.argv = [argument for argument in sys.argv if argument != "--resume"]
     for package in options.only:
         for network, build in load(package).items():
             is_there = any(row[:2] == (package, network) for row in rows)
