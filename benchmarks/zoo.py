@@ -56,6 +56,9 @@ COLUMNS = (
 )
 
 
+NOT_TRIED = "-"
+
+
 class Row(NamedTuple):
     """What is measured of one network."""
 
@@ -67,7 +70,7 @@ class Row(NamedTuple):
     missed: int  # there, but not found
     unexplained: int  # axes that nothing permutes, with no reason in the reviewed file
     difference: float  # of the outputs, when all groups are permuted
-    recovered: str  # groups whose shuffle coordinate descent undoes, of all
+    recovered: str  # groups whose shuffle coordinate descent undoes, of all; or not tried
     tracing: float  # seconds
     beyond: float  # seconds
 
@@ -169,7 +172,9 @@ def recovered_groups(spec: lmcjax.PermutationSpec, params: Any) -> int:
     return sum(bool((undone[group] == identity[group]).all()) for group in spec.groups)
 
 
-def measure(package: str, network: str, example: Example, repetitions: int) -> Row:
+def measure(
+    package: str, network: str, example: Example, *, repetitions: int, most_groups: int
+) -> Row:
     """All that the table says of one network; what is wrong is printed."""
     symmetries = SYMMETRIES[package][network]
     params = in_double_precision(example.params)
@@ -190,6 +195,9 @@ def measure(package: str, network: str, example: Example, repetitions: int) -> R
             print(f"{package} {network}: {problem} {places}", file=sys.stderr)
     times = [seconds(*example) for _ in range(repetitions)]
     tracing, beyond = (statistics.median(column) for column in zip(*times, strict=True))
+    recovered = NOT_TRIED
+    if len(spec.groups) <= most_groups:
+        recovered = f"{recovered_groups(spec, params)} of {len(spec.groups)}"
     return Row(
         package,
         network,
@@ -199,7 +207,7 @@ def measure(package: str, network: str, example: Example, repetitions: int) -> R
         len(missed),
         len(without_reason),
         output_difference(example, spec, params),
-        f"{recovered_groups(spec, params)} of {len(spec.groups)}",
+        recovered,
         tracing,
         beyond,
     )
@@ -225,7 +233,7 @@ found and not there. Missed: there and not found. No reason: axes that nothing p
 known pins. Difference: of the outputs in float64 when all groups are permuted at once, relative to
 the largest output; the Flax models with rotary or linear positions compute attention in float32.
 Recovered: groups of a shuffled copy that `match_coordinate_descent` puts back in order, by weights
-alone. Seconds: of JAX's tracing, and of discovery beyond it.""",
+alone (-: not tried). Seconds: of JAX's tracing, and of discovery beyond it.""",
         columns=COLUMNS,
         rows=rows,
     )
@@ -245,6 +253,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=PACKAGES, choices=PACKAGES, metavar="PACKAGE")
     parser.add_argument("--network", default="", help="only networks whose name has this in it")
     parser.add_argument("--repetitions", type=int, default=3, help="of each time")
+    parser.add_argument(
+        "--most-groups",
+        type=int,
+        default=1000,
+        help="of a network of which recovery is tried; large ones take ten minutes each",
+    )
     parser.add_argument("--resume", action="store_true", help="keep the rows that are there")
     parser.add_argument("--dry", action="store_true", help="print, store nothing")
     options = parser.parse_args()
@@ -264,7 +278,14 @@ def main() -> None:
             if is_there or options.network not in network:
                 continue
             start = time.perf_counter()
-            rows.append(cells(measure(package, network, build(), options.repetitions)))
+            row = measure(
+                package,
+                network,
+                build(),
+                repetitions=options.repetitions,
+                most_groups=options.most_groups,
+            )
+            rows.append(cells(row))
             took = time.perf_counter() - start
             print(*rows[-1], f"{took:.0f} s", sep="\t", flush=True)
             if not options.dry:

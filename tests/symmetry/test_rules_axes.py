@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
+import lmcjax
+
 pytestmark = pytest.mark.usefixtures("quick_compilation", "x64")
 
 RNG = np.random.default_rng(0)
@@ -70,6 +72,24 @@ def test_entries_that_are_unstacked(verified_spec):
 
 WIDTH = 6
 PARAMS = leaves(w=(3, WIDTH), v=(WIDTH, 2))
+
+
+def test_a_leaf_that_is_read_in_two_layouts(rng):
+    """The second layout has an axis of 2 at another place: neurons vary along neither."""
+    w, v = rng.normal(size=(4, 3, 3, 2)), rng.normal(size=(3, 2, 6))
+    x = rng.normal(size=(5, 4))
+
+    def apply(p, x):
+        hidden = jnp.tanh(jnp.tensordot(x, p["w"], 1))
+        first = jnp.tanh(jnp.tensordot(hidden[:, :, 0], p["v"], 2)).reshape(5, 3, 2)[:, 1]
+        return first, jnp.tensordot(hidden, p["v"].reshape(3, 3, 2, 2), 3)
+
+    spec = lmcjax.discover(apply, {"w": w, "v": v}, x)
+    verification = lmcjax.verify(apply, spec, {"w": w, "v": v}, x)
+    assert verification.jointly_holds, verification.difference
+    assert dict(spec.shapes) == {"w": (3,)}
+
+
 TRAPS = {
     "neurons unstacked": lambda h: (
         h + sum((1 + i) * column for i, column in enumerate(jnp.unstack(h, axis=1)))[:, None]

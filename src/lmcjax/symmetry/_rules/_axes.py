@@ -177,12 +177,12 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
         regrouped = _regroup_pieces(interpreter, expanded[0], sizes)
         if regrouped is not None:
             return regrouped
-    for axis in taken:
-        nodes.pin(axis, "a concatenation that is reshaped into what does not fit it")
-    return [
-        nodes.axis(size, "a concatenation that is reshaped into what does not fit it")
-        for size in sizes
-    ]
+    # Nothing is known of which old entries the new ones are, so nothing varies along either.
+    reason = "a concatenation that is reshaped into what does not fit it"
+    regrouped = [nodes.axis(size) for size in sizes]
+    for axis in (*taken, *regrouped):
+        nodes.misalign(axis, reason)
+    return regrouped
 
 
 def _regroup_pieces(
@@ -213,7 +213,12 @@ def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
     pins = [nodes.pinned(node) for node in nodes.atoms(axis)]
     if len(nodes.expand(axis)) == 1 or None in pins:
         return axis
-    return nodes.axis(nodes.length(axis), pins[0] if pins else "single entries side by side")
+    known = [pin for pin in pins if pin is not None]
+    reason = known[0] if known else "single entries side by side"
+    joined = nodes.axis(nodes.length(axis))
+    for one in (axis, joined):  # which entries of the one are which of the other is not told
+        nodes.misalign(one, reason)
+    return joined
 
 
 @rule("concatenate")
@@ -337,17 +342,20 @@ def dynamic_update_slice(
 ) -> list[Value]:
     """Axes that are written whole are the same; the others are pinned."""
     interpreter.meet(operands[:2])
-    for axis, update in zip(operands[0].axes, operands[1].axes, strict=True):
-        if interpreter.nodes.length(axis) == interpreter.nodes.length(update):
-            interpreter.nodes.merge(axis, update)
+    nodes = interpreter.nodes
+    whole, update = operands[:2]
+    shifted = []
+    for i, (axis, of_update) in enumerate(zip(whole.axes, update.axes, strict=True)):
+        if nodes.length(axis) == nodes.length(of_update):
+            nodes.merge(axis, of_update)
         else:
-            interpreter.nodes.pin(
-                axis, "overwritten from a position that is computed (dynamic_update_slice)"
-            )
-            interpreter.nodes.pin(
-                update, "overwritten from a position that is computed (dynamic_update_slice)"
-            )
-    return [combine(operands[0].axes, operands)]
+            shifted.append(i)
+    reason = "overwritten from a position that is computed (dynamic_update_slice)"
+    for value in (whole, update):
+        interpreter.mix(value, shifted)
+        for i in shifted:
+            nodes.pin(value.axes[i], reason)
+    return [combine(whole.axes, operands)]
 
 
 @rule("pad")

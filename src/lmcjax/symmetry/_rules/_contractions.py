@@ -93,9 +93,9 @@ def _merge_feature_groups(
     nodes.merge(outgoing, ((*group, *each),))
     inside = nodes.expand(incoming)
     if len(inside) > 1:
-        nodes.pin(incoming, "a concatenation inside feature groups")
-        (single,) = nodes.axis(nodes.length(incoming), "a concatenation inside feature groups")
-        inside = (single,)
+        inside = nodes.axis(nodes.length(incoming))
+        for axis in (incoming, inside):  # which entries of one are which of the other is not told
+            nodes.misalign(axis, "a concatenation inside feature groups")
     nodes.merge(features, ((*group, *inside[0]),))
     return (group,)
 
