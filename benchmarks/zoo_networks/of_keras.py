@@ -39,7 +39,13 @@ def of_model(model: Any, shape: tuple[int, ...]) -> Example:
 def of_application(name: str, **options: Any) -> Example:
     """A model by its name in `keras.applications`."""
     make = getattr(keras.applications, name)
-    model = make(weights=None, input_shape=(32, 32, 3), classes=5, **options)
+    model = make(
+        weights=None,
+        input_shape=(32, 32, 3),
+        classes=5,
+        classifier_activation=None,  # logits: probabilities of fresh networks may be 0 and 1
+        **options,
+    )
     return of_model(model, (32, 32, 3))
 
 
