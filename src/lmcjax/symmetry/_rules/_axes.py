@@ -177,12 +177,12 @@ def _regroup(interpreter: Interpreter, taken: list[NodeAxis], sizes: list[int]) 
         regrouped = _regroup_pieces(interpreter, expanded[0], sizes)
         if regrouped is not None:
             return regrouped
-    # Nothing is known of which old entries the new ones are, so nothing varies along either.
+    # Which old entries the new ones are is not told. So nothing varies along the old ones, nor
+    # along new ones that are merged with them elsewhere.
     reason = "a concatenation that is reshaped into what does not fit it"
-    regrouped = [nodes.axis(size) for size in sizes]
-    for axis in (*taken, *regrouped):
+    for axis in taken:
         nodes.misalign(axis, reason)
-    return regrouped
+    return [nodes.axis(size, reason) for size in sizes]
 
 
 def _regroup_pieces(
@@ -215,10 +215,8 @@ def _one_stretch(interpreter: Interpreter, axis: NodeAxis) -> NodeAxis:
         return axis
     known = [pin for pin in pins if pin is not None]
     reason = known[0] if known else "single entries side by side"
-    joined = nodes.axis(nodes.length(axis))
-    for one in (axis, joined):  # which entries of the one are which of the other is not told
-        nodes.misalign(one, reason)
-    return joined
+    nodes.misalign(axis, reason)  # which entries of the new axis its own are is not told
+    return nodes.axis(nodes.length(axis), reason)
 
 
 @rule("concatenate")

@@ -93,9 +93,9 @@ def _merge_feature_groups(
     nodes.merge(outgoing, ((*group, *each),))
     inside = nodes.expand(incoming)
     if len(inside) > 1:
-        inside = nodes.axis(nodes.length(incoming))
-        for axis in (incoming, inside):  # which entries of one are which of the other is not told
-            nodes.misalign(axis, "a concatenation inside feature groups")
+        reason = "a concatenation inside feature groups"
+        nodes.misalign(incoming, reason)  # which entries of the new axis its own are is not told
+        inside = nodes.axis(nodes.length(incoming), reason)
     nodes.merge(features, ((*group, *inside[0]),))
     return (group,)
 
